@@ -1,0 +1,167 @@
+"""The branch form, ``b = x + f(x) / omega``: for models whose forward gives no access to x.
+
+With a scalar omega > 0 it is the same initialization as the skip form, since a layer norm does not
+see the scale of its input: LN(omega * x + f) = LN(x + f / omega), up to the eps of LN.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
+
+from admin_init.errors import NotPostLNError, UnsupportedModelError
+from admin_init.sites import Recorder, ResidualSite
+
+
+@dataclass(frozen=True, kw_only=True)
+class SitePattern:
+    """Names the modules of a family of residual connections; ``*`` stands for the layer's index.
+
+    Example::
+
+        SitePattern(
+            branch="layers.*.attention.dropout",
+            linear="layers.*.attention.output",
+            norm="layers.*.attention_norm",
+        )
+    """
+
+    branch: str
+    """The module whose output is the branch as it enters the sum; of a tuple, its first item."""
+    linear: str
+    """The nn.Linear in which the branch ends, which :func:`admin_init.fold_` divides by omega."""
+    norm: str
+    """The layer norm that takes the sum."""
+
+
+def named_sites(model: nn.Module, patterns: Sequence[SitePattern]) -> list[ResidualSite]:
+    """Find the sites that ``patterns`` describe, one pattern per sub-layer of a layer.
+
+    Args:
+        model: Any Post-LN model.
+        patterns: In the order in which a layer runs its sub-layers. What stands before ``*`` names
+            the stack.
+
+    Raises:
+        UnsupportedModelError: A pattern matches nothing, or a module that it names is not there.
+
+    Example::
+
+        sites = named_sites(model, patterns)
+        profile = admin_init.profile(model, [batch], sites=sites)
+        admin_init.apply_(model, profile, sites=sites)
+    """
+    modules = dict(model.named_modules())
+    found: list[tuple[str, int, int, ResidualSite]] = []
+    problems: list[str] = []
+    for order, pattern in enumerate(patterns):
+        expression = re.compile(re.escape(pattern.branch).replace(r"\*", r"(\d+)"))
+        layers = [match.group(1) for name in modules if (match := expression.fullmatch(name))]
+        if not layers:
+            problems.append(f"no module is named `{pattern.branch}`")
+        for layer in layers:
+            names = [part.replace("*", layer) for part in (pattern.linear, pattern.norm)]
+            missing = [name for name in names if name not in modules]
+            if missing:
+                problems.append(f"there is no `{missing[0]}`")
+                continue
+            branch = pattern.branch.replace("*", layer)
+            linear, norm = (modules[name] for name in names)
+            if not isinstance(linear, nn.Linear):
+                problems.append(f"`{names[0]}` is a {type(linear).__name__}, not an nn.Linear")
+                continue
+            stack = pattern.branch.partition(".*")[0].removesuffix(".layers")
+            site = BranchSite(branch, stack, norm, modules[branch], linear)
+            found.append((stack, int(layer), order, site))
+    if problems:
+        raise UnsupportedModelError(f"The sites cannot be found: {'; '.join(problems)}.")
+    return [site for *_, site in sorted(found, key=lambda item: item[:3])]
+
+
+class BranchSite(ResidualSite):
+    """A site whose omega divides the output of a module of the model."""
+
+    def __init__(
+        self, name: str, stack: str, norm: nn.Module, branch: nn.Module, linear: nn.Linear
+    ) -> None:
+        super().__init__(name, stack, norm)
+        self.branch = branch
+        self.linear = linear
+
+    @property
+    @override
+    def omega(self) -> nn.Parameter | None:
+        return self.branch._parameters.get("omega")
+
+    @override
+    def install_(self) -> None:
+        self.branch.register_parameter("omega", nn.Parameter(torch.ones_like(self.norm_weight)))
+        self.branch.register_forward_hook(_divide_by_omega)
+
+    @override
+    def uninstall_(self) -> None:
+        self.branch._parameters.pop("omega", None)
+        # As torch.nn.utils.remove_weight_norm finds its hook: handles do not survive a deepcopy.
+        for key, hook in list(self.branch._forward_hooks.items()):
+            if hook is _divide_by_omega:
+                del self.branch._forward_hooks[key]
+
+    @override
+    def observe(self, recorder: Recorder) -> Iterable[RemovableHandle]:
+        seen: list[tuple[Tensor, Tensor]] = []
+
+        def on_branch(module: nn.Module, args: object, output: Any) -> Any:
+            running = recorder.omega(self)
+            branch = _first(output)
+            seen.append((branch, branch / running))
+            return _with_first(output, branch * (module.omega / running))  # type: ignore[operator,arg-type]
+
+        def on_norm(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            if not seen:
+                raise NotPostLNError(
+                    f"The norm of `{self.name}` ran before its branch, so it does not take their "
+                    "sum: this is a Pre-LN sub-layer, or the pattern names another norm."
+                )
+            branch, scaled = seen.pop()
+            recorder.record(self, args[0] - scaled, branch)
+
+        return [
+            self.branch.register_forward_hook(on_branch, prepend=True),
+            self.norm.register_forward_pre_hook(on_norm),
+        ]
+
+    @override
+    def fold_problem(self, previous: ResidualSite | None) -> str | None:
+        if self.omega is None or (torch.isfinite(self.omega).all() and (self.omega != 0).all()):
+            return None
+        return f"omega of `{self.name}` has channels that are zero or not finite"
+
+    @override
+    @torch.no_grad()
+    def fold_(self, previous: ResidualSite | None) -> None:
+        if self.omega is None:
+            return
+        omega = self.omega.double()
+        self.linear.weight.copy_(self.linear.weight.double() / omega[:, None])
+        if self.linear.bias is not None:
+            self.linear.bias.copy_(self.linear.bias.double() / omega)
+        self.uninstall_()
+
+
+def _divide_by_omega(module: nn.Module, args: object, output: Any) -> Any:
+    return _with_first(output, _first(output) / module.omega)
+
+
+def _first(output: Any) -> Any:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _with_first(output: Any, first: Any) -> Any:
+    return (first, *output[1:]) if isinstance(output, tuple) else first

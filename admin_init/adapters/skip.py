@@ -1,0 +1,101 @@
+"""The skip form: omega multiplies the shortcut, ``b = omega * x + f(x)``."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
+
+from admin_init.sites import Recorder, ResidualSite
+from admin_init.skip import ScaledSkip
+
+
+class Rows(NamedTuple):
+    """Rows of a weight whose input is the sub-layer's input x; shape of the weight (out, D)."""
+
+    weight: Tensor
+    start: int | None = None
+    stop: int | None = None
+
+
+class SkipSite(ResidualSite):
+    """A site whose omega lives in a :class:`ScaledSkip` of the model."""
+
+    @property
+    @abstractmethod
+    def skip(self) -> ScaledSkip | None:
+        """The module that holds omega, or None where it is not installed."""
+
+    @abstractmethod
+    def readers(self) -> Iterator[Rows]:
+        """All the weights that read x."""
+
+    @abstractmethod
+    def output(self) -> nn.Linear:
+        """The linear layer in which the branch ends."""
+
+    @property
+    @override
+    def omega(self) -> nn.Parameter | None:
+        return None if self.skip is None else self.skip.omega
+
+    @override
+    def observe(self, recorder: Recorder) -> Iterable[RemovableHandle]:
+        def hook(
+            module: nn.Module, args: tuple[Tensor, Tensor], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
+            shortcut, branch = args
+            omega = recorder.omega(self)
+            recorder.record(self, shortcut, branch)
+            return args, {**kwargs, "omega": omega}
+
+        if self.skip is None:
+            raise RuntimeError(f"`{self.name}` must be installed before it can be observed.")
+        return [self.skip.register_forward_pre_hook(hook, with_kwargs=True)]
+
+    @override
+    def fold_problem(self, previous: ResidualSite | None) -> str | None:
+        if self.omega is None:
+            return None
+        if not torch.isfinite(self.omega).all() or (self.omega == 0).any():
+            return f"omega of `{self.name}` has channels that are zero or not finite"
+        if previous is None and (self.omega != self.omega[0]).any():
+            return (
+                f"omega of `{self.name}` differs between channels, and the first sub-layer of a "
+                "stack has no layer norm before it to fold them into"
+            )
+        return None
+
+    @override
+    @torch.no_grad()
+    def fold_(self, previous: ResidualSite | None) -> None:
+        """Fold omega into the layer norm before and the weights that read it (exact).
+
+        The first site of a stack has no layer norm before it. Its omega is 1 unless a closed form
+        or the user set it; then the branch is divided by it instead, which is the same up to the
+        eps of the layer norm that follows.
+        """
+        if self.omega is None:
+            return
+        omega = self.omega.double()
+        if previous is not None:
+            _multiply_(previous.norm_weight, omega)
+            if isinstance(previous.norm.bias, Tensor):
+                _multiply_(previous.norm.bias, omega)
+            for weight, start, stop in self.readers():
+                _multiply_(weight[start:stop], 1 / omega)
+        elif (omega != 1).any():
+            output = self.output()
+            _multiply_(output.weight, 1 / omega[0])
+            if output.bias is not None:
+                _multiply_(output.bias, 1 / omega[0])
+        self.uninstall_()
+
+
+def _multiply_(tensor: Tensor, factor: Tensor) -> None:
+    tensor.copy_(tensor.double() * factor)

@@ -1,0 +1,301 @@
+"""AdminInit: profile on the first batch, rescale, and let training go on."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from admin_init.callbacks.base import Callback
+from admin_init.callbacks.ranks import pool_ranks
+from admin_init.callbacks.report import log_profile
+from admin_init.callbacks.silence import own_copy, silenced
+from admin_init.callbacks.weight_decay import no_weight_decay
+from admin_init.errors import AdminInitError, ProfileError, TrainedModelError, UnsupportedModelError
+from admin_init.omega import Rule, check_rule
+from admin_init.profile_data import AdminProfile
+from admin_init.profiling import Forward, make_profile, measure
+from admin_init.rescale import apply_, install_
+from admin_init.sites import ResidualSite, find_sites
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+PROFILE_FILE = "admin_profile.json"
+
+_UNTRIED_STRATEGIES = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy", "XLAStrategy")
+
+
+class AdminInit(Callback):
+    """Admin initialization (Liu et al. 2020, arXiv 2004.08249) for any Post-LN model.
+
+    Before training, every residual connection ``x + f(x)`` gets an omega, ``omega * x + f(x)``,
+    a trainable vector of D channels. The first training batch is passed once through the model,
+    without gradients, and each omega is set to what the branches before it add up to. Training
+    then goes on with that same batch, exactly as if the omegas had been loaded from a file.
+
+    The profile is logged to every logger, kept in the checkpoints, and written beside them as
+    ``admin_profile.json``. A resumed run keeps its omegas and does not profile again.
+
+    Args:
+        rule: How omegas follow from variances, see :func:`admin_init.omega.omega_from_variances`.
+        profile: An :class:`AdminProfile`, or the path of one, to apply instead of profiling.
+        forward: Called as ``forward(pl_module, batch)`` to profile. By default the module's own
+            ``training_step`` is, with its logging switched off; a module with manual optimization
+            needs one, because its training step would also train.
+        trainable: Whether omega is trained. The first one of each stack never is.
+        weight_decay: Whether the optimizer's weight decay applies to omega.
+        force: Profile also a model that looks trained: norm gains not 1, biases not 0, or omegas
+            not 1. Rescaling changes the function that it learned.
+
+    Raises:
+        ValueError: ``rule`` is unknown.
+        UnsupportedModelError: In ``setup``, if the model has no Post-LN layer of a known family.
+        TrainedModelError: Before the first batch, if the model looks trained.
+        ProfileError: Before the first step, if the model cannot be profiled.
+
+    Example::
+
+        trainer = pl.Trainer(callbacks=[AdminInit()])
+        trainer.fit(model, data)
+    """
+
+    def __init__(
+        self,
+        *,
+        rule: Rule = "reference",
+        profile: AdminProfile | str | os.PathLike[str] | None = None,
+        forward: Forward | None = None,
+        trainable: bool = True,
+        weight_decay: bool = False,
+        force: bool = False,
+    ) -> None:
+        check_rule(rule)
+        self.rule = rule
+        self.given = profile
+        self.forward = forward
+        self.trainable = trainable
+        self.weight_decay = weight_decay
+        self.force = force
+        self.profile: AdminProfile | None = None
+        """The profile in force, from the first batch on."""
+        self._settled = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Install omega = 1, at the latest when the module has built its layers."""
+        self._check_trainer(trainer)
+        if stage == "fit":
+            if self.given is not None and not isinstance(self.given, AdminProfile):
+                self.given = AdminProfile.load(self.given)
+            self._check_training_step(pl_module)
+            self._settled = False
+            self.profile = None
+            _around(pl_module, "configure_optimizers", self._spare_weight_decay)
+        self._install(pl_module, complete=False)
+        builds_later = _is_overridden(pl_module, "configure_model")
+        _around(pl_module, "setup", functools.partial(self._after, complete=not builds_later))
+        if builds_later:
+            _around(pl_module, "configure_model", functools.partial(self._after, complete=True))
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Rescale on the first batch of a run that is not a resumed one."""
+        if self._settled:
+            return
+        self._settled = True
+        if trainer.global_step > 0 or trainer.ckpt_path is not None:
+            return
+        sites = find_sites(pl_module)
+        _check_optimized(trainer, sites)
+        if not self.force:
+            check_untrained(sites)
+        profile = self.given
+        if not isinstance(profile, AdminProfile):
+            profile = self._measure(trainer, pl_module, sites, batch, batch_idx)
+        apply_(pl_module, profile, sites=sites)
+        self.profile = profile
+        log_profile(trainer.loggers, profile)
+        folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+        if folder and trainer.is_global_zero:
+            profile.save(Path(folder) / PROFILE_FILE)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse a checkpoint with omegas that the model would drop silently."""
+        ours = pl_module.state_dict().keys()
+        lost = [
+            key
+            for key in checkpoint.get("state_dict", {})
+            if key.endswith(".omega") and key not in ours
+        ]
+        if lost:
+            raise ProfileError(
+                f"The checkpoint has {len(lost)} omegas that this model has no place for "
+                f"({lost[0]} ...). Load it into the architecture that it was trained with."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the profile, as primitives."""
+        return {"profile": None if self.profile is None else self.profile.to_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the profile of the run that is resumed."""
+        saved = state_dict["profile"]
+        self.profile = None if saved is None else AdminProfile.from_dict(saved)
+
+    def _measure(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        sites: list[ResidualSite],
+        batch: Any,
+        batch_idx: int,
+    ) -> AdminProfile:
+        batch = own_copy(batch)
+
+        def run() -> None:
+            if self.forward is not None:
+                with trainer.precision_plugin.train_step_context():
+                    self.forward(pl_module, batch)
+            else:
+                # Lightning passes the index only to a step that takes it.
+                takes = len(inspect.signature(pl_module.training_step).parameters)
+                trainer.strategy.training_step(*(batch, batch_idx)[:takes])
+
+        with silenced(trainer, pl_module):
+            measured = measure(pl_module, sites, run, rule=self.rule)
+        measured = pool_ranks(trainer.strategy, measured)
+        profile = make_profile(measured, rule=self.rule, batches=trainer.world_size)
+        # The ranks computed the same sums, perhaps not in the same order of additions.
+        return trainer.strategy.broadcast(profile)
+
+    def _check_trainer(self, trainer: pl.Trainer) -> None:
+        callbacks = getattr(trainer, "callbacks", [])
+        if sum(isinstance(callback, AdminInit) for callback in callbacks) > 1:
+            raise AdminInitError(
+                "The Trainer has two AdminInit callbacks, but a model is rescaled once. Remove one."
+            )
+        if any(type(callback).__name__ == "LearningRateFinder" for callback in callbacks):
+            warnings.warn(
+                "LearningRateFinder runs without the other callbacks, so it searches at omega = 1: "
+                "its suggestion is one for plain Post-LN.",
+                stacklevel=2,
+            )
+        strategy = type(trainer.strategy).__name__
+        if strategy in _UNTRIED_STRATEGIES:
+            raise AdminInitError(
+                f"AdminInit has not been run under {strategy}, which shards parameters that omega "
+                "would be one of. Use a single device or DDP."
+            )
+
+    def _check_training_step(self, pl_module: pl.LightningModule) -> None:
+        if self.forward is not None or self.given is not None:
+            return
+        if not pl_module.automatic_optimization:
+            raise ProfileError(
+                "A module with manual optimization steps its optimizers in `training_step`, so "
+                "that cannot be run to profile. Pass `AdminInit(forward=...)`, called as "
+                "forward(pl_module, batch), which passes a batch once through the model."
+            )
+
+    def _install(self, pl_module: pl.LightningModule, *, complete: bool) -> None:
+        try:
+            install_(pl_module, trainable=self.trainable)
+        except UnsupportedModelError:
+            if complete:
+                raise
+
+    def _after(
+        self, pl_module: pl.LightningModule, hook: Callable[[], object], *, complete: bool
+    ) -> object:
+        result = hook()
+        self._install(pl_module, complete=complete)
+        return result
+
+    def _spare_weight_decay(
+        self, pl_module: pl.LightningModule, hook: Callable[[], object]
+    ) -> object:
+        if self.weight_decay:
+            return hook()
+        sites = find_sites(pl_module)
+        with no_weight_decay(site.omega for site in sites if site.omega is not None):
+            return hook()
+
+
+def check_untrained(sites: list[ResidualSite]) -> None:
+    """Raise a TrainedModelError unless the model of ``sites`` is at its initialization."""
+    if not any(site.norm_weight.requires_grad for site in sites):
+        raise TrainedModelError(
+            "All the layer norms are frozen. Admin sets up a model for training; unfreeze it, or "
+            "pass `force=True`."
+        )
+    for site in sites:
+        for what, value, initial in (
+            ("norm gain", site.norm_weight, 1),
+            ("norm bias", site.norm.bias, 0),
+            ("omega", site.omega, 1),
+        ):
+            if isinstance(value, torch.Tensor) and (value != initial).any():
+                raise TrainedModelError(
+                    f"The model looks trained: the {what} of `{site.name}` is not {initial} "
+                    "everywhere. Rescaling would change the function that it learned. Start from "
+                    "an initialized model, resume with `ckpt_path`, or pass `force=True`."
+                )
+
+
+def _check_optimized(trainer: pl.Trainer, sites: list[ResidualSite]) -> None:
+    optimized = {
+        id(parameter)
+        for optimizer in trainer.optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    left_out = [
+        site.name
+        for site in sites
+        if site.omega is not None and site.omega.requires_grad and id(site.omega) not in optimized
+    ]
+    if left_out:
+        warnings.warn(
+            f"No optimizer holds the omega of {left_out[0]} and {len(left_out) - 1} more: they "
+            "stay at their profiled values. Build the optimizer in `configure_optimizers` from "
+            "`self.parameters()`.",
+            stacklevel=2,
+        )
+
+
+def _is_overridden(pl_module: pl.LightningModule, hook: str) -> bool:
+    base = next(cls for cls in type(pl_module).__mro__ if cls.__name__ == "LightningModule")
+    return getattr(type(pl_module), hook) is not getattr(base, hook)
+
+
+def _around(
+    pl_module: pl.LightningModule,
+    hook: str,
+    wrapper: Callable[[pl.LightningModule, Callable[[], object]], object],
+) -> None:
+    """Wrap the next call of a hook of this one module; the wrapper is gone when it is called.
+
+    No callback hook fires between ``configure_model`` and the optimizers, so the module's own
+    hooks are where omega can be added in time.
+    """
+    original = getattr(pl_module, hook)
+    before = vars(pl_module).get(hook)
+
+    @functools.wraps(original)
+    def once(*args: Any, **kwargs: Any) -> object:
+        if before is None:
+            delattr(pl_module, hook)
+        else:
+            setattr(pl_module, hook, before)
+        return wrapper(pl_module, functools.partial(original, *args, **kwargs))
+
+    setattr(pl_module, hook, once)

@@ -1,0 +1,72 @@
+"""Which branch makes up how much of which output (arXiv 2004.08249, section 4.1 and figure 1)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from admin_init.profile_data import AdminProfile
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def layer_dependency(profile: AdminProfile, stack: str) -> NDArray[np.float64]:
+    r"""Compute the share of every branch in every sub-layer's output, under the profile's omegas.
+
+    Sub-layer i normalises :math:`\omega_i x_{i-1} + f_i`, so with independent branches its output
+    is :math:`\sum_{j \le i} \beta_{ij} \hat f_j`, where :math:`\hat f_j` is branch j divided by its
+    standard deviation, :math:`\hat f_0` the embedding, and :math:`\sum_j \beta_{ij}^2 = 1`.
+
+    Args:
+        profile: Variances and omegas.
+        stack: Which of the profile's stacks.
+
+    Returns:
+        beta, of shape (sub-layers, sub-layers + 1); column 0 is the embedding.
+
+    Raises:
+        ValueError: The profile has no such stack.
+    """
+    sites = [site for site in profile.sites if site.stack == stack]
+    if not sites:
+        known = sorted({site.stack for site in profile.sites})
+        raise ValueError(f"`stack` must be one of {known}, but is {stack!r}.")
+    beta = np.zeros((len(sites), len(sites) + 1))
+    shares = np.zeros(len(sites) + 1)
+    shares[0] = 1.0
+    for i, site in enumerate(sites):
+        shortcut = site.omega**2 * site.shortcut_variance
+        norm = math.sqrt(shortcut + site.variance)
+        shares *= math.sqrt(shortcut) / norm
+        shares[i + 1] = math.sqrt(site.variance) / norm
+        beta[i] = shares
+    return beta
+
+
+def dependency_figure(profile: AdminProfile) -> Figure:
+    """Draw :func:`layer_dependency` of each stack as a heat map, squared to shares of variance."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  # heavy, and only pictures need it
+
+    names = list(dict.fromkeys(site.stack for site in profile.sites))
+    figure = Figure(figsize=(5 * len(names), 4.2), layout="constrained")
+    axes = figure.subplots(1, len(names), squeeze=False)[0]
+    for axis, name in zip(axes, names, strict=True):
+        share = layer_dependency(profile, name) ** 2
+        image = axis.imshow(share, cmap="viridis", vmin=0, vmax=1, origin="lower", aspect="auto")
+        axis.set(
+            title=f"{name}: what each output is made of",
+            xlabel="branch of sub-layer (0: embedding)",
+            ylabel="output of sub-layer",
+        )
+        axis.set_yticks(*_ticks(len(share)))
+        figure.colorbar(image, ax=axis, label="share of variance")
+    return figure
+
+
+def _ticks(count: int) -> tuple[list[int], list[str]]:
+    at = [int(i) for i in np.unique(np.linspace(0, count - 1, min(count, 8)).round())]
+    return at, [str(i + 1) for i in at]

@@ -1,0 +1,27 @@
+"""What the package refuses, by name."""
+
+from __future__ import annotations
+
+
+class AdminInitError(ValueError):
+    """Base of every refusal of this package."""
+
+
+class UnsupportedModelError(AdminInitError):
+    """Admin does not apply to this model, or no adapter knows how to apply it."""
+
+
+class NotPostLNError(UnsupportedModelError):
+    """The layers that were found are not Post-LN: there is no shortcut for Admin to rescale."""
+
+
+class TrainedModelError(AdminInitError):
+    """The model has been trained: rescaling it would change the function that it learned."""
+
+
+class ProfileError(AdminInitError):
+    """A profile cannot be made, read, or matched with a model."""
+
+
+class FoldError(AdminInitError):
+    """Omega cannot be folded into the weights without changing the model's outputs."""

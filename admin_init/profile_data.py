@@ -1,0 +1,160 @@
+"""The profile of a model: plain data between measuring and rescaling."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from admin_init.errors import ProfileError
+from admin_init.omega import RULES, Rule
+
+
+def _version() -> str:
+    try:
+        return version("admin-init")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@dataclass(frozen=True)
+class SiteProfile:
+    """What the profile says of one residual connection."""
+
+    name: str
+    """Where it is in the model, such as ``encoder.layers.0.self_attn``."""
+    stack: str
+    """The chain of residual connections that it belongs to, such as ``encoder``."""
+    variance: float
+    """Var[f(x)], of the branch as it enters the sum."""
+    omega: float
+    """The scale of its shortcut."""
+    elements: int
+    """How many elements of the branch were seen."""
+    shortcut_variance: float = 1.0
+    """Var[x], of the shortcut before omega."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdminProfile:
+    """Omegas of a model, and the measurements from which they follow.
+
+    ``str(profile)`` is a table, ``profile.signature`` one line that says how it was made.
+    """
+
+    sites: tuple[SiteProfile, ...]
+    """In the order of execution."""
+    rule: Rule = "reference"
+    batches: int = 1
+    """Number of forward passes, over all ranks."""
+    dtype: str = "fp32"
+    """Type in which the branches were computed."""
+    version: str = _version()
+    """Version of this package that measured it."""
+
+    def __post_init__(self) -> None:
+        problems = [f"`rule` is {self.rule!r}"] * (self.rule not in RULES)
+        problems += ["there are no sites"] * (not self.sites)
+        for site in self.sites:
+            if not (math.isfinite(site.omega) and site.omega > 0):
+                problems.append(f"omega of `{site.name}` must be positive, but is {site.omega}")
+            if not (math.isfinite(site.variance) and site.variance >= 0):
+                problems.append(f"variance of `{site.name}` is {site.variance}")
+        if len({site.name for site in self.sites}) < len(self.sites):
+            problems.append("two sites have the same name")
+        if problems:
+            raise ProfileError(f"This is no valid profile: {'; '.join(problems)}.")
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of all the branches together."""
+        return sum(site.elements for site in self.sites)
+
+    @property
+    def signature(self) -> str:
+        """One line to quote beside a result, in the manner of sacreBLEU."""
+        return (
+            f"rule:{self.rule}|batches:{self.batches}|elements:{self.elements}"
+            f"|dtype:{self.dtype}|version:{self.version}"
+        )
+
+    def __str__(self) -> str:
+        width = max(len(site.name) for site in self.sites)
+        stack = max(5, *(len(site.stack) for site in self.sites))
+        head = ("site", "stack", "Var[f]", "omega", "elements")
+        rows = [
+            "{:{}}  {:{}}  {:>10}  {:>8}  {:>10}".format(head[0], width, head[1], stack, *head[2:])
+        ]
+        rows += [
+            f"{site.name:{width}}  {site.stack:{stack}}  {site.variance:10.4g}  {site.omega:8.4f}"
+            f"  {site.elements:10d}"
+            for site in self.sites
+        ]
+        return "\n".join([*rows, self.signature])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return primitives only, as ``from_dict``, JSON and checkpoints take them."""
+        return {**asdict(self), "sites": [asdict(site) for site in self.sites]}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> AdminProfile:
+        """Rebuild a profile from ``to_dict``.
+
+        Raises:
+            ProfileError: A field is missing, unknown or of the wrong type.
+        """
+        site_values = _checked(values, cls)["sites"]
+        if not isinstance(site_values, list | tuple):
+            raise ProfileError(f"`sites` must be a list, but is {type(site_values).__name__}.")
+        sites = tuple(SiteProfile(**_checked(site, SiteProfile)) for site in site_values)
+        return cls(**{**values, "sites": sites})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the profile as JSON, whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=path.name, delete=False
+        ) as file:
+            json.dump(self.to_dict(), file, indent=1)
+        os.replace(file.name, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> AdminProfile:
+        """Read a profile that :meth:`save` wrote.
+
+        Raises:
+            ProfileError: The file is not there, or holds no profile.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls.from_dict(values)
+        except FileNotFoundError as error:
+            raise ProfileError(f"There is no profile at {path}.") from error
+        except (ValueError, TypeError) as error:
+            raise ProfileError(f"{path} holds no profile of this package: {error}") from error
+
+
+_TYPES: dict[str, Any] = {"str": str, "float": (int, float), "int": int, "Rule": str}
+
+
+def _checked(values: Any, cls: type) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise ProfileError(f"{cls.__name__} must be a mapping, but is {type(values).__name__}.")
+    known = {field.name: str(field.type) for field in fields(cls)}
+    problems = [f"unknown field {name!r}" for name in values if name not in known]
+    for name, type_name in known.items():
+        if name not in values:
+            problems.append(f"`{name}` is missing")
+        elif type_name in _TYPES and (
+            not isinstance(values[name], _TYPES[type_name]) or isinstance(values[name], bool)
+        ):
+            problems.append(f"`{name}` must be a {type_name}, but is {values[name]!r}")
+    if problems:
+        raise ProfileError(f"{cls.__name__}: {'; '.join(problems)}.")
+    return values

@@ -1,0 +1,256 @@
+"""Measure how strongly a model leans on each residual branch (arXiv 2004.08249, section 4.3)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from admin_init.errors import ProfileError
+from admin_init.moments import Moments, variance
+from admin_init.omega import Rule, check_rule, omega_from_variances
+from admin_init.preserve import preserved
+from admin_init.profile_data import AdminProfile, SiteProfile
+from admin_init.rescale import installed
+from admin_init.sites import ResidualSite, find_sites
+
+Forward = Callable[[Any, Any], object]
+"""Runs a model on a batch; what it returns is not looked at."""
+
+
+def profile(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    forward: Forward | None = None,
+    rule: Rule = "reference",
+    sites: Sequence[ResidualSite] | None = None,
+) -> AdminProfile:
+    """Profile ``model`` and leave it as it was, with or without omegas.
+
+    Each batch is one forward pass without gradients, in train mode (dropout on), that starts at
+    omega = 1. Parameters, buffers, modes and random states are the same afterwards.
+
+    Args:
+        model: A model with Post-LN layers, at its initialization.
+        batches: The batches to profile on. One is what the paper takes.
+        forward: Called as ``forward(model, batch)``. By default a tuple or a list is unpacked into
+            the model's positional arguments, a mapping into its keyword arguments, and anything
+            else is its only argument.
+        rule: How omegas follow from variances, see :func:`admin_init.omega.omega_from_variances`.
+        sites: The residual connections to profile; those of ``find_sites(model)`` by default.
+
+    Returns:
+        The profile, ready for :func:`admin_init.apply_`.
+
+    Raises:
+        UnsupportedModelError: The model has no residual connection that Admin can rescale.
+        ProfileError: ``batches`` is empty, a site runs never or twice, a variance is not finite.
+        ValueError: ``rule`` is unknown.
+
+    Example::
+
+        profile = admin_init.profile(model, [next(iter(loader))])
+        print(profile)
+        admin_init.apply_(model, profile)
+    """
+    check_rule(rule)
+    if isinstance(batches, Tensor | Mapping):
+        raise ProfileError(
+            f"`batches` must be an iterable of batches, but is one {type(batches).__name__}. "
+            "Pass a list: `profile(model, [batch])`."
+        )
+    sites = find_sites(model) if sites is None else sites
+    run = forward or _unpack
+    total: list[SiteMoments] = []
+    passes = 0
+    with installed(sites):
+        for batch in batches:
+            measured = measure(model, sites, partial(run, model, batch), rule=rule)
+            total = pool(total, measured) if passes else measured
+            passes += 1
+    if not passes:
+        raise ProfileError("`batches` must hold at least one batch, but is empty.")
+    return make_profile(total, rule=rule, batches=passes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteMoments:
+    """What one or more passes measured at a site."""
+
+    name: str
+    stack: str
+    dtype: str
+    """Type in which the branch was computed, such as ``fp32``."""
+    shortcut: Moments
+    """Of x, before omega."""
+    branch: Moments
+    """Of f(x), as it enters the sum."""
+
+
+def measure(
+    model: nn.Module, sites: Sequence[ResidualSite], run: Callable[[], object], *, rule: Rule
+) -> list[SiteMoments]:
+    """Call ``run``, which is to pass once through ``model``, and measure each installed site.
+
+    Returns:
+        One entry per site, in the order of execution.
+
+    Raises:
+        ProfileError: A site ran never or more than once.
+    """
+    recorder = _Pass(rule)
+    with ExitStack() as stack:
+        stack.enter_context(preserved(model))
+        stack.enter_context(torch.no_grad())
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for site in sites:
+            for handle in site.observe(recorder):
+                stack.callback(handle.remove)
+        model.train()
+        run()
+    missing = [site.name for site in sites if site.name not in recorder.branch]
+    if missing:
+        raise ProfileError(
+            f"{len(missing)} of {len(sites)} residual connections never ran in the forward pass "
+            f"({_some(missing)}). Profile with a forward that runs the whole model once, or leave "
+            "them out with `sites=`."
+        )
+    return recorder.moments()
+
+
+def pool(left: Sequence[SiteMoments], right: Sequence[SiteMoments]) -> list[SiteMoments]:
+    """Pool the measurements of two passes, site by site."""
+    others = {site.name: site for site in right}
+    return [
+        SiteMoments(
+            name=site.name,
+            stack=site.stack,
+            dtype=site.dtype,
+            shortcut=site.shortcut.pool(others[site.name].shortcut),
+            branch=site.branch.pool(others[site.name].branch),
+        )
+        for site in left
+    ]
+
+
+def make_profile(measured: Sequence[SiteMoments], *, rule: Rule, batches: int) -> AdminProfile:
+    """Apply ``rule`` to what was measured, stack by stack.
+
+    Raises:
+        ProfileError: A variance is not finite.
+    """
+    broken = [
+        site.name
+        for site in measured
+        if not all(0 <= moments.variance < float("inf") for moments in (site.shortcut, site.branch))
+    ]
+    if broken:
+        raise ProfileError(
+            f"The variance of {_some(broken)} is NaN or infinite, so no omega can be computed. "
+            "Look for NaN in the batch, an overflow in half precision, or a broken initialization."
+        )
+    omegas: dict[str, float] = {}
+    for stack in dict.fromkeys(site.stack for site in measured):
+        chain = [site for site in measured if site.stack == stack]
+        values = omega_from_variances(
+            [site.branch.variance for site in chain],
+            shortcut=[site.shortcut.variance for site in chain],
+            rule=rule,
+        )
+        omegas |= {site.name: omega for site, omega in zip(chain, values, strict=True)}
+    collapsed = [name for name, omega in omegas.items() if omega == 0]
+    if collapsed:
+        raise ProfileError(
+            f"omega of {_some(collapsed)} is 0: every branch before it puts out a constant. "
+            "Profile a model whose branches are initialized at random."
+        )
+    return AdminProfile(
+        sites=tuple(
+            SiteProfile(
+                name=site.name,
+                stack=site.stack,
+                variance=site.branch.variance,
+                omega=omegas[site.name],
+                elements=site.branch.count,
+                shortcut_variance=site.shortcut.variance,
+            )
+            for site in measured
+        ),
+        rule=rule,
+        batches=batches,
+        dtype=measured[0].dtype,
+    )
+
+
+class _Pass:
+    """Records one forward pass. Nothing is read back from the device before its end."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.branch: dict[str, Tensor] = {}
+        self.shortcut: dict[str, Tensor] = {}
+        self.sites: list[tuple[ResidualSite, int, str]] = []
+        self.running: dict[str, Tensor] = {}
+
+    def omega(self, site: ResidualSite) -> Tensor:
+        one = site.norm_weight.new_ones((), dtype=torch.float32)
+        return self.running.get(site.stack, one)
+
+    def record(self, site: ResidualSite, shortcut: Tensor, branch: Tensor) -> None:
+        if site.name in self.branch:
+            raise ProfileError(
+                f"`{site.name}` ran twice in one forward pass, so there is no single variance for "
+                "its branch. If the model shares a layer between depths, Admin does not apply; if "
+                "it is called twice on purpose, pass `forward=` with a function that calls it once."
+            )
+        self.sites.append((site, branch.numel(), _short(branch.dtype)))
+        self.shortcut[site.name] = variance(shortcut)
+        self.branch[site.name] = variance(branch)
+        if self.rule == "reference":
+            scaled = self.omega(site).square() * self.shortcut[site.name]
+            self.running[site.stack] = (scaled + self.branch[site.name]).sqrt()
+
+    def moments(self) -> list[SiteMoments]:
+        shortcuts = _read(self.shortcut.values())
+        branches = _read(self.branch.values())
+        return [
+            SiteMoments(
+                name=site.name,
+                stack=site.stack,
+                dtype=dtype,
+                shortcut=Moments(count, shortcut),
+                branch=Moments(count, branch),
+            )
+            for (site, count, dtype), shortcut, branch in zip(
+                self.sites, shortcuts, branches, strict=True
+            )
+        ]
+
+
+def _read(scalars: Iterable[Tensor]) -> list[float]:
+    values: list[float] = torch.stack(list(scalars)).tolist()
+    return values
+
+
+def _short(dtype: torch.dtype) -> str:
+    return {"bfloat16": "bf16"}.get(name := str(dtype).removeprefix("torch."), name).replace(
+        "float", "fp"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names[:3]) + (" ..." if len(names) > 3 else "")
+
+
+def _unpack(model: Callable[..., object], batch: Any) -> object:
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, tuple | list) else model(batch)

@@ -1,0 +1,140 @@
+"""Put omegas into a model, set them, and fold them away. In place, as torch's underscore says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import nn
+
+from admin_init.errors import FoldError, ProfileError
+from admin_init.profile_data import AdminProfile
+from admin_init.sites import ResidualSite, find_sites, stacks
+
+
+def install_(
+    model: nn.Module, *, trainable: bool = True, sites: Sequence[ResidualSite] | None = None
+) -> nn.Module:
+    """Give every residual connection an omega of 1, which changes no output.
+
+    Sites that have one keep it. The first omega of each stack is not trained: it scales the
+    embedding, and :func:`fold_` is exact only where it stays as it is.
+
+    Args:
+        model: A model with Post-LN layers.
+        trainable: Whether the other omegas are trained.
+        sites: The residual connections; those of ``find_sites(model)`` by default.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        UnsupportedModelError: The model has no residual connection that Admin can rescale.
+    """
+    sites = find_sites(model) if sites is None else sites
+    for chain in stacks(sites).values():
+        for depth, site in enumerate(chain):
+            if not site.installed:
+                site.install_()
+                if site.omega is not None:
+                    site.omega.requires_grad_(trainable and depth > 0)
+    return model
+
+
+def apply_(
+    model: nn.Module,
+    profile: AdminProfile,
+    *,
+    sites: Sequence[ResidualSite] | None = None,
+) -> nn.Module:
+    """Set the omegas of ``model`` to those of ``profile``; install them where there are none.
+
+    This changes the function that the model computes, so it belongs before training.
+
+    Args:
+        model: The model that was profiled, or one of the same architecture. A prefix that all its
+            sites share, such as ``model.``, may be there or not.
+        profile: From :func:`admin_init.profile` or ``AdminProfile.load``.
+        sites: The residual connections; those of ``find_sites(model)`` by default.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        ProfileError: The sites of the model are not those of the profile.
+    """
+    sites = find_sites(model) if sites is None else sites
+    omegas = _match(profile, [site.name for site in sites])
+    install_(model, sites=sites)
+    for site in sites:
+        if site.omega is not None:
+            nn.init.constant_(site.omega, omegas[site.name])
+    return model
+
+
+def fold_(model: nn.Module, *, sites: Sequence[ResidualSite] | None = None) -> nn.Module:
+    """Fold every omega into the weights: what is left is a plain Post-LN model.
+
+    Its outputs are those of before, its state dict has the keys it had before :func:`install_`.
+
+    Args:
+        model: A model with omegas, trained or not. One without is left alone.
+        sites: The residual connections; those of ``find_sites(model)`` by default.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        FoldError: An omega is zero or not finite, or the first one of a stack differs between
+            channels. Nothing has been changed then.
+    """
+    sites = find_sites(model) if sites is None else sites
+    pairs = [
+        (previous, site)
+        for chain in stacks(sites).values()
+        for previous, site in zip([None, *chain[:-1]], chain, strict=True)
+    ]
+    problems = [problem for previous, site in pairs if (problem := site.fold_problem(previous))]
+    if problems:
+        raise FoldError(f"Omega cannot be folded: {'; '.join(problems)}.")
+    for previous, site in pairs:
+        site.fold_(previous)
+    return model
+
+
+@contextmanager
+def installed(sites: Sequence[ResidualSite]) -> Iterator[None]:
+    """Install the sites that have no omega, and take it out again on exit."""
+    bare = [site for site in sites if not site.installed]
+    try:
+        for site in bare:
+            site.install_()
+        yield
+    finally:
+        for site in bare:
+            site.uninstall_()
+
+
+def _match(profile: AdminProfile, names: Sequence[str]) -> dict[str, float]:
+    """Map the model's site names to omegas, whatever prefix the two sides have in common."""
+    omegas = {site.name: site.omega for site in profile.sites}
+    ours, theirs = _common_prefix(names), _common_prefix(list(omegas))
+    if ours.endswith(theirs) or theirs.endswith(ours):
+        omegas = {ours + name.removeprefix(theirs): omega for name, omega in omegas.items()}
+    missing = [name for name in names if name not in omegas]
+    unknown = [name for name in omegas if name not in names]
+    if missing or unknown:
+        raise ProfileError(
+            f"The profile ({len(profile.sites)} sites) is not one of this model ({len(names)} "
+            f"sites). In the model only: {missing[:3] or 'none'}; in the profile only: "
+            f"{unknown[:3] or 'none'}. Profile this model, or load the profile that was made of it."
+        )
+    return omegas
+
+
+def _common_prefix(names: Sequence[str]) -> str:
+    first, last = min(names).split("."), max(names).split(".")
+    shared = 0
+    while shared < min(len(first), len(last)) - 1 and first[shared] == last[shared]:
+        shared += 1
+    return "".join(f"{part}." for part in first[:shared])

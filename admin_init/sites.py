@@ -1,0 +1,202 @@
+"""Residual sites: where a model adds a branch to its shortcut, and how they are found."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from admin_init.errors import NotPostLNError, UnsupportedModelError
+
+
+class Recorder(Protocol):
+    """What a site shows the two terms of its sum to, while a model is profiled."""
+
+    def omega(self, site: ResidualSite) -> Tensor:
+        """Return the omega in force at ``site`` during this pass: a float32 scalar."""
+        ...
+
+    def record(self, site: ResidualSite, shortcut: Tensor, branch: Tensor) -> None:
+        """Take note of x and of f(x), as they enter the sum."""
+        ...
+
+
+class ResidualSite(ABC):
+    """One residual connection of a Post-LN model.
+
+    Attributes:
+        name: Where it is in the model, such as ``encoder.layers.0.self_attn``.
+        stack: The chain of residual connections that it belongs to, such as ``encoder``.
+        norm: The layer norm that follows the sum.
+    """
+
+    def __init__(self, name: str, stack: str, norm: nn.Module) -> None:
+        self.name = name
+        self.stack = stack
+        self.norm = norm
+
+    @property
+    @abstractmethod
+    def omega(self) -> nn.Parameter | None:
+        """The scale of the shortcut, shape (D,), or None where none is installed."""
+
+    @abstractmethod
+    def install_(self) -> None:
+        """Add omega = 1 to the model."""
+
+    @abstractmethod
+    def uninstall_(self) -> None:
+        """Take omega out of the model, whatever its value."""
+
+    @abstractmethod
+    def observe(self, recorder: Recorder) -> Iterable[RemovableHandle]:
+        """Show every pass through this site to ``recorder``, until the handles are removed."""
+
+    @abstractmethod
+    def fold_problem(self, previous: ResidualSite | None) -> str | None:
+        """Say what keeps omega from being folded, if anything does."""
+
+    @abstractmethod
+    def fold_(self, previous: ResidualSite | None) -> None:
+        """Move omega into the weights; ``previous`` is the site before this one in its stack."""
+
+    @property
+    def installed(self) -> bool:
+        """Whether the site has an omega."""
+        return self.omega is not None
+
+    @property
+    def width(self) -> int:
+        """Number of channels D of the residual stream."""
+        return self.norm_weight.numel()
+
+    @property
+    def norm_weight(self) -> Tensor:
+        """Gain of the layer norm that follows, shape (D,)."""
+        weight = getattr(self.norm, "weight", None)
+        if not isinstance(weight, Tensor):
+            raise UnsupportedModelError(
+                f"The norm after `{self.name}` has no gain (elementwise_affine=False). Admin needs "
+                "one to take the number of channels from, and to fold omega into."
+            )
+        return weight
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self.name!r}, stack={self.stack!r})"
+
+
+Adapter = Callable[[nn.Module, str, nn.Module], "list[ResidualSite]"]
+"""Takes a layer, its name in the model, and the model; returns the layer's sites in order of
+execution, or raises NotPostLNError."""
+
+_ADAPTERS: dict[type[nn.Module], Adapter] = {}
+_AdapterT = TypeVar("_AdapterT", bound=Adapter)
+
+
+def register_adapter(layer_class: type[nn.Module]) -> Callable[[_AdapterT], _AdapterT]:
+    """Register the function that finds the sites of ``layer_class`` and of its subclasses.
+
+    Raises:
+        ValueError: The class has an adapter already.
+    """
+
+    def register(adapter: _AdapterT) -> _AdapterT:
+        if layer_class in _ADAPTERS:
+            raise ValueError(f"`{layer_class.__qualname__}` already has an adapter.")
+        _ADAPTERS[layer_class] = adapter
+        return adapter
+
+    return register
+
+
+def find_sites(model: nn.Module) -> list[ResidualSite]:
+    """Find every residual connection that Admin can rescale.
+
+    Args:
+        model: Any module that contains Post-LN Transformer layers of a known family.
+
+    Returns:
+        The sites in the order in which the model defines them, stack after stack.
+
+    Raises:
+        NotPostLNError: All the layers that were found are Pre-LN.
+        UnsupportedModelError: No layer of a known family was found, or one layer object is used
+            at several depths.
+    """
+    importlib.import_module("admin_init.adapters")
+    sites: list[ResidualSite] = []
+    not_post_ln: list[str] = []
+    for name, layer in model.named_modules():
+        adapter = _adapter_of(layer)
+        if adapter is None:
+            continue
+        try:
+            sites += adapter(layer, name, model)
+        except NotPostLNError as error:
+            not_post_ln.append(str(error))
+    shared = list(_shared_layers(model))
+    if shared:
+        raise UnsupportedModelError(
+            f"One layer is used at several depths: {', '.join(shared)}. Its branch would need a "
+            "different omega at each of them. Build one layer per depth, or train it without Admin."
+        )
+    if not sites and not_post_ln:
+        raise NotPostLNError(
+            "Admin rescales the shortcuts of Post-LN layers, but this model has none: "
+            f"{'; '.join(not_post_ln[:3])}{' ...' if len(not_post_ln) > 3 else ''}. Build it with "
+            "norm_first=False, or train it without Admin: Pre-LN does not need it."
+        )
+    if not sites:
+        known = ", ".join(sorted(cls.__qualname__ for cls in _ADAPTERS))
+        raise UnsupportedModelError(
+            f"No residual connection was found in {type(model).__qualname__}. Known layers: "
+            f"{known}, and their subclasses."
+        )
+    _shorten_stacks(sites)
+    return sites
+
+
+def stacks(sites: Iterable[ResidualSite]) -> dict[str, list[ResidualSite]]:
+    """Group ``sites`` by stack, each in its own order."""
+    grouped: dict[str, list[ResidualSite]] = {}
+    for site in sites:
+        grouped.setdefault(site.stack, []).append(site)
+    return grouped
+
+
+def layer_stack(layer_name: str, default: str) -> str:
+    """Return the stack of a layer: ``model.encoder`` for ``model.encoder.layers.0``.
+
+    Args:
+        layer_name: Qualified name of the layer in its model.
+        default: What to call the stack where the name does not tell, as in ``layers.0``.
+    """
+    stack = layer_name.rpartition(".")[0].removesuffix(".layers")
+    return default if stack in ("", "layers") else stack
+
+
+def _adapter_of(layer: nn.Module) -> Adapter | None:
+    return next((_ADAPTERS[cls] for cls in type(layer).__mro__ if cls in _ADAPTERS), None)
+
+
+def _shared_layers(model: nn.Module) -> Iterator[str]:
+    for container_name, container in model.named_modules():
+        children = Counter(child for child in container._modules.values() if child is not None)
+        for layer, uses in children.items():
+            if uses > 1 and _adapter_of(layer) is not None:
+                yield f"{type(layer).__name__}, {uses} times in `{container_name or 'the model'}`"
+
+
+def _shorten_stacks(sites: list[ResidualSite]) -> None:
+    # `encoder` reads better than `model.transformer.encoder`, where it says which one is meant.
+    paths = {site.stack for site in sites}
+    short = Counter(path.rpartition(".")[2] for path in paths)
+    for site in sites:
+        last = site.stack.rpartition(".")[2]
+        if short[last] == 1:
+            site.stack = last

@@ -1,0 +1,78 @@
+"""The rescaled shortcut of Admin: ``omega * x + f(x)``."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class ScaledSkip(nn.Module):
+    """Residual connection whose shortcut is scaled channel by channel (arXiv 2004.08249, eq. 3).
+
+    A freshly built one has ``omega = 1`` and is the plain residual connection.
+
+    Args:
+        dim: Number of channels D.
+        trainable: Whether ``omega`` is updated by training.
+        device: Device of ``omega``.
+        dtype: Type of ``omega``.
+
+    Shape:
+        shortcut, branch: (..., D). omega: (D,). Output: (..., D).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        trainable: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.omega = nn.Parameter(
+            torch.empty(dim, device=device, dtype=dtype), requires_grad=trainable
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set ``omega`` to 1: also what a model built on the meta device calls for."""
+        nn.init.ones_(self.omega)
+
+    def forward(self, shortcut: Tensor, branch: Tensor, omega: Tensor | None = None) -> Tensor:
+        """Return ``omega * shortcut + branch``; the argument ``omega`` overrules the parameter."""
+        return torch.addcmul(branch, self.omega if omega is None else omega, shortcut)
+
+    def extra_repr(self) -> str:
+        """Channels, and whether they are trained, as ``print(model)`` shows them."""
+        return f"{self.omega.numel()}, trainable={self.omega.requires_grad}"
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # A checkpoint of the plain model is a valid one: its shortcuts are scaled by 1.
+        if f"{prefix}omega" not in state_dict:
+            warnings.warn(
+                "The checkpoint has no omega: shortcuts are scaled by 1, as in a model without "
+                "Admin.",
+                stacklevel=2,
+            )
+            self.reset_parameters()
+            state_dict = {**state_dict, f"{prefix}omega": self.omega.detach()}
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class ExcessSkip(ScaledSkip):
+    """:class:`ScaledSkip` for a layer that adds the shortcut itself.
+
+    The layer computes ``x + branch``; handing it ``branch + (omega - 1) * x`` in place of
+    ``branch`` makes the sum ``omega * x + branch`` without a copy of the layer's forward.
+    """
+
+    def forward(self, shortcut: Tensor, branch: Tensor, omega: Tensor | None = None) -> Tensor:
+        """Return ``(omega - 1) * shortcut + branch``, exactly ``branch`` where omega is 1."""
+        excess = (self.omega if omega is None else omega) - 1
+        return torch.addcmul(branch, excess, shortcut)
