@@ -152,9 +152,9 @@ def find_sites(model: nn.Module) -> list[ResidualSite]:
             "norm_first=False, or train it without Admin: Pre-LN does not need it."
         )
     if not sites:
-        known = ", ".join(sorted(cls.__qualname__ for cls in _ADAPTERS))
+        known = ", ".join(sorted(cls.__name__ for cls in _ADAPTERS))
         raise UnsupportedModelError(
-            f"No residual connection was found in {type(model).__qualname__}. Known layers: "
+            f"No residual connection was found in {type(model).__name__}. Known layers: "
             f"{known}, and their subclasses."
         )
     _shorten_stacks(sites)

@@ -179,10 +179,6 @@ class AdminInit(Callback):
 
     def _check_trainer(self, trainer: pl.Trainer) -> None:
         callbacks = getattr(trainer, "callbacks", [])
-        if sum(isinstance(callback, AdminInit) for callback in callbacks) > 1:
-            raise AdminInitError(
-                "The Trainer has two AdminInit callbacks, but a model is rescaled once. Remove one."
-            )
         if any(type(callback).__name__ == "LearningRateFinder" for callback in callbacks):
             warnings.warn(
                 "LearningRateFinder runs without the other callbacks, so it searches at omega = 1: "

@@ -1,0 +1,35 @@
+"""Shared by all tests."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+# Before any test module is imported: workers of pytest-xdist share the cores.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(params=["pytorch_lightning", "lightning.pytorch"])
+def lightning(request: pytest.FixtureRequest) -> ModuleType:
+    """Either distribution of Lightning."""
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run in an empty folder, and see that no environment variable is left behind."""
+    monkeypatch.chdir(tmp_path)
+    before = dict(os.environ)
+    yield
+    # Lightning and pytest set these themselves, and xdist's workers inherit some.
+    expected = {"PYTEST_CURRENT_TEST", "PL_GLOBAL_SEED", "PL_SEED_WORKERS", "LIGHTNING_TIP"}
+    leaked = {key for key in os.environ if os.environ[key] != before.get(key)} - expected
+    for key in leaked | (expected & set(os.environ)) - {"PYTEST_CURRENT_TEST"}:
+        monkeypatch.delenv(key, raising=False)
+    assert not leaked, f"environment variables were left behind: {leaked}"

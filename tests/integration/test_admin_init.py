@@ -1,0 +1,586 @@
+"""AdminInit in real Trainers."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torchmetrics
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from admin_init import (
+    AdminInit,
+    AdminInitError,
+    AdminProfile,
+    NotPostLNError,
+    ProfileError,
+    TrainedModelError,
+    UnsupportedModelError,
+    find_sites,
+    profile,
+)
+
+
+def encoder(layers: int = 3, dropout: float = 0.1, **kwargs: Any) -> nn.TransformerEncoder:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout, batch_first=True, **kwargs)
+    return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+
+def module(lightning: ModuleType = pl, **parts: Any) -> Any:
+    """A LightningModule that keeps every kind of state that a profiling pass could disturb."""
+
+    class Module(lightning.LightningModule):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = parts.pop("model", None) or encoder()
+            self.norm = nn.BatchNorm1d(16)
+            self.mean_loss = torchmetrics.MeanMetric()
+            self.outputs: list[Tensor] = []
+            self.steps = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.model(x).flatten(0, 1))
+
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            if "spy" in parts:
+                parts["spy"](self, batch, batch_idx)
+            loss = (self(batch[0]) - 1).square().mean()
+            self.steps += 1
+            self.outputs.append(loss.detach())
+            self.mean_loss.update(loss.detach())
+            self.log("loss", loss)
+            self.log_dict({"mean": self.mean_loss})
+            if self.logger is not None:
+                self.logger.log_metrics({"direct": loss.item()}, step=self.steps)
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2, weight_decay=0.1)
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
+            return [optimizer], [schedule]
+
+    lightning.seed_everything(1, verbose=False)
+    return Module()
+
+
+def data(count: int = 32) -> DataLoader[Any]:
+    inputs = torch.randn(count, 5, 16, generator=torch.Generator().manual_seed(0))
+    return DataLoader(TensorDataset(inputs), batch_size=8)
+
+
+def trainer(lightning: ModuleType = pl, **kwargs: Any) -> Any:
+    defaults = {
+        "accelerator": "cpu",
+        "max_epochs": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return lightning.Trainer(**{**defaults, **kwargs})
+
+
+def omegas(model: nn.Module) -> list[Tensor]:
+    return [
+        omega.detach().clone() for site in find_sites(model) if (omega := site.omega) is not None
+    ]
+
+
+def first_omegas(model: nn.Module) -> list[float]:
+    return [float(omega[0]) for omega in omegas(model)]
+
+
+def same(left: nn.Module, right: nn.Module) -> bool:
+    ours, theirs = left.state_dict(), right.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_profiles_once_on_the_first_batch_and_loses_none(lightning: ModuleType) -> None:
+    seen: list[tuple[int, Tensor, bool]] = []
+
+    def spy(self: Any, batch: list[Tensor], batch_idx: int) -> None:
+        seen.append((batch_idx, batch[0].clone(), torch.is_grad_enabled()))
+
+    callback = AdminInit()
+    model = module(lightning, spy=spy)
+    trainer(lightning, callbacks=[callback], max_epochs=2).fit(model, data())
+    assert [index for index, _, _ in seen] == [0, 0, 1, 2, 3, 0, 1, 2, 3]
+    assert [grad for _, _, grad in seen] == [False] + [True] * 8
+    assert torch.equal(seen[0][1], seen[1][1])
+    assert model.steps == len(model.outputs) == 8
+    assert callback.profile is not None
+    assert [site.name for site in callback.profile.sites] == [s.name for s in find_sites(model)]
+    assert all(site.omega > 1 for site in callback.profile.sites[1:])
+
+
+def test_omegas_are_those_of_profile_on_the_first_batch() -> None:
+    model = module()
+    expected = profile(module(), [next(iter(data()))], forward=lambda m, b: m(b[0]))
+    callback = AdminInit()
+
+    class Check(pl.Callback):
+        def on_before_zero_grad(self, *args: Any) -> None:
+            # The parameters have not been stepped yet, and the seed is that of `module`.
+            if args[0].global_step == 0:
+                assert first_omegas(model) == pytest.approx(
+                    [site.omega for site in expected.sites], rel=0.1
+                )
+
+    trainer(callbacks=[callback, Check()], max_steps=1).fit(model, data())
+    assert callback.profile is not None
+    assert callback.profile.signature.startswith("rule:reference|batches:1|")
+
+
+def test_training_after_it_is_bit_identical_to_training_from_a_file(
+    lightning: ModuleType, tmp_path: Path
+) -> None:
+    first, second = AdminInit(), AdminInit(profile=tmp_path / "profile.json")
+    one, two = module(lightning), None
+    trainer(lightning, callbacks=[first]).fit(one, data())
+    assert first.profile is not None
+    first.profile.save(tmp_path / "profile.json")
+    two = module(lightning)
+    trainer(lightning, callbacks=[second]).fit(two, data())
+    assert torch.equal(torch.stack(one.outputs), torch.stack(two.outputs))
+    assert same(one, two)
+    assert second.profile == first.profile
+
+
+def rows(logger: Any) -> list[dict[str, str]]:
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_pass_leaves_no_trace(tmp_path: Path) -> None:
+    states: list[tuple[Any, ...]] = []
+
+    class Snapshot(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            omega = [k for k in pl_module.state_dict() if k.endswith("omega")]
+            state = {k: v.clone() for k, v in pl_module.state_dict().items() if k not in omega}
+            states.append(
+                (
+                    state,
+                    torch.get_rng_state(),
+                    pl_module.mean_loss.metric_state,
+                    pl_module.mean_loss.update_count,
+                    pl_module.steps,
+                    list(pl_module.outputs),
+                    dict(trainer.callback_metrics),
+                    [m.training for m in pl_module.modules()],
+                    [
+                        len(m._forward_hooks) + len(m._forward_pre_hooks)
+                        for m in pl_module.modules()
+                    ],
+                    sorted(vars(pl_module)),
+                    trainer.loggers,
+                )
+            )
+
+    model = module()
+    logger = pl.loggers.CSVLogger(tmp_path)
+    callbacks = [Snapshot(), AdminInit(), Snapshot()]
+    trainer(callbacks=callbacks, max_steps=1, logger=logger, log_every_n_steps=1).fit(model, data())
+    (state, rng, *rest), (state_after, rng_after, *rest_after) = states
+    assert all(torch.equal(state[key], state_after[key]) for key in state)
+    assert torch.equal(rng, rng_after)
+    assert rest == rest_after
+    # One line for the one real step, beside the omegas that AdminInit itself logs.
+    assert [row["direct"] for row in rows(logger) if row["direct"]] == [
+        str(float(model.outputs[0]))
+    ]
+
+
+@pytest.mark.parametrize("weight_decay", [False, True])
+def test_omega_is_optimized_and_decays_only_if_asked(weight_decay: bool) -> None:
+    model = module()
+    run = trainer(callbacks=[AdminInit(weight_decay=weight_decay)], max_steps=2)
+    run.fit(model, data())
+    decay = {id(p): g["weight_decay"] for g in run.optimizers[0].param_groups for p in g["params"]}
+    sites = find_sites(model)
+    assert [decay[id(site.omega)] for site in sites] == [0.1 if weight_decay else 0.0] * len(sites)
+    assert {decay[id(p)] for n, p in model.named_parameters() if "omega" not in n} == {0.1}
+    trained = [(site.omega != site.omega[0]).any() for site in sites if site.omega is not None]
+    assert not trained[0]
+    assert all(trained[1:])
+
+
+def test_omega_can_be_kept_constant() -> None:
+    model, callback = module(), AdminInit(trainable=False)
+    trainer(callbacks=[callback]).fit(model, data())
+    assert callback.profile is not None
+    expected = [torch.full((16,), site.omega) for site in callback.profile.sites]
+    assert all(map(torch.equal, omegas(model), expected))
+
+
+@pytest.mark.parametrize("hook", ["setup", "configure_model"])
+def test_a_model_built_late_is_rescaled_and_optimized(hook: str, lightning: ModuleType) -> None:
+    late = module(lightning)
+    del late.model
+
+    def build(self: Any, stage: str | None = None) -> None:
+        if not hasattr(self, "model"):
+            self.model = encoder()
+
+    setattr(type(late), hook, build)
+    callback = AdminInit()
+    run = trainer(lightning, callbacks=[callback], max_steps=2)
+    run.fit(late, data())
+    optimized = {id(p) for group in run.optimizers[0].param_groups for p in group["params"]}
+    assert len(omegas(late)) == 6
+    assert all(id(site.omega) in optimized for site in find_sites(late))
+    assert not vars(late).keys() & {"setup", "configure_model", "configure_optimizers"}
+
+
+def test_bf16_mixed() -> None:
+    model, callback = module(), AdminInit()
+    trainer(callbacks=[callback], precision="bf16-mixed").fit(model, data())
+    assert callback.profile is not None
+    assert callback.profile.dtype == "bf16"
+    assert all(omega.dtype == torch.float32 for omega in omegas(model))
+    reference = profile(module(), [next(iter(data()))], forward=lambda m, b: m(b[0]))
+    ours, theirs = ([s.omega for s in p.sites] for p in (callback.profile, reference))
+    assert ours == pytest.approx(theirs, rel=0.1)
+
+
+def test_resume_keeps_omega_and_never_profiles_again(tmp_path: Path, lightning: ModuleType) -> None:
+    passes: list[bool] = []
+
+    def spy(*args: Any) -> None:
+        passes.append(torch.is_grad_enabled())
+
+    checkpoint = tmp_path / "last.ckpt"
+    model, callback = module(lightning, spy=spy), AdminInit()
+    run = trainer(lightning, callbacks=[callback])
+    run.fit(model, data())
+    run.save_checkpoint(checkpoint)
+    torch.load(checkpoint, weights_only=True)
+    before = omegas(model)
+    assert passes.count(False) == 1
+
+    resumed, again = module(lightning, spy=spy), AdminInit()
+    loaded: list[Tensor] = []
+
+    class Check(lightning.Callback):  # type: ignore[name-defined, misc]
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            loaded.extend(omegas(pl_module))
+
+    trainer(lightning, callbacks=[again, Check()], max_epochs=2).fit(
+        resumed, data(), ckpt_path=checkpoint
+    )
+    assert passes.count(False) == 1
+    assert all(map(torch.equal, loaded, before))
+    assert again.profile == callback.profile
+
+
+def test_a_second_fit_goes_on_without_a_second_profile() -> None:
+    passes: list[bool] = []
+    model = module(spy=lambda *args: passes.append(torch.is_grad_enabled()))
+    run = trainer(callbacks=[AdminInit()])
+    run.fit(model, data())
+    run.fit_loop.max_epochs = 2
+    run.fit(model, data())
+    assert passes.count(False) == 1
+
+
+def test_a_checkpoint_without_omega_resumes_at_one_with_a_warning(tmp_path: Path) -> None:
+    run = trainer()
+    run.fit(module(), data())
+    run.save_checkpoint(tmp_path / "plain.ckpt")
+    checkpoint = torch.load(tmp_path / "plain.ckpt", weights_only=True)
+    model = module()
+    with pytest.warns(UserWarning, match="has no omega"):
+        trainer(callbacks=[AdminInit()]).validate(
+            with_validation(model), data(), ckpt_path=tmp_path / "plain.ckpt", verbose=False
+        )
+    assert first_omegas(model) == [1.0] * 6
+    assert torch.equal(model.state_dict()["norm.weight"], checkpoint["state_dict"]["norm.weight"])
+
+
+def with_validation(model: Any) -> Any:
+    type(model).validation_step = lambda self, batch, batch_idx: None
+    return model
+
+
+def test_omegas_that_would_be_dropped_silently_are_an_error(tmp_path: Path) -> None:
+    run = trainer(callbacks=[AdminInit()])
+    run.fit(module(), data())
+    run.save_checkpoint(tmp_path / "deep.ckpt")
+    shallow = with_validation(module(model=encoder(layers=2)))
+    shallow.strict_loading = False
+    with pytest.raises(ProfileError, match="2 omegas that this model has no place for"):
+        trainer(callbacks=[AdminInit()]).validate(
+            shallow, data(), ckpt_path=tmp_path / "deep.ckpt", verbose=False
+        )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"fast_dev_run": True},
+        {"overfit_batches": 1},
+        {"accumulate_grad_batches": 4},
+        {"logger": False},
+        {"gradient_clip_val": 0.1},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_trainer_settings(settings: dict[str, Any]) -> None:
+    passes: list[bool] = []
+    model = module(spy=lambda *args: passes.append(torch.is_grad_enabled()))
+    callback = AdminInit()
+    trainer(callbacks=[callback], **settings).fit(model, data())
+    assert callback.profile is not None
+    assert passes.count(False) == 1
+    assert passes[0] is False
+
+
+def test_a_step_that_changes_its_batch_trains_on_the_original() -> None:
+    seen: list[float] = []
+
+    def spy(self: Any, batch: list[Tensor], batch_idx: int) -> None:
+        seen.append(float(batch[0].sum()))
+        batch[0].mul_(2)
+
+    trainer(callbacks=[AdminInit()], max_steps=1).fit(module(spy=spy), data())
+    assert seen[0] == seen[1] != 0
+
+
+def test_manual_optimization_needs_a_forward() -> None:
+    def manual() -> Any:
+        model = module()
+        model.automatic_optimization = False
+        type(model).training_step = step
+        return model
+
+    def step(self: Any, batch: list[Tensor], batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward((self(batch[0]) - 1).square().mean())
+        optimizer.step()
+
+    with pytest.raises(ProfileError, match=r"Pass `AdminInit\(forward=\.\.\.\)`"):
+        trainer(callbacks=[AdminInit()]).fit(manual(), data())
+    callback = AdminInit(forward=lambda pl_module, batch: pl_module(batch[0]))
+    model = manual()
+    trainer(callbacks=[callback], max_steps=1).fit(model, data())
+    assert callback.profile is not None
+    assert first_omegas(model)[1] > 1.01
+
+
+def test_two_callbacks_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="more than one stateful callback of type `AdminInit`"):
+        trainer(callbacks=[AdminInit(), AdminInit()])
+
+
+def test_the_learning_rate_finder_is_warned_of() -> None:
+    finder = pl.callbacks.LearningRateFinder
+    quiet = type("LearningRateFinder", (pl.Callback,), {})
+    assert finder.__name__ == quiet.__name__
+    with pytest.warns(UserWarning, match="searches at omega = 1"):
+        trainer(callbacks=[AdminInit(), quiet()], max_steps=1).fit(module(), data())
+
+
+def test_an_untried_strategy_is_refused() -> None:
+    run = trainer(callbacks=[AdminInit()])
+    run.strategy.__class__ = type("FSDPStrategy", (type(run.strategy),), {})
+    with pytest.raises(AdminInitError, match="has not been run under FSDPStrategy"):
+        run.fit(module(), data())
+
+
+def test_everything_is_restored_after_an_exception_in_the_users_code(tmp_path: Path) -> None:
+    def spy(self: Any, *args: Any) -> None:
+        self.outputs.append(torch.zeros(()))
+        self.norm.running_mean.fill_(7)
+        torch.rand(1)
+        raise RuntimeError("the user's own error")
+
+    model = module(spy=spy)
+    logger = pl.loggers.CSVLogger(tmp_path)
+    run = trainer(callbacks=[AdminInit()], logger=logger)
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    attributes = set(vars(model))
+    with pytest.raises(RuntimeError, match="the user's own error"):
+        run.fit(model, data())
+    assert run.loggers == [logger]
+    assert set(vars(model)) - attributes <= {"_hparams"}
+    assert model.outputs == []
+    assert all(torch.equal(buffers[name], value) for name, value in model.named_buffers())
+    assert all(not m._forward_pre_hooks and not m._forward_hooks for m in model.modules())
+    assert first_omegas(model) == [1.0] * 6
+
+
+def refused(model: nn.Module, error: type[Exception], message: str, **kwargs: Any) -> None:
+    with pytest.raises(error, match=message):
+        trainer(callbacks=[AdminInit(**kwargs)]).fit(module(model=model), data())
+
+
+def test_a_pre_ln_model_is_refused() -> None:
+    model = encoder(norm_first=True)
+    refused(model, NotPostLNError, r"`model.layers.0` is Pre-LN \(norm_first=True\)")
+
+
+def test_a_model_without_residual_sites_is_refused() -> None:
+    refused(nn.Linear(16, 16), UnsupportedModelError, "No residual connection was found in Module")
+
+
+def test_a_layer_at_several_depths_is_refused() -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    refused(nn.Sequential(*[layer] * 4), UnsupportedModelError, "used at several depths.*4 times")
+
+
+def test_a_site_that_never_runs_is_refused() -> None:
+    class Lazy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = encoder(1), encoder(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    refused(Lazy(), ProfileError, "2 of 4 residual connections never ran.*model.unused")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_variance_that_is_not_finite_is_refused(value: float) -> None:
+    model = encoder()
+    nn.init.constant_(model.layers[1].linear2.bias, value)
+    refused(model, ProfileError, "variance of `model.layers.1.ffn`.* is NaN or infinite")
+
+
+def test_a_frozen_model_is_refused() -> None:
+    refused(encoder().requires_grad_(False), TrainedModelError, "All the layer norms are frozen")
+
+
+def _trained(part: str, value: float) -> Callable[[nn.Module], None]:
+    def train(model: nn.Module) -> None:
+        nn.init.constant_(model.get_parameter(part), value)
+
+    return train
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "what"),
+    [("layers.1.norm2.weight", 0.9, "norm gain"), ("layers.0.norm1.bias", 0.1, "norm bias")],
+)
+def test_a_trained_model_is_refused_unless_forced(part: str, value: float, what: str) -> None:
+    model = encoder()
+    _trained(part, value)(model)
+    refused(model, TrainedModelError, f"looks trained: the {what}")
+    callback = AdminInit(force=True)
+    trainer(callbacks=[callback], max_steps=1).fit(module(model=model), data())
+    assert callback.profile is not None
+
+
+def test_omegas_already_set_are_refused() -> None:
+    model = module()
+    trainer(callbacks=[AdminInit()], max_steps=1).fit(model, data())
+    for site in find_sites(model):
+        reset(site.norm)
+    with pytest.raises(TrainedModelError, match="the omega of"):
+        trainer(callbacks=[AdminInit()]).fit(model, data())
+
+
+def reset(norm: nn.Module) -> None:
+    assert isinstance(norm, nn.LayerNorm)
+    norm.reset_parameters()
+
+
+def test_bad_arguments_are_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`rule` must be one of reference, paper"):
+        AdminInit(rule="refrence")  # type: ignore[arg-type]
+    with pytest.raises(ProfileError, match=r"no profile at .*missing\.json"):
+        trainer(callbacks=[AdminInit(profile=tmp_path / "missing.json")]).fit(module(), data())
+
+
+def test_a_profile_of_another_model_is_refused() -> None:
+    other = profile(encoder(5), [(torch.randn(2, 5, 16),)])
+    with pytest.raises(ProfileError, match=r"\(10 sites\) is not one of this model \(6 sites\)"):
+        trainer(callbacks=[AdminInit(profile=other)]).fit(module(), data())
+
+
+def test_an_optimizer_without_omega_is_warned_of() -> None:
+    model = module()
+    early = torch.optim.SGD(model.parameters(), lr=0.1)
+    type(model).configure_optimizers = lambda self: early
+    with pytest.warns(UserWarning, match="No optimizer holds the omega of"):
+        trainer(callbacks=[AdminInit()], max_steps=1).fit(model, data())
+
+
+def test_the_profile_is_logged_and_written_beside_the_checkpoint(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    callback = AdminInit()
+    board = pl.loggers.TensorBoardLogger(tmp_path)
+    table = pl.loggers.CSVLogger(tmp_path / "csv")
+    model = module()
+    trainer(callbacks=[callback], logger=[board, table], enable_checkpointing=True).fit(
+        model, data()
+    )
+    assert callback.profile is not None
+    (saved,) = tmp_path.rglob("admin_profile.json")
+    assert saved.parent.name == "checkpoints"
+    assert AdminProfile.load(saved) == callback.profile
+    events = EventAccumulator(str(board.log_dir)).Reload()
+    curve = [event.value for event in events.Scalars("admin/omega/model")]
+    assert curve == pytest.approx([site.omega for site in callback.profile.sites])
+    assert "admin/dependency" in events.Tags()["images"]
+    assert "admin/json/text_summary" in events.Tags()["tensors"]
+    names = {f"admin/omega/{site.name}" for site in callback.profile.sites}
+    assert names <= rows(table)[0].keys()
+
+
+DDP = textwrap.dedent(
+    """
+    import sys, torch
+    import pytorch_lightning as pl
+    sys.path.insert(0, sys.argv[1])
+    from test_admin_init import data, module, omegas
+    from admin_init import AdminInit
+
+    class Save(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if batch_idx == 0:
+                torch.save([values, trainer.callbacks[0].profile.to_dict(), batch],
+                           f"{sys.argv[2]}/rank{trainer.global_rank}.pt")
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            global values
+            if batch_idx == 0:
+                values = omegas(pl_module)
+
+    torch.set_num_threads(1)
+    pl.Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", max_steps=2, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[AdminInit(), Save()],
+    ).fit(module(), data())
+    """
+)
+
+
+def test_two_processes_end_with_the_same_omegas(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(DDP)
+    folder = str(Path(__file__).parent)
+    subprocess.run([sys.executable, str(script), folder, str(tmp_path)], check=True, timeout=120)
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert all(map(torch.equal, ranks[0][0], ranks[1][0]))
+    assert ranks[0][1] == ranks[1][1]
+    assert not torch.equal(ranks[0][2][0], ranks[1][2][0])
+    found = AdminProfile.from_dict(ranks[0][1])
+    assert found.batches == 2
+    union = torch.cat([rank[2][0] for rank in ranks])
+    expected = profile(module(), [(union,)])
+    ours, theirs = ([site.omega for site in p.sites] for p in (found, expected))
+    # Each rank draws its own dropout.
+    assert ours == pytest.approx(theirs, rel=0.05)
