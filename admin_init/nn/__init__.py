@@ -1,0 +1,13 @@
+"""A Transformer for translation whose residual connections are a choice of style."""
+
+from admin_init.nn.config import TransformerConfig
+from admin_init.nn.residual import RESIDUAL_STYLES, ResidualStyle, register_style
+from admin_init.nn.transformer import Transformer
+
+__all__ = [
+    "RESIDUAL_STYLES",
+    "ResidualStyle",
+    "Transformer",
+    "TransformerConfig",
+    "register_style",
+]

@@ -1,0 +1,209 @@
+"""Multi-head attention: to the sequence itself, or to the encoder's states."""
+
+from __future__ import annotations
+
+from typing import TypedDict, Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from admin_init.nn.cache import LayerCache
+
+
+def padding_mask(padding: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Turn a padding mask into what is added to attention logits, once for all layers.
+
+    Args:
+        padding: True where there is no token, shape (N, S), or None where nothing is padded.
+        dtype: Floating-point type of the logits.
+
+    Returns:
+        0 or -inf, shape (N, 1, 1, S), or None.
+    """
+    if padding is None:
+        return None
+    mask = torch.zeros(padding.shape, dtype=dtype, device=padding.device)
+    return mask.masked_fill_(padding, float("-inf"))[:, None, None]
+
+
+def causal_padding_mask(padding: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Turn a padding mask into a causal mask that hides the padding as well.
+
+    Args:
+        padding: True where there is no token, shape (N, T), or None where no padding precedes a
+            token, which leaves nothing to hide from a causal attention.
+        dtype: Floating-point type of the logits.
+
+    Returns:
+        0 or -inf, shape (N, 1, T, T), or None.
+    """
+    if padding is None:
+        return None
+    length = padding.shape[1]
+    ones = torch.ones(length, length, dtype=torch.bool, device=padding.device)
+    # Padding may attend to itself, or the softmax of a row that begins with it would be empty.
+    hidden = ones.triu(1) | (padding[:, None] & ~ones.triu().tril())
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=padding.device)
+    return mask.masked_fill_(hidden, float("-inf"))[:, None]
+
+
+class AttentionOptions(TypedDict, total=False):
+    """What an attention can be built without."""
+
+    dropout: float
+    """Probability of dropping a channel of the output; 0 if left out."""
+
+    attention_dropout: float
+    """Probability of dropping an attention weight; 0 if left out."""
+
+    inner_norm: nn.Module | None
+    """What is applied before the output projection; nothing if left out."""
+
+
+class Attention(nn.Module):
+    """What self-attention and cross-attention have in common.
+
+    Args:
+        dim: Number of channels D.
+        heads: Number of heads; divides D.
+        options: See :class:`AttentionOptions`.
+    """
+
+    def __init__(self, dim: int, heads: int, **options: Unpack[AttentionOptions]) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_dim = dim // heads
+        self.dropout = options.get("dropout", 0.0)
+        self.attention_dropout = options.get("attention_dropout", 0.0)
+        self.inner_norm = options.get("inner_norm")
+        self.out_proj = nn.Linear(dim, dim)
+
+    def projections(self) -> dict[str, Tensor]:
+        """Views on the (D, D) weights called ``query``, ``key``, ``value`` and ``output``."""
+        raise NotImplementedError
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, causal: bool
+    ) -> Tensor:
+        """Attend with every head and project to the output.
+
+        Args:
+            query: Shape (N, heads, T, D / heads).
+            key: Shape (N, heads, S, D / heads).
+            value: Shape (N, heads, S, D / heads).
+            mask: Added to the logits; broadcasts to (N, heads, T, S).
+            causal: Whether position t sees only the positions up to t; excludes ``mask``.
+
+        Returns:
+            Shape (N, T, D).
+        """
+        attended = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            dropout_p=self.attention_dropout if self.training else 0.0,
+            is_causal=causal,
+        )
+        x = attended.transpose(1, 2).flatten(2)
+        if self.inner_norm is not None:
+            x = self.inner_norm(x)
+        return F.dropout(self.out_proj(x), self.dropout, self.training)
+
+    def extra_repr(self) -> str:
+        """What the parameters do not show, as ``print(model)`` does."""
+        return (
+            f"heads={self.heads}, dropout={self.dropout}, "
+            f"attention_dropout={self.attention_dropout}"
+        )
+
+
+class SelfAttention(Attention):
+    """Attention of a sequence to itself; the arguments are those of :class:`Attention`."""
+
+    def __init__(self, dim: int, heads: int, **options: Unpack[AttentionOptions]) -> None:
+        super().__init__(dim, heads, **options)
+        self.in_proj = nn.Linear(dim, 3 * dim)
+
+    def projections(self) -> dict[str, Tensor]:
+        """See :class:`Attention`."""
+        query, key, value = self.in_proj.weight.chunk(3)
+        return {"query": query, "key": key, "value": value, "output": self.out_proj.weight}
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        causal: bool = False,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """Attend to the sequence itself, or with a cache to all the tokens seen so far.
+
+        Args:
+            x: Shape (N, T, D); with a cache, T is 1.
+            mask: Added to the logits; broadcasts to (N, heads, T, T).
+            causal: Whether position t sees only the positions up to t; excludes ``mask``.
+            cache: Keys and values of the tokens before; those of this one are added to it.
+
+        Returns:
+            Shape (N, T, D).
+        """
+        packed = self.in_proj(x).unflatten(-1, (3, self.heads, self.head_dim))
+        if cache is None:
+            query, key, value = packed.permute(2, 0, 3, 1, 4).unbind()
+        else:
+            query = packed[:, :, 0].transpose(1, 2)
+            key, value = cache.extend_(packed[:, :, 1:]).permute(2, 0, 3, 1, 4).unbind()
+        return self.attend(query, key, value, mask, causal=causal)
+
+
+class CrossAttention(Attention):
+    """Attention of a decoder to the encoder's states; the arguments are :class:`Attention`'s."""
+
+    def __init__(self, dim: int, heads: int, **options: Unpack[AttentionOptions]) -> None:
+        super().__init__(dim, heads, **options)
+        self.q_proj = nn.Linear(dim, dim)
+        self.kv_proj = nn.Linear(dim, 2 * dim)
+
+    def projections(self) -> dict[str, Tensor]:
+        """See :class:`Attention`."""
+        key, value = self.kv_proj.weight.chunk(2)
+        return {
+            "query": self.q_proj.weight,
+            "key": key,
+            "value": value,
+            "output": self.out_proj.weight,
+        }
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        mask: Tensor | None = None,
+        *,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """Attend to ``memory``.
+
+        Args:
+            x: Shape (N, T, D); with a cache, T is 1 and N may be a multiple of the cache's source
+                rows.
+            memory: The encoder's states, shape (N, S, D); not read where the cache has its keys
+                and values.
+            mask: Added to the logits; broadcasts to (N, heads, T, S).
+            cache: Where the keys and values are kept.
+
+        Returns:
+            Shape (N, T, D).
+        """
+        packed = None if cache is None else cache.source
+        if packed is None:
+            packed = self.kv_proj(memory).unflatten(-1, (2, self.heads, self.head_dim))
+            if cache is not None:
+                cache.source = packed
+        key, value = packed.permute(2, 0, 3, 1, 4).unbind()
+        # Hypotheses of one sentence are so many queries to the same keys and values.
+        query = self.q_proj(x).view(len(packed), -1, self.heads, self.head_dim).transpose(1, 2)
+        return self.attend(query, key, value, mask, causal=False).view(x.shape)

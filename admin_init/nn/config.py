@@ -1,0 +1,114 @@
+"""What a translation Transformer is built from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from admin_init.nn.residual import RESIDUAL_STYLES
+
+Sharing = Literal["all", "target", "none"]
+Positions = Literal["sinusoidal", "learned"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Shape of a :class:`~admin_init.nn.transformer.Transformer`.
+
+    Raises:
+        ValueError: Values that make no model; the message lists every one of them.
+    """
+
+    vocabulary_size: int | None = None
+    """Number of token ids V, of source and target alike. None where the data are yet to tell."""
+
+    dim: int = 512
+    """Number of channels D of the residual stream."""
+
+    ffn_dim: int = 2048
+    """Number of inner channels of the feed-forward sub-layers."""
+
+    heads: int = 8
+    """Number of attention heads; divides `dim`."""
+
+    encoder_layers: int = 6
+    """Number of encoder layers."""
+
+    decoder_layers: int = 6
+    """Number of decoder layers."""
+
+    dropout: float = 0.1
+    """Probability of dropping a channel of the embeddings and of every sub-layer's output."""
+
+    attention_dropout: float = 0.0
+    """Probability of dropping an attention weight."""
+
+    activation_dropout: float = 0.0
+    """Probability of dropping an inner channel of the feed-forward sub-layers."""
+
+    residual: str = "post"
+    """Residual style, such as `post`, `pre`, `admin` or `admin-closed`."""
+
+    share_embeddings: Sharing = "all"
+    """Which embeddings are one: source, target and output (`all`), the last two, or none."""
+
+    positions: Positions = "sinusoidal"
+    """Kind of position embeddings."""
+
+    max_positions: int = 1024
+    """Length of the longest sequence, in tokens."""
+
+    padding_idx: int = 1
+    """Token id of padding."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"`{name}` must be at least 1, but is {value}."
+            for name in _COUNTS
+            if (value := getattr(self, name)) is not None and value < 1
+        ]
+        problems += [
+            f"`{name}` must be at least 0 and below 1, but is {value}."
+            for name in _PROBABILITIES
+            if not 0 <= (value := getattr(self, name)) < 1
+        ]
+        problems += [
+            f"`{name}` must be one of {', '.join(known)}, but is {value!r}."
+            for name, known in _choices().items()
+            if (value := getattr(self, name)) not in known
+        ]
+        if self.heads > 0 and self.dim % self.heads:
+            problems.append(
+                f"`dim` must be divisible by `heads` = {self.heads}, but is {self.dim}."
+            )
+        if self.positions == "sinusoidal" and (self.dim < 4 or self.dim % 2):
+            problems.append(
+                f"`dim` must be even and at least 4 for sinusoidal positions, but is {self.dim}."
+            )
+        if self.vocabulary_size is not None and not 0 <= self.padding_idx < self.vocabulary_size:
+            problems.append(
+                "`padding_idx` must be a token id, at least 0 and below `vocabulary_size` = "
+                f"{self.vocabulary_size}, but is {self.padding_idx}."
+            )
+        if problems:
+            raise ValueError("\n".join(problems))
+
+
+_COUNTS = (
+    "vocabulary_size",
+    "dim",
+    "ffn_dim",
+    "heads",
+    "encoder_layers",
+    "decoder_layers",
+    "max_positions",
+)
+_PROBABILITIES = ("dropout", "attention_dropout", "activation_dropout")
+
+
+def _choices() -> dict[str, tuple[str, ...]]:
+    return {
+        "residual": tuple(sorted(RESIDUAL_STYLES)),
+        "share_embeddings": get_args(Sharing),
+        "positions": get_args(Positions),
+    }

@@ -1,0 +1,116 @@
+"""From tokens to the first layer's input."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def position_ids(tokens: Tensor, padding_idx: int) -> Tensor:
+    """Number the tokens of each row from ``padding_idx + 1``, padding not counted (fairseq).
+
+    So a sentence has the same positions whichever side it is padded on.
+
+    Args:
+        tokens: Shape (N, T), int64.
+        padding_idx: Id of padding, and the position that padding gets.
+
+    Returns:
+        Shape (N, T), int64.
+    """
+    present = tokens.ne(padding_idx).long()
+    return present.cumsum(dim=1) * present + padding_idx
+
+
+class SinusoidalEmbedding(nn.Module):
+    """Sines, then cosines, of wavelengths from 2 pi to 20000 pi (fairseq, tensor2tensor).
+
+    Args:
+        num_embeddings: Number of positions.
+        dim: Number of channels D, even and at least 4.
+        padding_idx: The position whose row is 0.
+    """
+
+    table: Tensor
+
+    def __init__(self, num_embeddings: int, dim: int, padding_idx: int) -> None:
+        super().__init__()
+        self.padding_idx = padding_idx
+        self.register_buffer("table", torch.empty(num_embeddings, dim), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Compute the table, which no checkpoint holds."""
+        num_embeddings, dim = self.table.shape
+        position = torch.arange(num_embeddings, dtype=torch.float32)
+        step = math.log(10000) / (dim // 2 - 1)
+        frequency = torch.exp(torch.arange(dim // 2, dtype=torch.float32) * -step)
+        angle = position[:, None] * frequency
+        table = torch.cat([angle.sin(), angle.cos()], dim=1)
+        table[self.padding_idx] = 0
+        self.table.copy_(table)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """Look up positions of shape (N, T); returns (N, T, D)."""
+        return F.embedding(positions, self.table)
+
+
+class InputEmbedding(nn.Module):
+    """``sqrt(D) * token embedding + position embedding``, then dropout.
+
+    Args:
+        tokens: The token embedding, V x D, which may be shared.
+        padding_idx: Token id of padding.
+        max_positions: Length of the longest sequence.
+        learned: Whether positions are learned; else they are sinusoidal.
+        dropout: Probability of dropping a channel.
+    """
+
+    def __init__(
+        self,
+        tokens: nn.Embedding,
+        *,
+        padding_idx: int,
+        max_positions: int,
+        learned: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        dim = tokens.embedding_dim
+        self.padding_idx = padding_idx
+        self.max_positions = max_positions
+        self.scale = math.sqrt(dim)
+        self.dropout = dropout
+        self.tokens = tokens
+        kind = nn.Embedding if learned else SinusoidalEmbedding
+        self.positions = kind(max_positions + padding_idx + 1, dim, padding_idx)
+
+    def forward(self, tokens: Tensor, offset: int = 0) -> Tensor:
+        """Embed tokens.
+
+        Args:
+            tokens: Shape (N, T), int64.
+            offset: Number of tokens that came before these.
+
+        Returns:
+            Shape (N, T, D).
+
+        Raises:
+            ValueError: The sequence is longer than ``max_positions``.
+        """
+        length = tokens.shape[1] + offset
+        if length > self.max_positions:
+            raise ValueError(
+                f"A sequence must have at most `max_positions` = {self.max_positions} tokens, but "
+                f"has {length}. Build the model with more positions, or leave the sequence out."
+            )
+        positions = self.positions(position_ids(tokens, self.padding_idx) + offset)
+        x = torch.add(positions, self.tokens(tokens), alpha=self.scale)
+        return F.dropout(x, self.dropout, self.training)
+
+    def extra_repr(self) -> str:
+        """What the parameters do not show, as ``print(model)`` does."""
+        return f"max_positions={self.max_positions}, dropout={self.dropout}"

@@ -1,0 +1,45 @@
+"""The position-wise feed-forward sub-layer."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class FeedForward(nn.Module):
+    """``W2 relu(W1 x + b1) + b2``, position by position.
+
+    Args:
+        dim: Number of channels D.
+        ffn_dim: Number of inner channels.
+        dropout: Probability of dropping a channel of the output.
+        activation_dropout: Probability of dropping an inner channel.
+        inner_norm: What is applied before the second projection, if anything.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        ffn_dim: int,
+        *,
+        dropout: float = 0.0,
+        activation_dropout: float = 0.0,
+        inner_norm: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.activation_dropout = activation_dropout
+        self.fc1 = nn.Linear(dim, ffn_dim)
+        self.inner_norm = inner_norm
+        self.fc2 = nn.Linear(ffn_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform (N, T, D) to (N, T, D)."""
+        x = F.dropout(F.relu(self.fc1(x)), self.activation_dropout, self.training)
+        if self.inner_norm is not None:
+            x = self.inner_norm(x)
+        return F.dropout(self.fc2(x), self.dropout, self.training)
+
+    def extra_repr(self) -> str:
+        """What the parameters do not show, as ``print(model)`` does."""
+        return f"dropout={self.dropout}, activation_dropout={self.activation_dropout}"

@@ -1,0 +1,59 @@
+"""Admin: Post-LN with scaled shortcuts, profiled or in closed form."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from admin_init.nn.residual.base import Place, ResidualStyle, register_style
+from admin_init.nn.residual.post import PostResidual
+from admin_init.omega import closed_form
+from admin_init.skip import ScaledSkip
+
+
+@register_style("admin")
+class AdminStyle(ResidualStyle):
+    """``LN(omega * x + f(x))`` as in Liu et al. (arXiv 2004.08249), omega = 1 until profiled.
+
+    The first omega of a stack stays 1 and is not trained, which keeps all of them foldable.
+    """
+
+    def connection(self, layer: int, place: Place) -> PostResidual:
+        """See :class:`ResidualStyle`."""
+        first = layer == 0 and place == "self_attn"
+        return PostResidual(self.shape.dim, ScaledSkip(self.shape.dim, trainable=not first))
+
+    def initialize_(self, stack: nn.Module, embedding: nn.Module | None) -> None:
+        """See :class:`ResidualStyle`."""
+        for module in stack.modules():
+            if isinstance(module, ScaledSkip):
+                module.reset_parameters()
+
+
+@register_style("admin-closed")
+class ClosedAdminStyle(ResidualStyle):
+    """Admin with one omega for the whole stack, from its depth alone (admin-torch 0.1.0).
+
+    The rule is O(log n); the style ``admin-closed-constant`` is the same with O(1).
+    """
+
+    rule: ClassVar[Literal["log", "constant"]] = "log"
+
+    def connection(self, layer: int, place: Place) -> PostResidual:
+        """See :class:`ResidualStyle`."""
+        return PostResidual(self.shape.dim, ScaledSkip(self.shape.dim))
+
+    def initialize_(self, stack: nn.Module, embedding: nn.Module | None) -> None:
+        """See :class:`ResidualStyle`."""
+        omega = closed_form(self.shape.sublayers, self.rule)
+        for module in stack.modules():
+            if isinstance(module, ScaledSkip):
+                nn.init.constant_(module.omega, omega)
+
+
+@register_style("admin-closed-constant")
+class ConstantAdminStyle(ClosedAdminStyle):
+    """Admin in closed form for an output change of O(1)."""
+
+    rule = "constant"

@@ -1,0 +1,43 @@
+"""Post-LN."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from admin_init.nn.residual.base import (
+    Branch,
+    Place,
+    ResidualConnection,
+    ResidualStyle,
+    SkipConnection,
+    State,
+    register_style,
+)
+
+
+class PostResidual(ResidualConnection):
+    """``LN(x + f(x))``, as in Vaswani et al. (arXiv 1706.03762).
+
+    Args:
+        dim: Number of channels D.
+        skip: The sum. Admin puts a scaled one in its place.
+    """
+
+    def __init__(self, dim: int, skip: nn.Module | None = None) -> None:
+        super().__init__()
+        self.skip = SkipConnection() if skip is None else skip
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, branch: Branch, state: State) -> Tensor:
+        """See :class:`ResidualConnection`."""
+        normed: Tensor = self.norm(self.skip(x, branch(x)))
+        return normed
+
+
+@register_style("post")
+class PostStyle(ResidualStyle):
+    """Post-LN: every sub-layer ends in a norm of the sum, and the stack in none of its own."""
+
+    def connection(self, layer: int, place: Place) -> PostResidual:
+        """See :class:`ResidualStyle`."""
+        return PostResidual(self.shape.dim)

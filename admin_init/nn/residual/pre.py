@@ -1,0 +1,64 @@
+"""Pre-LN."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from admin_init.nn.residual.base import (
+    Branch,
+    Place,
+    ResidualConnection,
+    ResidualStyle,
+    SkipConnection,
+    StackEnd,
+    State,
+    register_style,
+)
+
+
+class PreResidual(ResidualConnection):
+    """``x + f(LN(x))``, as in Wang et al. (arXiv 1906.01787) and Xiong et al. (arXiv 2002.04745).
+
+    Args:
+        dim: Number of channels D.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.skip = SkipConnection()
+
+    def forward(self, x: Tensor, branch: Branch, state: State) -> Tensor:
+        """See :class:`ResidualConnection`."""
+        total: Tensor = self.skip(x, branch(self.norm(x)))
+        return total
+
+
+class FinalNorm(StackEnd):
+    """The norm that a stack of unnormalised sums ends in.
+
+    Args:
+        dim: Number of channels D.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, state: State) -> Tensor:
+        """See :class:`StackEnd`."""
+        normed: Tensor = self.norm(x)
+        return normed
+
+
+@register_style("pre")
+class PreStyle(ResidualStyle):
+    """Pre-LN: every branch begins with a norm, and the stack ends in one."""
+
+    def connection(self, layer: int, place: Place) -> PreResidual:
+        """See :class:`ResidualStyle`."""
+        return PreResidual(self.shape.dim)
+
+    def end(self) -> FinalNorm:
+        """See :class:`ResidualStyle`."""
+        return FinalNorm(self.shape.dim)
