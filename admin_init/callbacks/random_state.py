@@ -1,0 +1,91 @@
+"""RandomState: a resumed run draws the random numbers that it would have drawn."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from admin_init.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+
+class RandomState(Callback):
+    """Saves the random generators in every checkpoint, and restores them when a run resumes.
+
+    Lightning does not, so the dropout of a resumed run is another than it would have been. With
+    this callback, and a data module that resumes its batches, every loss after the resume is the
+    same, bit for bit. The generators are Python's, NumPy's, torch's, and those of the GPUs; every
+    rank has its own. (With ``accumulate_grad_batches``, save after an optimizer step: gradients
+    that are still being accumulated are in no checkpoint.)
+
+    Example::
+
+        trainer = Trainer(callbacks=[RandomState()])
+        trainer.fit(model, data, ckpt_path="last.ckpt")
+    """
+
+    def __init__(self) -> None:
+        self._restored: list[dict[str, Any]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state of the generators of every rank, as tensors and primitives."""
+        mine = _state()
+        if not (dist.is_available() and dist.is_initialized()):
+            return {"ranks": [mine]}
+        ranks: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(ranks, mine)
+        return {"ranks": ranks}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keeps a state until the training starts."""
+        self._restored = state_dict["ranks"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restores the generators.
+
+        Not before, because what sets a run up may draw from them. Not later, because the loading of
+        the first batch may, which in the run that was interrupted came after the checkpoint.
+        """
+        restored, self._restored = self._restored, []
+        if not restored:
+            return
+        if len(restored) != trainer.world_size:
+            warnings.warn(
+                f"The checkpoint has the random state of {len(restored)} ranks, but there are "
+                f"{trainer.world_size}: the random generators are left as they are, and the run "
+                "goes on with other dropout than it would have.",
+                stacklevel=2,
+            )
+            return
+        _restore(restored[trainer.global_rank])
+
+
+def _state() -> dict[str, Any]:
+    # The global generator: what other people's code draws from.
+    numpy = np.random.get_state(legacy=False)  # noqa: NPY002
+    # An array would not load with torch.load(weights_only=True).
+    key = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
+    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return {
+        "python": random.getstate(),
+        "numpy": {**numpy, "state": {**numpy["state"], "key": key}},
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if started else [],
+    }
+
+
+def _restore(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    numpy = state["numpy"]
+    key = numpy["state"]["key"].numpy().astype(np.uint32)
+    np.random.set_state({**numpy, "state": {**numpy["state"], "key": key}})  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,1 @@
+"""Machine translation: data, training, beam search and scoring."""

@@ -1,0 +1,118 @@
+"""Batches of about the same number of tokens, and of sentences of about the same length."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from admin_init.translation.dictionary import Dictionary
+from admin_init.translation.errors import CorpusError
+
+Sizes = npt.NDArray[np.integer[Any]]
+Indices = Sequence[int] | npt.NDArray[np.int64]
+
+
+class TranslationBatch(NamedTuple):
+    """Sentence pairs, padded to rectangles. All int64.
+
+    N sentences, S and T the lengths of the longest source and target.
+    """
+
+    source: Tensor
+    """The source's ids. *Shape:* (N, S)."""
+    target_input: Tensor
+    """What the decoder reads: the target moved right, after ``</s>``. *Shape:* (N, T)."""
+    target: Tensor
+    """What the decoder is to predict: the target, up to ``</s>``. *Shape:* (N, T)."""
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which no batch needs
+    """Where the pairs stand in their split. *Shape:* (N,)."""
+
+
+def collate(
+    index: Indices,
+    sources: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    *,
+    left_pad_source: bool = False,
+) -> TranslationBatch:
+    """Pads sentence pairs into a batch.
+
+    Args:
+        index: Where the pairs stand in their split.
+        sources: The ids of each source, ``</s>`` at the end. *Shape:* (size,) each.
+        targets: The ids of each target, ``</s>`` at the end. *Shape:* (size,) each.
+        left_pad_source: Whether the padding of the source comes before it, as by default in
+            fairseq, and not after it.
+    """
+    eos = torch.full((1,), Dictionary.eos)
+    return TranslationBatch(
+        source=_pad(sources, "left" if left_pad_source else "right"),
+        target_input=_pad([torch.cat([eos, target[:-1]]) for target in targets], "right"),
+        target=_pad(targets, "right"),
+        index=torch.tensor(index),
+    )
+
+
+def _pad(sentences: Sequence[Tensor], side: str) -> Tensor:
+    return pad_sequence(
+        list(sentences), batch_first=True, padding_value=Dictionary.pad, padding_side=side
+    )
+
+
+def token_batches(
+    source_sizes: Sizes,
+    target_sizes: Sizes,
+    max_tokens: int,
+    *,
+    rng: np.random.Generator | None = None,
+) -> list[npt.NDArray[np.int64]]:
+    """Groups the sentence pairs of a split into batches.
+
+    Pairs are sorted by their target's length, those of one length by their source's, and cut into
+    batches of which neither side, padding included, exceeds ``max_tokens`` (fairseq's
+    ``--max-tokens``, which there bounds the larger side too).
+
+    Args:
+        source_sizes: The length of each source, ``</s>`` included. *Shape:* (pairs,).
+        target_sizes: The length of each target, ``</s>`` included. *Shape:* (pairs,).
+        max_tokens: The most tokens of a side of a batch: its rows times its longest sentence.
+        rng: Shuffles the pairs of equal lengths, and then the batches. How many batches there are
+            does not depend on it. None for a fixed order, that of the lengths.
+
+    Returns:
+        The indices of each batch's pairs.
+
+    Raises:
+        CorpusError: A sentence alone exceeds ``max_tokens``.
+    """
+    longest = np.maximum(source_sizes, target_sizes)
+    if (too_long := np.flatnonzero(longest > max_tokens)).size:
+        raise CorpusError(
+            f"max_tokens is {max_tokens}, but {too_long.size} sentence pairs are longer: the first "
+            f"is number {too_long[0]} with {longest[too_long[0]]} tokens, the longest has "
+            f"{longest.max()}. Raise max_tokens, or prepare the corpus with a smaller max_length."
+        )
+    shuffled = np.arange(len(longest)) if rng is None else rng.permutation(len(longest))
+    source, target = source_sizes[shuffled], target_sizes[shuffled]
+    # Source lengths rise for one target length and fall for the next, so that a batch across the
+    # two does not hold the longest sources of one beside the shortest of the other.
+    rank = np.unique(target, return_inverse=True)[1]
+    order = np.lexsort((np.where(rank % 2, -source, source), target))
+    batches = np.split(shuffled[order], _cuts(source[order], target[order], max_tokens))
+    if rng is not None:
+        rng.shuffle(batches)
+    return batches
+
+
+def _cuts(source: Sizes, target: Sizes, max_tokens: int) -> list[int]:
+    cuts, begin, widest = [], 0, 0
+    for i, size in enumerate(np.maximum(source, target).tolist()):
+        widest = max(widest, size)
+        if (i - begin + 1) * widest > max_tokens:
+            cuts.append(i)
+            begin, widest = i, size
+    return cuts

@@ -1,0 +1,180 @@
+r"""fairseq's memory-mapped data-bins (``.bin`` and ``.idx``), read and written without fairseq.
+
+``<prefix>.bin`` holds the ids of all sentences, one after another. ``<prefix>.idx`` holds, little
+endian: the magic ``MMIDIDX\0\0``, the version 1 (8 bytes), a code for the type of the ids (1 byte),
+the number of sentences (8 bytes), the length of each (4 bytes) and the byte in ``.bin`` where each
+begins (8 bytes). Source: ``fairseq/data/indexed_dataset.py``, version 0.12.2.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from admin_init.translation.errors import CorpusError
+
+_MAGIC = b"MMIDIDX\x00\x00"
+_VERSION = 1
+_HEADER = struct.Struct("<9sQBQ")
+# 6 and 7 are floating point, which no ids are.
+_DTYPES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2", 9: "<u4", 10: "<u8"}
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+
+
+def _paths(prefix: str | PathLike[str]) -> tuple[Path, Path]:
+    # Not with_suffix, which would replace the language in train.en-de.en.
+    return Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
+
+
+class IndexedDataset:
+    """The sentences of a data-bin. Opening it reads the index only.
+
+    Args:
+        prefix: The path without ``.bin`` and ``.idx``, such as ``data-bin/train.en-de.en``.
+
+    Raises:
+        CorpusError: A file is missing, is no such index, or does not match the other.
+    """
+
+    sizes: npt.NDArray[np.int32]
+    """How many tokens each sentence has, ``</s>`` included."""
+
+    def __init__(self, prefix: str | PathLike[str]) -> None:
+        self.prefix = prefix
+        data, index = _paths(prefix)
+        try:
+            with index.open("rb") as stream:
+                dtype, self.sizes = _read_index(stream.read(), index)
+            held = data.stat().st_size
+        except OSError as error:
+            raise CorpusError(f"The data-bin {prefix} cannot be read: {error}.") from error
+        self._ends = np.cumsum(self.sizes, dtype=np.int64)
+        needed = self.number_of_tokens * dtype.itemsize
+        if held != needed:
+            raise CorpusError(
+                f"{data} holds {held:,} bytes, but its index {index} needs {needed:,}: one of the "
+                "two is truncated or belongs to another data-bin. Prepare the corpus anew."
+            )
+        # An empty file cannot be mapped.
+        self._ids: npt.NDArray[Any] = (
+            np.memmap(data, dtype=dtype, mode="r") if held else np.empty(0, dtype)
+        )
+
+    @property
+    def number_of_tokens(self) -> int:
+        """How many tokens all sentences have together."""
+        return int(self._ends[-1]) if len(self) else 0
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Returns the ids of one sentence, int64. *Shape:* (size,)."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self.prefix} has {len(self)} sentences, but {index} was asked for")
+        end, size = self._ends[index], self.sizes[index]
+        return torch.from_numpy(self._ids[end - size : end].astype(np.int64))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker process opens the files again: pickling the map would copy all of it.
+        return type(self), (self.prefix,)
+
+
+def _read_index(content: bytes, path: Path) -> tuple[np.dtype[Any], npt.NDArray[np.int32]]:
+    if len(content) < _HEADER.size or not content.startswith(_MAGIC):
+        raise CorpusError(
+            f"{path} is not the index of a memory-mapped data-bin: it begins with "
+            f"{content[:9]!r}, not with {_MAGIC!r}. Prepare the corpus anew (with "
+            "fairseq-preprocess: --dataset-impl mmap)."
+        )
+    _, version, code, length = _HEADER.unpack_from(content)
+    if version != _VERSION or code not in _DTYPES:
+        raise CorpusError(
+            f"{path} has version {version} and type code {code}, but only version {_VERSION} and "
+            f"the integer types {sorted(_DTYPES)} can be read. Prepare the corpus anew."
+        )
+    needed = _HEADER.size + 12 * length
+    if len(content) != needed:
+        raise CorpusError(
+            f"{path} holds {len(content):,} bytes, but the index of {length:,} sentences has "
+            f"{needed:,}: it is truncated or damaged. Prepare the corpus anew."
+        )
+    dtype = np.dtype(_DTYPES[code])
+    sizes = np.frombuffer(content, "<i4", length, _HEADER.size).astype(np.int32)
+    starts = np.frombuffer(content, "<i8", length, _HEADER.size + 4 * length)
+    ends = np.cumsum(sizes, dtype=np.int64) * dtype.itemsize
+    if (sizes < 0).any() or (starts[:1] != 0).any() or (starts[1:] != ends[:-1]).any():
+        raise CorpusError(
+            f"{path} is damaged: its sentences do not begin where their sizes say. "
+            "Prepare the corpus anew."
+        )
+    return dtype, sizes
+
+
+class IndexedDatasetBuilder:
+    """Writes a data-bin, sentence by sentence, in a ``with`` statement.
+
+    The two files appear at its end, whole; where it ends in an exception, neither does.
+
+    Args:
+        prefix: The path without ``.bin`` and ``.idx``.
+        vocabulary_size: How many ids there are. Below 65,500 an id takes two bytes, else four, as
+            fairseq does.
+    """
+
+    def __init__(self, prefix: str | PathLike[str], vocabulary_size: int) -> None:
+        self._data, self._index = _paths(prefix)
+        self._vocabulary_size = vocabulary_size
+        self._dtype = "<u2" if vocabulary_size < 65_500 else "<i4"
+        self._sizes: list[int] = []
+
+    def __enter__(self) -> Self:
+        self._stream = _temporary(self._data).open("wb")
+        return self
+
+    def add(self, ids: Sequence[int]) -> None:
+        """Appends a sentence.
+
+        Raises:
+            ValueError: An id is outside the vocabulary.
+        """
+        sentence = np.asarray(ids, dtype=np.int64)
+        if sentence.size and not 0 <= sentence.min() <= sentence.max() < self._vocabulary_size:
+            raise ValueError(
+                f"ids must be in [0, {self._vocabulary_size}), but sentence {len(self._sizes)} has "
+                f"ids from {sentence.min()} to {sentence.max()}."
+            )
+        self._stream.write(sentence.astype(self._dtype).tobytes())
+        self._sizes.append(sentence.size)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stream.close()
+        if kind is not None:
+            _temporary(self._data).unlink()
+            return
+        sizes = np.asarray(self._sizes, dtype="<i4")
+        ends = np.cumsum(sizes, dtype="<i8") * np.dtype(self._dtype).itemsize
+        starts = np.concatenate([np.zeros(1, "<i8"), ends])[: len(sizes)]
+        header = _HEADER.pack(_MAGIC, _VERSION, _CODES[self._dtype], len(sizes))
+        _temporary(self._index).write_bytes(header + sizes.tobytes() + starts.tobytes())
+        _temporary(self._data).replace(self._data)
+        _temporary(self._index).replace(self._index)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{path.name}.tmp")

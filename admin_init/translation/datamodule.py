@@ -1,0 +1,168 @@
+"""The batches of a data-bin, for Lightning."""
+
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from admin_init.translation.batching import TranslationBatch
+from admin_init.translation.databin import IndexedDataset
+from admin_init.translation.dictionary import Dictionary
+from admin_init.translation.errors import CorpusError
+from admin_init.translation.loading import (
+    FixedBatches,
+    ParallelDataset,
+    ResumableLoader,
+    TokenBatchSampler,
+)
+from admin_init.translation.prepare import TOKENIZER
+from admin_init.translation.tokenizer import Tokenizer
+
+
+class TranslationDataModule(LightningDataModule):
+    """Loads a folder that :func:`~admin_init.translation.prepare.prepare` or fairseq has made.
+
+    Training batches come in an order that depends on the seed and the epoch; every rank gets its
+    own. A run that resumes from a checkpoint, in the middle of an epoch too, gets the batches that
+    it would have got. Validation and test batches come in a fixed order.
+
+    Args:
+        data: The folder with ``dict.*.txt`` and ``train.*.bin``.
+        source_lang: The language translated from.
+        target_lang: The language translated into.
+        max_tokens: The most tokens of a side of a batch, padding included.
+        left_pad_source: Whether the padding of the source comes before it, as by default in
+            fairseq.
+        num_workers: How many processes load the batches.
+        seed: Of the order of the training batches.
+
+    Example::
+
+        data = TranslationDataModule("data-bin/multi30k", "en", "de", max_tokens=4096)
+        trainer.fit(model, data)
+    """
+
+    def __init__(
+        self,
+        data: str | PathLike[str],
+        source_lang: str,
+        target_lang: str,
+        *,
+        max_tokens: int = 4096,
+        left_pad_source: bool = False,
+        num_workers: int = 0,
+        seed: int = 1,
+    ) -> None:
+        super().__init__()
+        # A checkpoint remembers them, as primitives: `admin-init translate` needs the subwords.
+        self.save_hyperparameters(
+            {"data": str(data), "source_lang": source_lang, "target_lang": target_lang}
+        )
+        self.folder = Path(data)
+        self.source_lang = source_lang
+        self.target_lang = target_lang
+        self.max_tokens = max_tokens
+        self.left_pad_source = left_pad_source
+        self.num_workers = num_workers
+        self.seed = seed
+
+    @cached_property
+    def source_dictionary(self) -> Dictionary:
+        """The tokens of the source language."""
+        return Dictionary.load(self.folder / f"dict.{self.source_lang}.txt")
+
+    @cached_property
+    def target_dictionary(self) -> Dictionary:
+        """The tokens of the target language."""
+        return Dictionary.load(self.folder / f"dict.{self.target_lang}.txt")
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many ids a model needs for both languages."""
+        return max(len(self.source_dictionary), len(self.target_dictionary))
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The subwords that the corpus was prepared with."""
+        return Tokenizer.load(self.folder / TOKENIZER)
+
+    def pairs(self, split: str) -> ParallelDataset:
+        """Opens a split, such as ``train``.
+
+        Raises:
+            CorpusError: The folder does not have it, or it is damaged.
+        """
+        prefix = self.folder / f"{split}.{self.source_lang}-{self.target_lang}"
+        return ParallelDataset(
+            IndexedDataset(f"{prefix}.{self.source_lang}"),
+            IndexedDataset(f"{prefix}.{self.target_lang}"),
+            left_pad_source=self.left_pad_source,
+        )
+
+    def references(self, split: str) -> list[str]:
+        """Reads the plain translations of a split other than ``train``, in its order.
+
+        Raises:
+            CorpusError: The folder does not have them.
+        """
+        name = f"{split}.{self.source_lang}-{self.target_lang}.{self.target_lang}"
+        try:
+            text = (self.folder / name).read_bytes().decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CorpusError(
+                f"{self.folder} has no plain reference text {name} ({error}). Put one there, a "
+                "line a sentence, or prepare the corpus with `admin-init prepare`."
+            ) from error
+        return text.removesuffix("\n").split("\n")
+
+    def train_dataloader(self) -> DataLoader[TranslationBatch]:
+        """Returns this rank's training batches."""
+        trainer = self.trainer
+        if trainer is None:
+            return ResumableLoader(self._sampler(), self.num_workers)
+        if trainer.overfit_batches:  # type: ignore[attr-defined]
+            # Lightning overfits batches that come in a fixed order.
+            return self._fixed("train")
+        sampler = self._sampler(trainer.world_size, trainer.global_rank)
+        # Where a run resumes at the end of an epoch, Lightning restores its own progress only.
+        progress: Any = trainer.fit_loop.epoch_progress.current
+        sampler.epoch = progress.processed
+        limit = trainer.limit_train_batches
+        share = limit if isinstance(limit, int) else int(limit * len(sampler))
+        sampler.epoch_length = min(share, len(sampler))
+        return ResumableLoader(sampler, self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[TranslationBatch]:
+        """Returns the batches of ``valid``."""
+        return self._fixed("valid")
+
+    def test_dataloader(self) -> DataLoader[TranslationBatch]:
+        """Returns the batches of ``test``."""
+        return self._fixed("test")
+
+    def predict_dataloader(self) -> DataLoader[TranslationBatch]:
+        """Returns the batches of ``test``."""
+        return self._fixed("test")
+
+    def _sampler(self, num_replicas: int = 1, rank: int = 0) -> TokenBatchSampler:
+        return TokenBatchSampler(
+            self.pairs("train"),
+            max_tokens=self.max_tokens,
+            seed=self.seed,
+            num_replicas=num_replicas,
+            rank=rank,
+        )
+
+    def _fixed(self, split: str) -> DataLoader[TranslationBatch]:
+        # Without a generator of its own a loader draws from torch's, and the validation would
+        # change the dropout of the training after it.
+        return DataLoader(
+            FixedBatches(self.pairs(split), self.max_tokens),
+            batch_size=None,
+            num_workers=self.num_workers,
+            generator=torch.Generator(),
+        )

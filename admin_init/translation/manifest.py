@@ -1,0 +1,116 @@
+"""What a prepared corpus says about itself: ``prepare.json``."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from admin_init.translation.errors import CorpusError
+
+NAME = "prepare.json"
+_LINES_NAMED = 10
+
+
+@dataclass
+class Dropped:
+    """Sentence pairs that were left out for one reason."""
+
+    count: int = 0
+    """How many."""
+    lines: list[int] = field(default_factory=list)
+    """Where the first few stand, counted from 1."""
+
+    def __str__(self) -> str:
+        more = ", ..." if self.count > len(self.lines) else ""
+        return f"{self.count:,} (lines {', '.join(map(str, self.lines))}{more})"
+
+
+@dataclass(kw_only=True)
+class Split:
+    """What became of one split."""
+
+    files: list[str]
+    """The files that were read; none where the pairs came from memory."""
+    sha256: str
+    """Of the sentence pairs that were read."""
+    read: int
+    """Pairs read."""
+    kept: int = 0
+    """Pairs written."""
+    dropped: dict[str, Dropped] = field(default_factory=dict)
+    """Pairs left out, by the reason."""
+    source_tokens: int = 0
+    """Tokens written on the source side, ``</s>`` included."""
+    target_tokens: int = 0
+    """Tokens written on the target side, ``</s>`` included."""
+
+    def drop(self, line: int, reason: str) -> None:
+        """Notes a pair that is left out."""
+        dropped = self.dropped.setdefault(reason, Dropped())
+        dropped.count += 1
+        if len(dropped.lines) < _LINES_NAMED:
+            dropped.lines.append(line)
+
+
+@dataclass(kw_only=True)
+class Manifest:
+    """A prepared corpus: what was read, how, and what came out."""
+
+    settings: dict[str, Any]
+    """The arguments of :func:`~admin_init.translation.prepare.prepare`."""
+    splits: dict[str, Split]
+    """What became of every split."""
+    dictionary_size: int = 0
+    """Ids, specials and padding included."""
+    outputs: dict[str, str] = field(default_factory=dict)
+    """The SHA-256 of every file in the folder but this."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads the manifest of a folder.
+
+        Raises:
+            CorpusError: The folder has none, or it is damaged.
+        """
+        try:
+            content = json.loads((folder / NAME).read_bytes())
+            for split in content["splits"].values():
+                split["dropped"] = {why: Dropped(**is_) for why, is_ in split["dropped"].items()}
+            content["splits"] = {name: Split(**is_) for name, is_ in content["splits"].items()}
+            return cls(**content)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CorpusError(
+                f"{folder} exists, but is no prepared corpus: its {NAME} cannot be read ({error}). "
+                "Choose another folder, or remove this one."
+            ) from error
+
+    def save(self, folder: Path) -> None:
+        """Writes the manifest into a folder."""
+        (folder / NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    def differences(self, other: Self) -> list[str]:
+        """Names what was asked for or read here and not there."""
+        mine, theirs = self.settings, other.settings
+        found = [
+            f"{name} is {mine.get(name)!r}, but was {theirs.get(name)!r}"
+            for name in {**mine, **theirs}
+            if mine.get(name) != theirs.get(name)
+        ]
+        texts = {name: split.sha256 for name, split in self.splits.items()}
+        their_texts = {name: split.sha256 for name, split in other.splits.items()}
+        return found + [
+            f"the sentences of {name} have changed"
+            for name in {**texts, **their_texts}
+            if texts.get(name) != their_texts.get(name)
+        ]
+
+    def __str__(self) -> str:
+        rows = [f"dictionary: {self.dictionary_size:,} ids"]
+        for name, split in self.splits.items():
+            origin = f" from {' and '.join(split.files)}" if split.files else ""
+            rows.append(
+                f"{name}: {split.read:,} pairs read{origin}, {split.kept:,} kept "
+                f"({split.source_tokens:,} source and {split.target_tokens:,} target tokens)"
+            )
+            rows += [f"  dropped as {why}: {dropped}" for why, dropped in split.dropped.items()]
+        return "\n".join(rows)

@@ -1,0 +1,260 @@
+"""A run that resumes sees the batches, and draws the dropout, that it would have.
+
+Run as a script, this file is one training run in a process of its own.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+import admin_init
+from admin_init.callbacks.random_state import RandomState
+from admin_init.translation.batching import TranslationBatch
+from admin_init.translation.corpora import ParallelCorpus
+from admin_init.translation.datamodule import TranslationDataModule
+from admin_init.translation.prepare import prepare
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*suggested max number of worker"),
+]
+
+
+# The indices of every batch, and its loss to the last bit.
+Seen = list[list[Any]]
+
+
+class Model(pl.LightningModule):
+    """Bag of words with dropout; notes every batch with its loss, to the last bit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.embed = torch.nn.Embedding(64, 8)
+            self.out = torch.nn.Linear(8, 64)
+        self.seen: Seen = []
+
+    def forward(self, batch: TranslationBatch) -> Tensor:
+        states = torch.dropout(self.embed(batch.source), 0.5, self.training).mean(1)
+        return torch.nn.functional.cross_entropy(self.out(states), batch.target[:, 0])
+
+    def training_step(self, batch: TranslationBatch, _: int) -> Tensor:
+        loss: Tensor = self(batch)
+        self.seen.append([batch.index.tolist(), float(loss.detach()).hex()])
+        return loss
+
+    def validation_step(self, batch: TranslationBatch, _: int) -> None:
+        self(batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class SaveEverywhere(pl.Callback):
+    """Saves wherever ModelCheckpoint may."""
+
+    def __init__(self) -> None:
+        self.saved: list[tuple[str, int]] = []
+
+    def save(self, trainer: pl.Trainer, where: str) -> None:
+        steps = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        path = f"{where}-{steps}.ckpt"
+        self.saved.append((path, steps))
+        trainer.save_checkpoint(path)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.save(trainer, "batch")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.save(trainer, "epoch")
+
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if not trainer.sanity_checking:
+            self.save(trainer, "validation")
+
+
+def run(
+    folder: Path,
+    *,
+    seed: int,
+    num_workers: int = 0,
+    ckpt_path: str | None = None,
+    save: SaveEverywhere | None = None,
+    **options: Any,
+) -> tuple[pl.Trainer, Seen]:
+    random.seed(seed)
+    torch.manual_seed(seed)
+    model = Model()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        callbacks=[RandomState(), *([save] if save else [])],
+        **options,
+    )
+    data = TranslationDataModule(folder, "en", "de", max_tokens=90, num_workers=num_workers)
+    trainer.fit(model, data, ckpt_path=ckpt_path)
+    return trainer, model.seen
+
+
+def sentence(rng: random.Random) -> str:
+    return " ".join(rng.choices("abcdefgh", k=rng.randint(1, 9)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = random.Random(0)
+    pairs = [(sentence(rng), sentence(rng)) for _ in range(60)]
+    corpus = ParallelCorpus(
+        source_lang="en", target_lang="de", splits={"train": pairs, "valid": pairs[:9]}
+    )
+    folder = tmp_path_factory.mktemp("data") / "bin"
+    prepare(corpus, folder, vocabulary_size=40)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def batches(folder: Path) -> int:
+    number = len(TranslationDataModule(folder, "en", "de", max_tokens=90).train_dataloader())
+    assert number >= 6
+    return number
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"epochs": 3},
+        {"steps": 2.5},
+        {"epochs": 3, "limit_train_batches": 3},
+        {"steps": 1.5, "limit_train_batches": 0.5},
+        {"epochs": 2, "val_check_interval": 3},
+        {"steps": 2.5, "val_check_interval": 3, "check_val_every_n_epoch": None},
+        {"steps": 2.5, "limit_val_batches": 0},
+    ],
+    ids=str,
+)
+def test_every_checkpoint_resumes_exactly(
+    folder: Path, batches: int, options: dict[str, Any]
+) -> None:
+    options = dict(options)
+    if "steps" in options:
+        options["max_steps"] = int(options.pop("steps") * batches)
+    else:
+        options["max_epochs"] = options.pop("epochs")
+    save = SaveEverywhere()
+    _, undisturbed = run(folder, seed=1, save=save, **options)
+    assert len(save.saved) > len(undisturbed)
+    for path, steps in save.saved:
+        torch.load(path, weights_only=True)
+        _, resumed = run(folder, seed=2, ckpt_path=path, **options)
+        assert resumed == undisturbed[steps:], path
+
+
+def test_without_the_random_state_the_dropout_would_be_another(folder: Path, batches: int) -> None:
+    save = SaveEverywhere()
+    _, undisturbed = run(folder, seed=1, save=save, max_epochs=1)
+    checkpoint = torch.load("batch-2.ckpt", weights_only=True)
+    checkpoint["callbacks"].clear()
+    torch.save(checkpoint, "batch-2.ckpt")
+    _, resumed = run(folder, seed=2, ckpt_path="batch-2.ckpt", max_epochs=1)
+    assert [index for index, _ in resumed] == [index for index, _ in undisturbed[2:]]
+    assert resumed[0] != undisturbed[2]
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0)])
+def test_a_finished_run_is_prolonged_exactly(
+    folder: Path, batches: int, before: int, after: int
+) -> None:
+    _, undisturbed = run(folder, seed=1, max_steps=2 * batches + 1)
+    trainer, first = run(folder, seed=1, num_workers=before, max_steps=batches + 2)
+    trainer.save_checkpoint("end.ckpt")
+    _, second = run(
+        folder, seed=2, num_workers=after, max_steps=2 * batches + 1, ckpt_path="end.ckpt"
+    )
+    assert first + second == undisturbed
+
+
+def in_a_new_process(*calls: dict[str, Any]) -> list[list[Seen]]:
+    """Does the runs, one after another; returns what every rank of each has seen."""
+    root = str(Path(admin_init.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, __file__, json.dumps(calls)],
+        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [
+        [json.loads(path.read_text()) for path in sorted(Path().glob(f"seen-{i}-*.json"))]
+        for i in range(len(calls))
+    ]
+
+
+def test_a_new_process_goes_on_exactly(folder: Path, batches: int) -> None:
+    save = SaveEverywhere()
+    _, undisturbed = run(folder, seed=1, max_epochs=2, save=save)
+    same = {"folder": str(folder), "seed": 2, "max_epochs": 2}
+    resumed = in_a_new_process(
+        {**same, "num_workers": 0, "ckpt_path": "batch-3.ckpt"},
+        {**same, "num_workers": 2, "ckpt_path": "batch-3.ckpt"},
+        {**same, "num_workers": 2, "ckpt_path": f"epoch-{batches}.ckpt"},
+    )
+    assert resumed == [[undisturbed[3:]], [undisturbed[3:]], [undisturbed[batches:]]]
+
+
+def test_ranks_get_their_own_batches_and_resume_exactly(folder: Path, batches: int) -> None:
+    parallel = {
+        "folder": str(folder),
+        "strategy": "ddp_fork",
+        "devices": 2,
+        "max_epochs": 2,
+        "limit_val_batches": 0,
+    }
+    (undisturbed,) = in_a_new_process({**parallel, "seed": 1, "save": True})
+    per_epoch = batches // 2
+    for epoch in range(2):
+        part = slice(epoch * per_epoch, (epoch + 1) * per_epoch)
+        used = [i for rank in undisturbed for index, _ in rank[part] for i in index]
+        assert len(set(used)) == len(used)
+        assert batches % 2 or sorted(used) == list(range(60))
+    assert [len(rank) for rank in undisturbed] == [2 * per_epoch] * 2
+    (resumed,) = in_a_new_process({**parallel, "seed": 2, "ckpt_path": "batch-2.ckpt"})
+    assert resumed == [rank[2:] for rank in undisturbed]
+
+
+class Write(SaveEverywhere):
+    """Writes what this rank has seen, and saves if it is asked to."""
+
+    def __init__(self, name: str, seed: int, saves: bool) -> None:
+        super().__init__()
+        self.name, self.seed, self.saves = name, seed, saves
+
+    def save(self, *arguments: Any) -> None:
+        if self.saves:
+            super().save(*arguments)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Every rank draws numbers of its own.
+        torch.manual_seed(self.seed + 100 * trainer.global_rank)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        Path(f"{self.name}-{trainer.global_rank}.json").write_text(json.dumps(module.seen))
+
+
+if __name__ == "__main__":
+    for i, call in enumerate(json.loads(sys.argv[1])):
+        run(**{**call, "save": Write(f"seen-{i}", call["seed"], call.get("save", False))})
