@@ -47,7 +47,7 @@ def omega_from_variances(
             f"`shortcut` must have one variance per sub-layer ({len(branch)}), "
             f"but has {len(shortcut)}."
         )
-    if rule in ("log", "constant"):
+    if rule in ("log", "constant") and branch:
         return [closed_form(len(branch), rule)] * len(branch)
     omegas = [1.0] * len(branch)
     total = 0.0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,58 +18,66 @@ from torch import Tensor, nn
 def preserved(model: nn.Module) -> Iterator[None]:
     """Put back, on exit, what a forward pass changes beside the parameters.
 
-    These are the buffers (running means), the plain attributes of the modules (their mode,
-    counters, lists of outputs, the states of torchmetrics) and the random states of torch, numpy
-    and Python.
+    These are the buffers (running means), the attributes of the modules (their mode, counters,
+    lists of outputs, the states of torchmetrics), containers and random generators within them
+    included, and the random states of torch, numpy and Python. What an object of the user's own
+    class keeps to itself is not seen.
     """
-    attributes = [(vars(module), _snapshot(vars(module))) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    undo: list[Callable[[], object]] = []
+    seen: set[int] = set()
+    for module in model.modules():
+        _remember(vars(module), undo, seen)
+    undo.append(partial(random.setstate, random.getstate()))
+    undo.append(partial(np.random.set_state, np.random.get_state()))  # noqa: NPY002
     with torch.random.fork_rng(devices=_cuda_devices(model)):
         try:
             yield
         finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
-            for values, before in attributes:
-                _restore(values, before)
-            for buffer, value in buffers:
-                buffer.detach().copy_(value)
+            for step in undo:
+                step()
 
 
-def _snapshot(values: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    # Keys with an underscore hold torch's own registries (and Lightning's references); the states
-    # of torchmetrics, and what users keep on their modules, have none.
-    return {
-        key: (value, _copy(value))
-        for key, value in values.items()
-        if not key.startswith("_") or key in _METRIC_STATES
-    }
-
-
-_METRIC_STATES = ("_computed", "_update_count", "_forward_cache", "_cache")
-
-
-def _copy(value: Any) -> Any:
+def _remember(value: Any, undo: list[Callable[[], object]], seen: set[int]) -> None:
+    """Append to ``undo`` what puts the present content of ``value`` back into it."""
+    if isinstance(value, nn.Parameter) or id(value) in seen:
+        return
+    seen.add(id(value))
     if isinstance(value, Tensor):
-        return value.detach().clone()
-    return value.copy() if isinstance(value, list | dict | set | deque) else value
+        undo.append(partial(_copy_back, value, value.detach().clone()))
+    elif isinstance(value, torch.Generator):
+        undo.append(partial(value.set_state, value.get_state()))
+    elif isinstance(value, random.Random):
+        undo.append(partial(value.setstate, value.getstate()))
+    elif isinstance(value, np.random.Generator):
+        undo.append(partial(setattr, value.bit_generator, "state", value.bit_generator.state))
+    elif isinstance(value, dict):
+        undo.append(partial(_refill, value, dict(value), value.update))
+        for item in value.values():
+            _remember(item, undo, seen)
+    elif isinstance(value, list | deque):
+        undo.append(partial(_refill, value, list(value), value.extend))
+        for item in value:
+            _remember(item, undo, seen)
+    elif isinstance(value, set):
+        undo.append(partial(_refill, value, set(value), value.update))
 
 
-def _restore(values: dict[str, Any], before: dict[str, tuple[Any, Any]]) -> None:
-    for key in [key for key in values if key not in before and not key.startswith("_")]:
-        del values[key]
-    for key, (value, copy) in before.items():
-        if isinstance(value, Tensor):
-            if not torch.equal(value, copy):
-                value.detach().copy_(copy)
-        elif isinstance(value, list | deque):
-            value.clear()
-            value.extend(copy)
-        elif isinstance(value, dict | set):
-            value.clear()
-            value.update(copy)
-        values[key] = value
+def _copy_back(tensor: Tensor, before: Tensor) -> None:
+    if not torch.equal(tensor, before):
+        tensor.detach().copy_(before)
+
+
+def _refill(container: Any, before: Any, fill: Callable[[Any], object]) -> None:
+    # By identity, since tensors cannot be compared; a container that refuses changes has none.
+    if _identities(container) != _identities(before):
+        container.clear()
+        fill(before)
+
+
+def _identities(container: Any) -> list[Any]:
+    if isinstance(container, dict):
+        return [(key, id(item)) for key, item in container.items()]
+    return [id(item) for item in container]
 
 
 def _cuda_devices(model: nn.Module) -> list[torch.device]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -60,11 +59,16 @@ class AdminProfile:
     def __post_init__(self) -> None:
         problems = [f"`rule` is {self.rule!r}"] * (self.rule not in RULES)
         problems += ["there are no sites"] * (not self.sites)
+        problems += [f"`batches` must be at least 1, but is {self.batches}"] * (self.batches < 1)
         for site in self.sites:
             if not (math.isfinite(site.omega) and site.omega > 0):
                 problems.append(f"omega of `{site.name}` must be positive, but is {site.omega}")
             if not (math.isfinite(site.variance) and site.variance >= 0):
                 problems.append(f"variance of `{site.name}` is {site.variance}")
+            if not (math.isfinite(site.shortcut_variance) and site.shortcut_variance >= 0):
+                problems.append(f"shortcut variance of `{site.name}` is {site.shortcut_variance}")
+            if site.elements < 0:
+                problems.append(f"`{site.name}` has {site.elements} elements")
         if len({site.name for site in self.sites}) < len(self.sites):
             problems.append("two sites have the same name")
         if problems:
@@ -118,11 +122,10 @@ class AdminProfile:
         """Write the profile as JSON, whole or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=path.name, delete=False
-        ) as file:
-            json.dump(self.to_dict(), file, indent=1)
-        os.replace(file.name, path)
+        # Not a file of `tempfile`: those only their owner can read, even after a rename.
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        part.write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
+        part.replace(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AdminProfile:
@@ -136,7 +139,9 @@ class AdminProfile:
             return cls.from_dict(values)
         except FileNotFoundError as error:
             raise ProfileError(f"There is no profile at {path}.") from error
-        except (ValueError, TypeError) as error:
+        except OSError as error:
+            raise ProfileError(f"The profile {path} cannot be read: {error.strerror}.") from error
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise ProfileError(f"{path} holds no profile of this package: {error}") from error
 
 

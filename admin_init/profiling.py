@@ -18,7 +18,7 @@ from admin_init.omega import Rule, check_rule, omega_from_variances
 from admin_init.preserve import preserved
 from admin_init.profile_data import AdminProfile, SiteProfile
 from admin_init.rescale import installed
-from admin_init.sites import ResidualSite, find_sites
+from admin_init.sites import ResidualSite, find_sites, stacks
 
 Forward = Callable[[Any, Any], object]
 """Runs a model on a batch; what it returns is not looked at."""
@@ -103,7 +103,7 @@ def measure(
         One entry per site, in the order of execution.
 
     Raises:
-        ProfileError: A site ran never or more than once.
+        ProfileError: A site ran never, more than once, or before one that it should follow.
     """
     recorder = _Pass(rule)
     with ExitStack() as stack:
@@ -123,6 +123,15 @@ def measure(
             f"({_some(missing)}). Profile with a forward that runs the whole model once, or leave "
             "them out with `sites=`."
         )
+    for stack_name, chain in stacks(sites).items():
+        names = [site.name for site in chain]
+        executed = [site.name for site, *_ in recorder.sites if site.stack == stack_name]
+        if executed != names:
+            raise ProfileError(
+                f"The sub-layers of `{stack_name}` ran in another order ({_some(executed)}) than "
+                f"the one in which the model defines them ({_some(names)}), and each omega builds "
+                "on the one before. Define them in the order of execution."
+            )
     return recorder.moments()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from admin_init.errors import FoldError, ProfileError
 from admin_init.profile_data import AdminProfile
-from admin_init.sites import ResidualSite, find_sites, stacks
+from admin_init.sites import ResidualSite, find_sites
 
 
 def install_(
@@ -32,12 +33,11 @@ def install_(
         UnsupportedModelError: The model has no residual connection that Admin can rescale.
     """
     sites = find_sites(model) if sites is None else sites
-    for chain in stacks(sites).values():
-        for depth, site in enumerate(chain):
-            if not site.installed:
-                site.install_()
-                if site.omega is not None:
-                    site.omega.requires_grad_(trainable and depth > 0)
+    for site in sites:
+        if not site.installed:
+            site.install_()
+            if site.omega is not None:
+                site.omega.requires_grad_(trainable and site.previous is not None)
     return model
 
 
@@ -76,6 +76,8 @@ def fold_(model: nn.Module, *, sites: Sequence[ResidualSite] | None = None) -> n
     """Fold every omega into the weights: what is left is a plain Post-LN model.
 
     Its outputs are those of before, its state dict has the keys it had before :func:`install_`.
+    That needs sub-layers that read nothing but the sub-layer before them, as in ``nn.Transformer``:
+    what else reads the states between them (say, to return them all) finds them rescaled.
 
     Args:
         model: A model with omegas, trained or not. One without is left alone.
@@ -85,20 +87,19 @@ def fold_(model: nn.Module, *, sites: Sequence[ResidualSite] | None = None) -> n
         ``model``.
 
     Raises:
-        FoldError: An omega is zero or not finite, or the first one of a stack differs between
-            channels. Nothing has been changed then.
+        FoldError: An omega is zero or not finite, the first one of a stack differs between
+            channels, or the weights to fold into are shared, computed from others, or unknown
+            because a subclass overrides what reads them. Nothing has been changed then.
     """
-    sites = find_sites(model) if sites is None else sites
-    pairs = [
-        (previous, site)
-        for chain in stacks(sites).values()
-        for previous, site in zip([None, *chain[:-1]], chain, strict=True)
-    ]
-    problems = [problem for previous, site in pairs if (problem := site.fold_problem(previous))]
+    sites = [s for s in (find_sites(model) if sites is None else sites) if s.installed]
+    problems = list(_fold_problems(model, sites))
     if problems:
-        raise FoldError(f"Omega cannot be folded: {'; '.join(problems)}.")
-    for previous, site in pairs:
-        site.fold_(previous)
+        raise FoldError(
+            f"Omega cannot be folded, and nothing was changed: {'; '.join(problems)}. The model "
+            "can be used and saved with its omegas as it is."
+        )
+    for site in sites:
+        site.fold_()
     return model
 
 
@@ -113,6 +114,42 @@ def installed(sites: Sequence[ResidualSite]) -> Iterator[None]:
     finally:
         for site in bare:
             site.uninstall_()
+
+
+def _fold_problems(model: nn.Module, sites: Sequence[ResidualSite]) -> Iterator[str]:
+    uses = _uses(model)
+    for site in sites:
+        if problem := site.fold_problem():
+            yield problem
+            continue
+        try:
+            targets = list(site.fold_targets())
+        except FoldError as error:
+            yield str(error)
+            continue
+        for weight in targets:
+            if not isinstance(weight, nn.Parameter):
+                yield (
+                    f"a weight around `{site.name}` is computed from others (weight norm, pruning, "
+                    "a parametrization): remove that first"
+                )
+            elif uses[weight] > 1:
+                yield (
+                    f"a weight around `{site.name}` is used in {uses[weight]} places of the model, "
+                    "and the others need it as it is"
+                )
+
+
+def _uses(model: nn.Module) -> Counter[nn.Parameter]:
+    """Count the places that hold each parameter: several where it, or its module, is shared."""
+    modules = list(model.modules())
+    places = Counter(child for module in modules for child in module._modules.values())
+    uses: Counter[nn.Parameter] = Counter()
+    for module in modules:
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                uses[parameter] += max(1, places[module])
+    return uses
 
 
 def _match(profile: AdminProfile, names: Sequence[str]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from typing import Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -33,12 +34,14 @@ class ResidualSite(ABC):
         name: Where it is in the model, such as ``encoder.layers.0.self_attn``.
         stack: The chain of residual connections that it belongs to, such as ``encoder``.
         norm: The layer norm that follows the sum.
+        previous: The site before this one in its stack; None for the first.
     """
 
     def __init__(self, name: str, stack: str, norm: nn.Module) -> None:
         self.name = name
         self.stack = stack
         self.norm = norm
+        self.previous: ResidualSite | None = None
 
     @property
     @abstractmethod
@@ -58,12 +61,20 @@ class ResidualSite(ABC):
         """Show every pass through this site to ``recorder``, until the handles are removed."""
 
     @abstractmethod
-    def fold_problem(self, previous: ResidualSite | None) -> str | None:
+    def fold_problem(self) -> str | None:
         """Say what keeps omega from being folded, if anything does."""
 
     @abstractmethod
-    def fold_(self, previous: ResidualSite | None) -> None:
-        """Move omega into the weights; ``previous`` is the site before this one in its stack."""
+    def fold_targets(self) -> Iterable[Tensor]:
+        """Return the weights that :meth:`fold_` changes.
+
+        Raises:
+            FoldError: The model has something else in a place where a known layer is needed.
+        """
+
+    @abstractmethod
+    def fold_(self) -> None:
+        """Move omega into the weights, and take it out of the model."""
 
     @property
     def installed(self) -> bool:
@@ -158,7 +169,7 @@ def find_sites(model: nn.Module) -> list[ResidualSite]:
             f"{known}, and their subclasses."
         )
     _shorten_stacks(sites)
-    return sites
+    return linked(sites)
 
 
 def stacks(sites: Iterable[ResidualSite]) -> dict[str, list[ResidualSite]]:
@@ -169,14 +180,26 @@ def stacks(sites: Iterable[ResidualSite]) -> dict[str, list[ResidualSite]]:
     return grouped
 
 
+def linked(sites: list[ResidualSite]) -> list[ResidualSite]:
+    """Tell every one of ``sites`` which site precedes it in its stack."""
+    for chain in stacks(sites).values():
+        for previous, site in pairwise(chain):
+            site.previous = previous
+    return sites
+
+
 def layer_stack(layer_name: str, default: str) -> str:
     """Return the stack of a layer: ``model.encoder`` for ``model.encoder.layers.0``.
+
+    What follows the index is a wrapper around the layer, such as ``_orig_mod``.
 
     Args:
         layer_name: Qualified name of the layer in its model.
         default: What to call the stack where the name does not tell, as in ``layers.0``.
     """
-    stack = layer_name.rpartition(".")[0].removesuffix(".layers")
+    parts = layer_name.split(".")
+    index = max((i for i, part in enumerate(parts) if part.isdigit()), default=len(parts) - 1)
+    stack = ".".join(parts[:index]).removesuffix(".layers")
     return default if stack in ("", "layers") else stack
 
 
@@ -198,5 +221,5 @@ def _shorten_stacks(sites: list[ResidualSite]) -> None:
     short = Counter(path.rpartition(".")[2] for path in paths)
     for site in sites:
         last = site.stack.rpartition(".")[2]
-        if short[last] == 1:
+        if short[last] == 1 and not last.isdigit():
             site.stack = last

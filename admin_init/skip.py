@@ -53,16 +53,25 @@ class ScaledSkip(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        # A checkpoint of the plain model is a valid one: its shortcuts are scaled by 1.
-        if f"{prefix}omega" not in state_dict:
-            warnings.warn(
-                "The checkpoint has no omega: shortcuts are scaled by 1, as in a model without "
-                "Admin.",
-                stacklevel=2,
-            )
-            self.reset_parameters()
-            state_dict = {**state_dict, f"{prefix}omega": self.omega.detach()}
+        omega_or_one(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def omega_or_one(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Put omega = 1 into a ``state_dict`` that has none: that of a plain model is a valid one.
+
+    A pre-hook of ``load_state_dict``, which hands it a copy of the checkpoint's dictionary.
+    """
+    if f"{prefix}omega" in state_dict:
+        return
+    warnings.warn(
+        "The checkpoint has no omega: shortcuts are scaled by 1, as in a model without Admin.",
+        stacklevel=2,
+    )
+    omega = module.get_parameter("omega")
+    # What is loaded with `assign=True` into a model on the meta device must lie on a real one.
+    device = "cpu" if omega.is_meta else omega.device
+    state_dict[f"{prefix}omega"] = torch.ones_like(omega, device=device, requires_grad=False)
 
 
 class ExcessSkip(ScaledSkip):

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
-from admin_init.errors import NotPostLNError, UnsupportedModelError
-from admin_init.sites import Recorder, ResidualSite
+from admin_init.errors import FoldError, NotPostLNError, UnsupportedModelError
+from admin_init.sites import Recorder, ResidualSite, linked
+from admin_init.skip import omega_or_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +59,16 @@ def named_sites(model: nn.Module, patterns: Sequence[SitePattern]) -> list[Resid
         profile = admin_init.profile(model, [batch], sites=sites)
         admin_init.apply_(model, profile, sites=sites)
     """
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
+    branches = [name for name, _ in model.named_modules()]
     found: list[tuple[str, int, int, ResidualSite]] = []
     problems: list[str] = []
     for order, pattern in enumerate(patterns):
+        if pattern.branch.count("*") != 1:
+            problems.append(f"`{pattern.branch}` needs one `*`, in place of the layer's index")
+            continue
         expression = re.compile(re.escape(pattern.branch).replace(r"\*", r"(\d+)"))
-        layers = [match.group(1) for name in modules if (match := expression.fullmatch(name))]
+        layers = [match.group(1) for name in branches if (match := expression.fullmatch(name))]
         if not layers:
             problems.append(f"no module is named `{pattern.branch}`")
         for layer in layers:
@@ -77,12 +82,12 @@ def named_sites(model: nn.Module, patterns: Sequence[SitePattern]) -> list[Resid
             if not isinstance(linear, nn.Linear):
                 problems.append(f"`{names[0]}` is a {type(linear).__name__}, not an nn.Linear")
                 continue
-            stack = pattern.branch.partition(".*")[0].removesuffix(".layers")
+            stack = pattern.branch.partition("*")[0].rstrip(".").removesuffix(".layers")
             site = BranchSite(branch, stack, norm, modules[branch], linear)
             found.append((stack, int(layer), order, site))
     if problems:
         raise UnsupportedModelError(f"The sites cannot be found: {'; '.join(problems)}.")
-    return [site for *_, site in sorted(found, key=lambda item: item[:3])]
+    return linked([site for *_, site in sorted(found, key=lambda item: item[:3])])
 
 
 class BranchSite(ResidualSite):
@@ -104,6 +109,7 @@ class BranchSite(ResidualSite):
     def install_(self) -> None:
         self.branch.register_parameter("omega", nn.Parameter(torch.ones_like(self.norm_weight)))
         self.branch.register_forward_hook(_divide_by_omega)
+        self.branch.register_load_state_dict_pre_hook(omega_or_one)  # type: ignore[no-untyped-call]
 
     @override
     def uninstall_(self) -> None:
@@ -112,6 +118,9 @@ class BranchSite(ResidualSite):
         for key, hook in list(self.branch._forward_hooks.items()):
             if hook is _divide_by_omega:
                 del self.branch._forward_hooks[key]
+        for key, wrapped in list(self.branch._load_state_dict_pre_hooks.items()):
+            if getattr(wrapped, "hook", None) is omega_or_one:
+                del self.branch._load_state_dict_pre_hooks[key]
 
     @override
     def observe(self, recorder: Recorder) -> Iterable[RemovableHandle]:
@@ -138,14 +147,23 @@ class BranchSite(ResidualSite):
         ]
 
     @override
-    def fold_problem(self, previous: ResidualSite | None) -> str | None:
+    def fold_problem(self) -> str | None:
         if self.omega is None or (torch.isfinite(self.omega).all() and (self.omega != 0).all()):
             return None
         return f"omega of `{self.name}` has channels that are zero or not finite"
 
     @override
+    def fold_targets(self) -> Iterable[Tensor]:
+        if type(self.linear).forward is not nn.Linear.forward:
+            kind = type(self.linear).__name__
+            raise FoldError(
+                f"`{self.name}` ends in a {kind}, which computes more than an nn.Linear"
+            )
+        return [self.linear.weight]
+
+    @override
     @torch.no_grad()
-    def fold_(self, previous: ResidualSite | None) -> None:
+    def fold_(self) -> None:
         if self.omega is None:
             return
         omega = self.omega.double()

@@ -59,21 +59,29 @@ class SkipSite(ResidualSite):
         return [self.skip.register_forward_pre_hook(hook, with_kwargs=True)]
 
     @override
-    def fold_problem(self, previous: ResidualSite | None) -> str | None:
+    def fold_problem(self) -> str | None:
         if self.omega is None:
             return None
         if not torch.isfinite(self.omega).all() or (self.omega == 0).any():
             return f"omega of `{self.name}` has channels that are zero or not finite"
-        if previous is None and (self.omega != self.omega[0]).any():
+        if self.previous is None and ((self.omega != self.omega[0]).any() or self.omega[0] < 0):
             return (
-                f"omega of `{self.name}` differs between channels, and the first sub-layer of a "
-                "stack has no layer norm before it to fold them into"
+                f"omega of `{self.name}` differs between channels or is negative, and the first "
+                "sub-layer of a stack has no layer norm before it to fold that into"
             )
         return None
 
     @override
+    def fold_targets(self) -> Iterable[Tensor]:
+        if self.omega is None or (self.omega == 1).all():
+            return []
+        if self.previous is None:
+            return [self.output().weight]
+        return [self.previous.norm_weight, *(rows.weight for rows in self.readers())]
+
+    @override
     @torch.no_grad()
-    def fold_(self, previous: ResidualSite | None) -> None:
+    def fold_(self) -> None:
         """Fold omega into the layer norm before and the weights that read it (exact).
 
         The first site of a stack has no layer norm before it. Its omega is 1 unless a closed form
@@ -83,19 +91,21 @@ class SkipSite(ResidualSite):
         if self.omega is None:
             return
         omega = self.omega.double()
-        if previous is not None:
-            _multiply_(previous.norm_weight, omega)
-            if isinstance(previous.norm.bias, Tensor):
-                _multiply_(previous.norm.bias, omega)
-            for weight, start, stop in self.readers():
-                _multiply_(weight[start:stop], 1 / omega)
-        elif (omega != 1).any():
-            output = self.output()
-            _multiply_(output.weight, 1 / omega[0])
-            if output.bias is not None:
-                _multiply_(output.bias, 1 / omega[0])
+        if (omega != 1).any():
+            for weight, factor in self._factors(omega):
+                weight.copy_(weight.double() * factor)
         self.uninstall_()
 
-
-def _multiply_(tensor: Tensor, factor: Tensor) -> None:
-    tensor.copy_(tensor.double() * factor)
+    def _factors(self, omega: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.previous is None:
+            output = self.output()
+            yield output.weight, 1 / omega[0]
+            if output.bias is not None:
+                yield output.bias, 1 / omega[0]
+            return
+        yield self.previous.norm_weight, omega
+        bias = getattr(self.previous.norm, "bias", None)
+        if isinstance(bias, Tensor):
+            yield bias, omega
+        for weight, start, stop in self.readers():
+            yield weight[start:stop], 1 / omega

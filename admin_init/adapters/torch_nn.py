@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from typing_extensions import override
 
 from admin_init.adapters.skip import Rows, SkipSite
-from admin_init.errors import NotPostLNError
+from admin_init.errors import FoldError, NotPostLNError
 from admin_init.sites import ResidualSite, layer_stack, register_adapter
 from admin_init.skip import ExcessSkip, ScaledSkip
 
@@ -77,15 +77,25 @@ def _restore_(module: nn.Module) -> None:
         module.__class__ = module.plain_class  # type: ignore[assignment]
 
 
+_ENCODER, _DECODER = nn.TransformerEncoderLayer, nn.TransformerDecoderLayer
+_BLOCKS = {"self_attn": "_sa_block", "cross_attn": "_mha_block", "ffn": "_ff_block"}
+_ModuleT = TypeVar("_ModuleT", bound=nn.Module)
+
+
 class TorchSite(SkipSite):
     """A sub-layer of ``nn.TransformerEncoderLayer`` or ``nn.TransformerDecoderLayer``."""
 
     def __init__(
-        self, name: str, stack: str, layer: nn.Module, norm: nn.Module, container: nn.Module
+        self,
+        name: str,
+        stack: str,
+        layer: nn.Module,
+        norm: nn.Module,
+        encoder: nn.TransformerEncoder | None,
     ) -> None:
         super().__init__(name, stack, norm)
         self.layer = layer
-        self.container = container
+        self.encoder = encoder
         self.place = name.rpartition(".")[2]
 
     @property
@@ -100,21 +110,36 @@ class TorchSite(SkipSite):
         skip = ExcessSkip(self.width, device=weight.device, dtype=weight.dtype)
         self.layer.add_module(f"{self.place}_skip", skip)
         _extend_(self.layer, _RescaledLayer)
-        if isinstance(self.container, nn.TransformerEncoder):
-            _extend_(self.container, _PaddedEncoder)
+        if self.encoder is not None:
+            _extend_(self.encoder, _PaddedEncoder)
 
     @override
     def uninstall_(self) -> None:
         self.layer._modules.pop(f"{self.place}_skip", None)
         if not any(isinstance(child, ScaledSkip) for child in self.layer.children()):
             _restore_(self.layer)
-        if not any(isinstance(module, _RescaledLayer) for module in self.container.modules()):
-            _restore_(self.container)
+        if self.encoder is not None and not any(
+            isinstance(module, _RescaledLayer) for module in self.encoder.modules()
+        ):
+            _restore_(self.encoder)
+
+    @override
+    def fold_targets(self) -> Iterable[Tensor]:
+        targets = list(super().fold_targets())
+        plain = getattr(self.layer, "plain_class", type(self.layer))
+        known = _DECODER if issubclass(plain, _DECODER) else _ENCODER
+        for method in ("forward", _BLOCKS[self.place]):
+            if targets and getattr(plain, method) is not getattr(known, method):
+                raise FoldError(
+                    f"{plain.__name__} overrides `{method}`, so what reads the input of "
+                    f"`{self.name}` is not known"
+                )
+        return targets
 
     @override
     def readers(self) -> Iterator[Rows]:
         if self.place == "ffn":
-            yield Rows(self._linear("linear1").weight)
+            yield Rows(self._plain("linear1", nn.Linear).weight)
             return
         attention = self._attention()
         queries_only = self.place == "cross_attn"
@@ -125,28 +150,31 @@ class TorchSite(SkipSite):
 
     @override
     def output(self) -> nn.Linear:
-        return self._linear("linear2") if self.place == "ffn" else self._attention().out_proj
+        if self.place == "ffn":
+            return self._plain("linear2", nn.Linear)
+        return self._attention().out_proj
 
     def _attention(self) -> nn.MultiheadAttention:
         name = "multihead_attn" if self.place == "cross_attn" else "self_attn"
-        attention = self.layer.get_submodule(name)
-        if not isinstance(attention, nn.MultiheadAttention):
-            raise NotPostLNError(f"`{self.name}` is not an nn.MultiheadAttention")
-        return attention
+        return self._plain(name, nn.MultiheadAttention)
 
-    def _linear(self, name: str) -> nn.Linear:
-        linear = self.layer.get_submodule(name)
-        if not isinstance(linear, nn.Linear):
-            raise NotPostLNError(f"`{name}` of `{self.name}` is not an nn.Linear")
-        return linear
+    def _plain(self, name: str, known: type[_ModuleT]) -> _ModuleT:
+        module = self.layer.get_submodule(name)
+        # A subclass, such as one with LoRA, may read x through more weights than it shows.
+        if not isinstance(module, known) or type(module).forward is not known.forward:
+            raise FoldError(
+                f"`{name}` in the layer of `{self.name}` is a {type(module).__name__}, which "
+                f"computes something else than an nn.{known.__name__}"
+            )
+        return module
 
 
-@register_adapter(nn.TransformerEncoderLayer)
+@register_adapter(_ENCODER)
 def _encoder_layer_sites(layer: nn.Module, name: str, model: nn.Module) -> list[ResidualSite]:
     return _sites(layer, name, model, "encoder", ("self_attn", "ffn"))
 
 
-@register_adapter(nn.TransformerDecoderLayer)
+@register_adapter(_DECODER)
 def _decoder_layer_sites(layer: nn.Module, name: str, model: nn.Module) -> list[ResidualSite]:
     return _sites(layer, name, model, "decoder", ("self_attn", "cross_attn", "ffn"))
 
@@ -157,10 +185,18 @@ def _sites(
     if layer.norm_first:
         raise NotPostLNError(f"`{name or type(layer).__name__}` is Pre-LN (norm_first=True)")
     stack = layer_stack(name, default_stack)
-    layers = name.rpartition(".")[0]
-    container = model.get_submodule(layers.rpartition(".")[0]) if layers else layer
+    encoder = _encoder_around(name, model)
     prefix = f"{name}." if name else ""
     return [
-        TorchSite(f"{prefix}{place}", stack, layer, layer.get_submodule(f"norm{i}"), container)
+        TorchSite(f"{prefix}{place}", stack, layer, layer.get_submodule(f"norm{i}"), encoder)
         for i, place in enumerate(places, start=1)
     ]
+
+
+def _encoder_around(name: str, model: nn.Module) -> nn.TransformerEncoder | None:
+    while name:
+        name = name.rpartition(".")[0]
+        around = model.get_submodule(name)
+        if isinstance(around, nn.TransformerEncoder):
+            return around
+    return None

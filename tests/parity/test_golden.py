@@ -1,0 +1,135 @@
+"""Against the released code: its profiling run on fixed weights and inputs, dropout 0."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import admin_init
+from admin_init.adapters.named import SitePattern, named_sites
+from admin_init.sites import ResidualSite
+
+DATA = Path(__file__).parents[1] / "data" / "transformer_clinic"
+
+
+class Golden(nn.Module):
+    def __init__(self, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        super().__init__()
+        options = {
+            "d_model": config["embed_dim"],
+            "nhead": config["heads"],
+            "dim_feedforward": config["ffn_dim"],
+            "activation": config["activation"],
+            "layer_norm_eps": config["layer_norm_eps"],
+            "batch_first": config["batch_first"],
+            "dropout": 0.0,
+        }
+        encoder_layer = nn.TransformerEncoderLayer(**options)
+        self.encoder = nn.TransformerEncoder(encoder_layer, config["encoder_layers"])
+        decoder_layer = nn.TransformerDecoderLayer(**options)
+        self.decoder = nn.TransformerDecoder(decoder_layer, config["decoder_layers"])
+        self.load_state_dict({key: value for key, value in weights.items() if ".layers." in key})
+
+    def forward(self, source: Tensor, target: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+        memory = self.encoder(source, src_key_padding_mask=padding)
+        causal = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+        return memory, self.decoder(
+            target, memory, tgt_mask=causal, tgt_is_causal=True, memory_key_padding_mask=padding
+        )
+
+
+@pytest.fixture(scope="module")
+def tensors() -> dict[str, Tensor]:
+    return load_file(DATA / "weights_and_io.safetensors")
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Any]:
+    return json.loads((DATA / "profile.json").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def model(golden: dict[str, Any], tensors: dict[str, Tensor]) -> Golden:
+    return Golden(golden, tensors)
+
+
+@pytest.fixture
+def batch(tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    keys = ("src_embedded", "tgt_embedded", "src_padding_mask")
+    return tuple(tensors[f"input.{key}"] for key in keys)
+
+
+def omegas(profile: admin_init.AdminProfile) -> dict[str, list[float]]:
+    return {
+        stack: [site.omega for site in profile.sites if site.stack == stack]
+        for stack in ("encoder", "decoder")
+    }
+
+
+def test_omegas(model: Golden, batch: tuple[Tensor, ...], golden: dict[str, Any]) -> None:
+    measured = omegas(admin_init.profile(model, [batch]))
+    assert measured.keys() == golden["omega"].keys()
+    for stack, expected in golden["omega"].items():
+        assert measured[stack] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval", "inference", "folded"])
+def test_outputs(
+    model: Golden, batch: tuple[Tensor, ...], tensors: dict[str, Tensor], mode: str
+) -> None:
+    admin_init.apply_(model, admin_init.profile(model, [batch]))
+    if mode == "folded":
+        admin_init.fold_(model)
+    model.train(mode in ("train", "folded"))
+    with torch.inference_mode(mode == "inference"):
+        memory, output = model(*batch)
+    torch.testing.assert_close(memory, tensors["output.encoder"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(output, tensors["output.decoder"], rtol=1e-5, atol=1e-5)
+
+
+def test_outputs_without_omegas_are_others(
+    model: Golden, batch: tuple[Tensor, ...], tensors: dict[str, Tensor]
+) -> None:
+    memory, output = model(*batch)
+    assert (memory - tensors["output.encoder"]).abs().max() > 0.1
+    assert (output - tensors["output.decoder"]).abs().max() > 0.1
+
+
+def sites_by_name(model: Golden) -> list[ResidualSite]:
+    def pattern(stack: str, index: int, linear: str) -> SitePattern:
+        names = (f"dropout{index}", linear, f"norm{index}")
+        branch, linear, norm = (f"{stack}.layers.*.{name}" for name in names)
+        return SitePattern(branch=branch, linear=linear, norm=norm)
+
+    return named_sites(
+        model,
+        [
+            pattern("encoder", 1, "self_attn.out_proj"),
+            pattern("encoder", 2, "linear2"),
+            pattern("decoder", 1, "self_attn.out_proj"),
+            pattern("decoder", 2, "multihead_attn.out_proj"),
+            pattern("decoder", 3, "linear2"),
+        ],
+    )
+
+
+def test_the_branch_form_by_name(
+    model: Golden,
+    batch: tuple[Tensor, ...],
+    golden: dict[str, Any],
+    tensors: dict[str, Tensor],
+) -> None:
+    sites = sites_by_name(model)
+    profile = admin_init.profile(model, [batch], sites=sites)
+    for stack, expected in golden["omega"].items():
+        assert omegas(profile)[stack] == pytest.approx(expected, rel=1e-4)
+    admin_init.apply_(model, profile, sites=sites)
+    for _ in ("installed", "folded"):
+        memory, output = model(*batch)
+        torch.testing.assert_close(memory, tensors["output.encoder"], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(output, tensors["output.decoder"], rtol=1e-4, atol=1e-4)
+        admin_init.fold_(model, sites=sites)

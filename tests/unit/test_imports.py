@@ -1,0 +1,150 @@
+"""The package's shape: imports point one way, heavy libraries load late, public names have docs."""
+
+import ast
+import graphlib
+import inspect
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import admin_init
+
+ROOT = Path(admin_init.__file__).parent
+
+LAYERS = [
+    {"errors", "files", "moments", "omega", "skip"},
+    {"profile_data", "sites"},
+    {"dependency", "preserve", "profiling", "rescale"},
+    {"adapters", "nn"},
+    {"callbacks", "fairseq", "translation"},
+    {"lab"},
+    {"cli"},
+]
+"""What each part may import lies above it, or in its own line."""
+
+RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
+
+MODULES = {
+    ".".join(("admin_init", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    ): path
+    for path in ROOT.rglob("*.py")
+}
+
+
+PUBLIC = {name: getattr(admin_init, name) for name in admin_init.__all__}
+
+
+def imported(name: str, *, typing: bool = True) -> Iterator[str]:
+    """Yield the modules of this package that a module imports, in functions or at its top."""
+    tree = ast.parse(MODULES[name].read_text())
+    skipped = {
+        id(node)
+        for guard in ast.walk(tree)
+        if isinstance(guard, ast.If) and ast.unparse(guard.test).endswith("TYPE_CHECKING")
+        for node in ast.walk(guard)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped and not typing:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} has a relative import: {ast.unparse(node)}"
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            found = {full if full in MODULES else node.module for full in inside}
+            yield from (full for full in found if full in MODULES)
+
+
+def part(module: str) -> str:
+    # The package's top resolves names lazily, AdminInit among them.
+    return "callbacks" if module == "admin_init" else module.split(".")[1]
+
+
+PARTS = sorted(module for module in MODULES if module not in ("admin_init", "admin_init.__main__"))
+
+
+@pytest.mark.parametrize("module", PARTS)
+def test_imports_point_one_way(module: str) -> None:
+    assert part(module) in RANK, f"give `{part(module)}` a place in LAYERS"
+    for other in imported(module):
+        assert RANK[part(other)] <= RANK[part(module)], f"{module} imports {other}"
+
+
+def test_imports_make_no_cycle() -> None:
+    graph = {module: set(imported(module, typing=False)) - {module} for module in PARTS}
+    list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_only_sites_and_the_package_load_modules_by_name() -> None:
+    # `find_sites` loads the adapters lazily, by name: the one exception to the rule above.
+    by_name = {
+        module
+        for module, path in MODULES.items()
+        if 'import_module("admin_init' in (text := path.read_text())
+        or 'import_module(f"admin_init' in text
+    }
+    assert by_name == {"admin_init", "admin_init.sites"}
+
+
+def fresh(code: str) -> set[str]:
+    """Return the heavy libraries that a new interpreter has loaded after ``code``."""
+    heavy = "pytorch_lightning lightning fairseq transformers matplotlib tensorboard sacrebleu"
+    report = f"print(*[name for name in {heavy.split()} if name in sys.modules])"
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{code}\n{report}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import admin_init",
+        "import admin_init; admin_init.profile, admin_init.apply_, admin_init.AdminProfile",
+        "import admin_init, torch; admin_init.find_sites(torch.nn.Transformer(16, 4, 1, 1, 16))",
+        "import admin_init.dependency",
+    ],
+)
+def test_the_core_loads_no_heavy_library(code: str) -> None:
+    assert fresh(code) == set()
+
+
+def test_the_callback_loads_lightning_when_it_is_asked_for() -> None:
+    # So that the test above can fail.
+    assert "pytorch_lightning" in fresh("import admin_init; admin_init.AdminInit")
+
+
+def test_public_names_are_listed() -> None:
+    assert sorted(admin_init.__all__) == dir(admin_init)
+    with pytest.raises(AttributeError, match="no attribute 'wrong'"):
+        _ = admin_init.wrong
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_have_docs(name: str) -> None:
+    thing = PUBLIC[name]
+    doc = thing.__doc__ or ""
+    assert len(doc.split()) >= 5
+    # Not the signature that a dataclass writes for itself.
+    assert not doc.startswith(f"{name}(")
+    if inspect.isfunction(thing):
+        sections = doc.partition("Args:")[2]
+        for argument in inspect.signature(thing).parameters:
+            assert f"{argument}:" in sections, f"`{argument}` of {name} is not explained"
+        assert "Returns:" in doc
+    if inspect.isclass(thing):
+        for method, value in vars(thing).items():
+            if callable(value) and not method.startswith("_"):
+                assert value.__doc__, f"{name}.{method}"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_every_module_says_what_it_holds(module: str) -> None:
+    assert ast.get_docstring(ast.parse(MODULES[module].read_text()))

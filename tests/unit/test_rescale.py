@@ -1,0 +1,200 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import admin_init
+from admin_init import AdminProfile, ProfileError, SiteProfile
+from admin_init.sites import find_sites
+
+D = 16
+
+
+def layer(**options: Any) -> nn.TransformerEncoderLayer:
+    return nn.TransformerEncoderLayer(D, 4, 32, **{"dropout": 0.0, "batch_first": True, **options})
+
+
+def encoder(layers: int = 3, **options: Any) -> nn.TransformerEncoder:
+    torch.manual_seed(0)
+    model = nn.TransformerEncoder(layer(**options), layers, enable_nested_tensor=False)
+    disturb_(model)
+    return model
+
+
+def disturb_(model: nn.Module) -> None:
+    """Leave no gain at 1 and no bias at 0, as training would."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+            else:
+                nn.init.xavier_uniform_(parameter)
+
+
+def train_omegas_(model: nn.Module) -> None:
+    """Give every trained omega channels of their own, of both signs."""
+    for site in find_sites(model):
+        assert site.omega is not None
+        if site.omega.requires_grad:
+            sign = torch.randint_like(site.omega.data, 2) * 2 - 1
+            site.omega.data.uniform_(0.3, 4.0).mul_(sign)
+
+
+def omegas(model: nn.Module) -> list[list[float]]:
+    return [site.omega.tolist() for site in find_sites(model) if site.omega is not None]
+
+
+@pytest.fixture
+def x() -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(3, 5, D)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_install_changes_no_bit_of_the_output(x: Tensor, dtype: torch.dtype) -> None:
+    model = encoder().to(dtype)
+    x = x.to(dtype)
+    expected = model(x)
+    assert admin_init.install_(model) is model
+    assert torch.equal(model(x), expected)
+    for site in find_sites(model):
+        assert site.omega is not None
+        assert site.omega.dtype is dtype
+        assert torch.equal(site.omega, torch.ones(D, dtype=dtype))
+
+
+def test_install_changes_no_bit_under_autocast(x: Tensor) -> None:
+    model = encoder()
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = model(x)
+        assert torch.equal(admin_init.install_(model)(x), expected)
+
+
+def test_install_twice_is_install_once(x: Tensor) -> None:
+    model = admin_init.install_(encoder())
+    train_omegas_(model)
+    before, state = omegas(model), list(model.state_dict())
+    admin_init.install_(model, trainable=False)
+    assert omegas(model) == before
+    assert list(model.state_dict()) == state
+    assert [site.omega.requires_grad for site in find_sites(model)] == [False] + [True] * 5  # type: ignore[union-attr]
+
+
+def test_omegas_are_parameters_of_the_state_dict() -> None:
+    model = encoder(1)
+    plain = set(model.state_dict())
+    admin_init.install_(model)
+    assert set(model.state_dict()) - plain == {
+        "layers.0.self_attn_skip.omega",
+        "layers.0.ffn_skip.omega",
+    }
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_the_first_omega_of_each_stack_is_not_trained(trainable: bool) -> None:
+    model = nn.Transformer(D, 4, 2, 1, 32)
+    admin_init.install_(model, trainable=trainable)
+    first = {"encoder.layers.0.self_attn", "decoder.layers.0.self_attn"}
+    for site in find_sites(model):
+        assert site.omega is not None
+        assert site.omega.requires_grad == (trainable and site.name not in first)
+
+
+def test_a_partly_installed_model_is_completed(x: Tensor) -> None:
+    model = encoder()
+    expected = model(x)
+    admin_init.install_(model, sites=find_sites(model)[2:4])
+    assert torch.equal(model(x), expected)
+    assert [site.installed for site in find_sites(model)] == [False] * 2 + [True] * 2 + [False] * 2
+    admin_init.install_(model)
+    assert torch.equal(model(x), expected)
+    assert [site.omega.requires_grad for site in find_sites(model)] == [False] + [True] * 5  # type: ignore[union-attr]
+
+
+def test_gradients_reach_every_trained_omega(x: Tensor) -> None:
+    model = admin_init.install_(encoder())
+    model(x).square().sum().backward()
+    for site in find_sites(model)[1:]:
+        assert site.omega is not None
+        assert site.omega.grad is not None
+        assert (site.omega.grad != 0).all()
+
+
+def test_apply_installs_and_fills(x: Tensor) -> None:
+    model = encoder()
+    profile = admin_init.profile(model, [x])
+    assert admin_init.apply_(model, profile) is model
+    expected = torch.tensor([[site.omega] * D for site in profile.sites])
+    torch.testing.assert_close(torch.tensor(omegas(model)), expected)
+
+
+class Prefixed(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Tensor) -> Any:
+        return self.model(*args)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: encoder(1),
+        lambda: encoder(2),
+        lambda: nn.Transformer(D, 4, 1, 1, 32, 0.0, batch_first=True),
+        lambda: nn.Transformer(D, 4, 2, 2, 32, 0.0, batch_first=True).encoder,
+        layer,
+    ],
+    ids=["one layer", "encoder", "transformer", "inner encoder", "bare layer"],
+)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_apply_with_and_without_a_prefix(
+    build: Callable[[], nn.Module], depth: int, x: Tensor
+) -> None:
+    bare, wrapped = build(), build()
+    for _ in range(depth):
+        wrapped = Prefixed(wrapped)
+    batch = (x, x) if isinstance(bare, nn.Transformer) else x
+    profile = admin_init.profile(bare, [batch])
+    expected = torch.tensor([site.omega for site in profile.sites])
+    admin_init.apply_(wrapped, profile)
+    torch.testing.assert_close(torch.tensor(omegas(wrapped))[:, 0], expected)
+    back = admin_init.profile(wrapped, [batch])
+    admin_init.apply_(bare, back)
+    expected = torch.tensor([site.omega for site in back.sites])
+    torch.testing.assert_close(torch.tensor(omegas(bare))[:, 0], expected)
+
+
+def test_the_profile_of_a_part_applies_to_the_part_of_the_same_name(x: Tensor) -> None:
+    whole = nn.ModuleDict({"encoder": encoder()})
+    profile = admin_init.profile(whole["encoder"], [x])
+    admin_init.apply_(whole, profile)
+    assert len(omegas(whole)) == len(profile.sites)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: encoder(4), r"6 sites\) is not .* \(8 sites\).*only: \['layers.3"),
+        (lambda: encoder(2), r"\(4 sites\).*in the profile only: \['layers.2.self_attn'"),
+        (lambda: nn.Transformer(D, 4, 3, 1, 32), r"In the model only.*Profile this model"),
+        (lambda: nn.ModuleDict({"blocks": nn.ModuleList([layer() for _ in range(3)])}), "blocks.0"),
+    ],
+)
+def test_apply_refuses_the_profile_of_another_model(
+    other: Callable[[], nn.Module], message: str, x: Tensor
+) -> None:
+    profile = admin_init.profile(encoder(3), [x])
+    model = other()
+    with pytest.raises(ProfileError, match=message):
+        admin_init.apply_(model, profile)
+    assert not any(site.installed for site in find_sites(model))
+
+
+def test_a_hand_made_profile_applies(x: Tensor) -> None:
+    sites = tuple(SiteProfile(s.name, s.stack, 1.0, 2.5, 0) for s in find_sites(encoder()))
+    model = admin_init.apply_(encoder(), AdminProfile(sites=sites))
+    assert omegas(model) == [[2.5] * D] * 6
