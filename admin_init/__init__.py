@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from admin_init.adapters.named import SitePattern, named_sites
     from admin_init.callbacks.admin import AdminInit
     from admin_init.errors import (
         AdminInitError,
@@ -27,6 +28,7 @@ _HOME = {
     "FoldError": "errors",
     "NotPostLNError": "errors",
     "ProfileError": "errors",
+    "SitePattern": "adapters.named",
     "SiteProfile": "profile_data",
     "TrainedModelError": "errors",
     "UnsupportedModelError": "errors",
@@ -34,6 +36,7 @@ _HOME = {
     "find_sites": "sites",
     "fold_": "rescale",
     "install_": "rescale",
+    "named_sites": "adapters.named",
     "profile": "profiling",
 }
 
@@ -44,6 +47,7 @@ __all__ = [
     "FoldError",
     "NotPostLNError",
     "ProfileError",
+    "SitePattern",
     "SiteProfile",
     "TrainedModelError",
     "UnsupportedModelError",
@@ -51,6 +55,7 @@ __all__ = [
     "find_sites",
     "fold_",
     "install_",
+    "named_sites",
     "profile",
 ]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from admin_init.errors import ProfileError
+from admin_init.files import write_json
 from admin_init.omega import RULES, Rule
 
 
@@ -120,12 +121,7 @@ class AdminProfile:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the profile as JSON, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Not a file of `tempfile`: those only their owner can read, even after a rename.
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
-        part.replace(path)
+        write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AdminProfile:

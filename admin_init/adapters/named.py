@@ -50,6 +50,9 @@ def named_sites(model: nn.Module, patterns: Sequence[SitePattern]) -> list[Resid
         patterns: In the order in which a layer runs its sub-layers. What stands before ``*`` names
             the stack.
 
+    Returns:
+        The sites, layer after layer, for the ``sites=`` of the functions that take them.
+
     Raises:
         UnsupportedModelError: A pattern matches nothing, or a module that it names is not there.
 

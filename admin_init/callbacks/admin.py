@@ -236,7 +236,7 @@ def check_untrained(sites: list[ResidualSite]) -> None:
     for site in sites:
         for what, value, initial in (
             ("norm gain", site.norm_weight, 1),
-            ("norm bias", site.norm.bias, 0),
+            ("norm bias", getattr(site.norm, "bias", None), 0),
             ("omega", site.omega, 1),
         ):
             if isinstance(value, torch.Tensor) and (value != initial).any():

@@ -1,0 +1,31 @@
+"""Files that are written whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write UTF-8 text to a temporary neighbour of ``path``, and move it there."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not a file of `tempfile`: those only their owner can read, even after a rename.
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write ``value`` as JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1))
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read what :func:`write_json` wrote."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))

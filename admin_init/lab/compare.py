@@ -1,0 +1,216 @@
+"""Train all the variants of a comparison, several at a time, and collect what came of them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import queue
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from admin_init.errors import AdminInitError
+from admin_init.files import read_json, write_json
+from admin_init.lab.comparison import Comparison, Variant
+from admin_init.lab.run import Result, build, finished, quiet, train
+from admin_init.lab.verdict import unigram_entropy
+from admin_init.translation.databin import IndexedDataset
+from admin_init.translation.prepare import prepare
+
+SETTINGS = "comparison.json"
+
+# What may change when a comparison is repeated: it decides which runs there are and how they are
+# scheduled, not what comes of one.
+_FREE = ("title", "output", "grid", "workers", "threads", "criteria")
+
+
+class Outcome(NamedTuple):
+    """What came of a comparison."""
+
+    results: list[Result]
+    """Of the runs that came to an end, in the order of the grid."""
+    errors: dict[str, str]
+    """Tracebacks of the runs that did not, by name."""
+    entropy: float
+    """Unigram entropy of the training text's target side, nats per token."""
+
+
+def compare(comparison: Comparison) -> Outcome:
+    """Run a comparison; when repeated, finished runs are kept and interrupted ones taken up.
+
+    Writes, below ``comparison.output``: ``data-bin``, and a folder for each run with TensorBoard's
+    events, ``last.ckpt`` and ``result.json``.
+
+    Raises:
+        AdminInitError: The folder holds runs of other settings, or the corpus cannot be used.
+    """
+    output = Path(comparison.output)
+    _check_models(comparison)
+    settings = _settings(comparison)
+    _check_unchanged(settings, output)
+    corpus = comparison.corpus.open()
+    prepare(corpus, output / "data-bin", vocabulary_size=comparison.vocabulary_size)
+    write_json(output / SETTINGS, settings)
+    languages = f"{corpus.source_lang}-{corpus.target_lang}"
+    entropy = _entropy(output / "data-bin" / f"train.{languages}.{corpus.target_lang}")
+    variants = comparison.grid.variants()
+    results = {
+        variant: result
+        for variant in variants
+        if (result := finished(comparison, variant, entropy)) is not None
+    }
+    errors: dict[str, str] = {}
+    waiting = [variant for variant in variants if variant not in results]
+    if waiting:
+        _train_all(comparison, waiting, entropy, results, errors)
+    done = [results[variant] for variant in variants if variant in results]
+    return Outcome(done, errors, entropy)
+
+
+def _train_all(
+    comparison: Comparison,
+    variants: list[Variant],
+    entropy: float,
+    results: dict[Variant, Result],
+    errors: dict[str, str],
+) -> None:
+    with _executor(comparison) as (executor, updates), _bars(comparison, variants) as bars:
+        futures = {
+            executor.submit(_in_a_process, comparison, variant, entropy, updates): variant
+            for variant in variants
+        }
+        for future in _as_completed(futures, updates, bars):
+            variant = futures[future]
+            try:
+                results[variant] = future.result()
+                bars.finish(variant.name, results[variant])
+            except Exception as error:  # one run must not stop the others
+                errors[variant.name] = "".join(traceback.format_exception(error))
+                bars.fail(variant.name, error)
+
+
+def _check_models(comparison: Comparison) -> None:
+    """Refuse at once what every single run would be refused for."""
+    try:
+        build(comparison, Variant("post", 1, 1, 1.0, 1), None)
+    except (TypeError, ValueError) as error:
+        raise AdminInitError(f"No model can be built from these settings: {error}") from error
+
+
+def _settings(comparison: Comparison) -> Any:
+    settings = {key: value for key, value in asdict(comparison).items() if key not in _FREE}
+    return json.loads(json.dumps(settings))  # as they are read back: a tuple is a list then
+
+
+def _check_unchanged(settings: Any, output: Path) -> None:
+    if not (output / SETTINGS).exists():
+        return
+    before = read_json(output / SETTINGS)
+    changed = [key for key in settings if settings[key] != before.get(key)]
+    if changed:
+        raise AdminInitError(
+            f"{output} holds runs of other settings: "
+            + "; ".join(f"`{key}` was {before.get(key)}, is {settings[key]}" for key in changed)
+            + ". Choose another `output`, or remove that folder."
+        )
+
+
+def _entropy(prefix: Path) -> float:
+    text = IndexedDataset(prefix)
+    return unigram_entropy(np.concatenate([text[i].numpy() for i in range(len(text))]))
+
+
+# Spawned, because a forked child inherits the locks of torch's threads.
+_CONTEXT = multiprocessing.get_context("spawn")
+
+
+@contextmanager
+def _executor(comparison: Comparison) -> Iterator[tuple[Executor, Any]]:
+    with _CONTEXT.Manager() as manager, ThreadPoolExecutor(comparison.workers) as executor:
+        try:
+            yield executor, manager.Queue()
+        finally:
+            # Who interrupts the comparison does not want the runs that still wait.
+            executor.shutdown(cancel_futures=True)
+
+
+def _in_a_process(*arguments: Any) -> Result:
+    # One of its own, because what a run leaves behind in memory must not reach the next, and a
+    # process that the system kills takes all the runs of its pool with it.
+    threads = arguments[0].threads
+    with ProcessPoolExecutor(1, _CONTEXT, initializer=quiet, initargs=(threads,)) as process:
+        return process.submit(_train, *arguments).result()
+
+
+def _train(comparison: Comparison, variant: Variant, entropy: float, updates: Any) -> Result:
+    return train(comparison, variant, entropy, lambda done: updates.put((variant.name, done)))
+
+
+def _as_completed(
+    futures: dict[Future[Result], Variant], updates: Any, bars: _Bars
+) -> Iterator[Future[Result]]:
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+        try:
+            while True:
+                bars.update(*updates.get_nowait())
+        except queue.Empty:
+            pass
+        yield from done
+
+
+class _Bars:
+    """A progress bar for each run that has begun, and one for all of them."""
+
+    def __init__(self, progress: Progress, comparison: Comparison, variants: list[Variant]) -> None:
+        self._progress = progress
+        self._steps = comparison.max_steps
+        self._all = progress.add_task("all runs", total=len(variants))
+        self._tasks: dict[str, Any] = {}
+
+    def update(self, run: str, steps: int) -> None:
+        if run not in self._tasks:
+            self._tasks[run] = self._progress.add_task(run, total=self._steps)
+        self._progress.update(self._tasks[run], completed=steps)
+
+    def finish(self, run: str, result: Result) -> None:
+        self._end(run)
+        verdict = "[green]trained[/]" if result.trained else "[red]failed[/]"
+        self._progress.console.print(f"{run}: {verdict}, {escape(result.reason)}")
+
+    def fail(self, run: str, error: Exception) -> None:
+        self._end(run)
+        self._progress.console.print(f"{run}: [red]stopped by an error[/]: {escape(str(error))}")
+
+    def _end(self, run: str) -> None:
+        self._progress.advance(self._all)
+        if run in self._tasks:
+            self._progress.remove_task(self._tasks.pop(run))
+
+
+@contextmanager
+def _bars(comparison: Comparison, variants: list[Variant]) -> Iterator[_Bars]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns) as progress:
+        yield _Bars(progress, comparison, variants)

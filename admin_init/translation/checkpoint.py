@@ -1,0 +1,111 @@
+"""Checkpoints of translation models: read safely, rebuilt, folded."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from admin_init.errors import AdminInitError, FoldError
+from admin_init.rescale import fold_
+from admin_init.translation.module import TranslationModule
+
+FOLD_TOLERANCE = 1e-4
+"""How far logits may be apart before and after a fold, relative to the largest."""
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a Lightning checkpoint without running any code that it may hold.
+
+    Raises:
+        AdminInitError: There is no such file, or it is no checkpoint.
+    """
+    if not Path(path).is_file():
+        raise AdminInitError(f"There is no checkpoint at {path}.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch's own message spans a page, and advises to run what the file holds.
+        raise AdminInitError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is damaged, or "
+            "holds more than tensors and plain values."
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise AdminInitError(f"{path} is no Lightning checkpoint: it has no `state_dict`.")
+    return checkpoint
+
+
+def load_module(checkpoint: dict[str, Any]) -> TranslationModule:
+    """Rebuild the module of a checkpoint, with omegas where it has some, in eval mode.
+
+    Raises:
+        AdminInitError: The checkpoint is not one of a :class:`TranslationModule`.
+    """
+    try:
+        module = TranslationModule(**checkpoint.get("hyper_parameters", {}))
+        module.on_load_checkpoint(checkpoint)
+        module.load_state_dict(checkpoint["state_dict"])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise AdminInitError(f"This is no checkpoint of a translation model: {error}") from error
+    return module.eval()
+
+
+def fold_checkpoint(source: str | os.PathLike[str], destination: str | os.PathLike[str]) -> float:
+    """Write a checkpoint of the plain Post-LN model that computes what ``source`` computes.
+
+    The new checkpoint holds weights and hyper-parameters only: the state of an optimizer belongs
+    to the weights that it has stepped.
+
+    Args:
+        source: A checkpoint of a :class:`TranslationModule` with omegas.
+        destination: Where the new one is written, whole or not at all.
+
+    Returns:
+        The largest difference between logits before and after, relative to the largest logit.
+
+    Raises:
+        AdminInitError: ``source`` cannot be read, or has no omegas.
+        FoldError: An omega cannot be folded, or the outputs would change.
+    """
+    checkpoint = read_checkpoint(source)
+    if not any(key.endswith(".omega") for key in checkpoint["state_dict"]):
+        raise AdminInitError(f"{source} has no omegas, so there is nothing to fold.")
+    module = load_module(checkpoint)
+    probe = torch.randint(
+        4, module.transformer.output_proj.out_features, (4, 16), generator=torch.Generator()
+    )
+    before = _logits(module, probe)
+    fold_(module)
+    difference = float((_logits(module, probe) - before).abs().max() / before.abs().max())
+    if not difference <= FOLD_TOLERANCE:
+        raise FoldError(
+            f"Folding {source} would change the logits by {difference:.1e} of the largest, more "
+            f"than {FOLD_TOLERANCE:.0e}. Nothing was written."
+        )
+    settings = checkpoint["hyper_parameters"]
+    folded = {
+        key: checkpoint[key]
+        for key in checkpoint
+        if key in ("epoch", "global_step", "pytorch-lightning_version")
+        or key.startswith("datamodule_hyper_")
+    } | {
+        "state_dict": module.state_dict(),
+        "hyper_parameters": settings
+        | {"transformer": settings["transformer"] | {"residual": "post"}},
+    }
+    destination = Path(destination)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
+        torch.save(folded, Path(folder) / destination.name)
+        os.replace(Path(folder) / destination.name, destination)
+    return difference
+
+
+@torch.no_grad()
+def _logits(module: TranslationModule, tokens: Tensor) -> Tensor:
+    logits: Tensor = module(tokens, tokens)
+    return logits

@@ -1,0 +1,207 @@
+"""A translation model, for Lightning."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+from typing_extensions import override
+
+from admin_init.nn import Transformer, TransformerConfig
+from admin_init.rescale import install_
+from admin_init.translation.batching import TranslationBatch
+from admin_init.translation.datamodule import TranslationDataModule
+from admin_init.translation.optimization import OptimizationConfig
+from admin_init.translation.scoring import score
+from admin_init.translation.search import SearchConfig, beam_search
+
+_OPTIMIZATION = OptimizationConfig()
+_SEARCH = SearchConfig()
+
+
+class TranslationModule(pl.LightningModule):
+    """Trains a :class:`Transformer` with label-smoothed cross-entropy, and translates with it.
+
+    It logs ``train_loss`` (smoothed, per token), and in validation ``val_nll``, the negative
+    log-likelihood per target token in nats without label smoothing, and ``val_source_gain``: how
+    many nats it rises by when each sentence gets another one's source. A model that translates
+    reads its source; one that gains nothing from it is a language model at best.
+
+    Testing logs ``test_bleu``, sacreBLEU on detokenised text; predicting returns translations.
+
+    Args:
+        transformer: Shape of the model. Its ``vocabulary_size`` may be left out; it is then that of
+            the data module.
+        optimization: How the weights are updated.
+        search: How translations are searched for.
+        label_smoothing: Probability mass spread over the vocabulary (Szegedy et al. 2016).
+
+    The first three may also be dictionaries of their fields, which is how checkpoints hold them.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    transformer: Transformer
+
+    def __init__(
+        self,
+        # Not `| dict`, for which the command line would take any value unchecked.
+        transformer: TransformerConfig,
+        optimization: OptimizationConfig = _OPTIMIZATION,
+        search: SearchConfig = _SEARCH,
+        *,
+        label_smoothing: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(
+                f"`label_smoothing` must be at least 0 and below 1, but is {label_smoothing}."
+            )
+        self.config = _config(TransformerConfig, transformer)
+        self.optimization = _config(OptimizationConfig, optimization)
+        self.search = _config(SearchConfig, search)
+        self.label_smoothing = label_smoothing
+        self.data: TranslationDataModule | None = None
+        """Where subwords come from when there is no trainer."""
+        self._build()
+
+    def _build(self) -> None:
+        # Primitives only: a checkpoint is read with weights_only=True.
+        self.save_hyperparameters(
+            {
+                "transformer": asdict(self.config),
+                "optimization": asdict(self.optimization),
+                "search": asdict(self.search),
+                "label_smoothing": self.label_smoothing,
+            }
+        )
+        if self.config.vocabulary_size is not None:
+            self.transformer = Transformer(self.config)
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Build the model, where only the data tell how large its vocabulary is."""
+        if self.config.vocabulary_size is None:
+            self.config = replace(self.config, vocabulary_size=self._data.vocabulary_size)
+            self._build()
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make room for the omegas of a checkpoint, where AdminInit has added them to the model."""
+        if any(key.endswith(".omega") for key in checkpoint["state_dict"]):
+            install_(self)
+
+    @override
+    def forward(self, source: Tensor, target_input: Tensor) -> Tensor:
+        """Return logits (N, T, V), see :meth:`Transformer.forward`."""
+        logits: Tensor = self.transformer(source, target_input)
+        return logits
+
+    @override
+    def training_step(self, batch: TranslationBatch, batch_idx: int) -> Tensor:
+        logits = self(batch.source, batch.target_input)
+        loss = F.cross_entropy(
+            logits.flatten(0, 1),
+            batch.target.flatten(),
+            ignore_index=self.config.padding_idx,
+            label_smoothing=self.label_smoothing,
+        )
+        self.log("train_loss", loss, prog_bar=True, batch_size=len(batch.target))
+        return loss
+
+    @override
+    def validation_step(self, batch: TranslationBatch, batch_idx: int) -> None:
+        tokens = int(batch.target.ne(self.config.padding_idx).sum())
+        nll = self.nll(batch)
+        shuffled = self.nll(batch._replace(source=batch.source.roll(1, dims=0)))
+        self.log("val_nll", nll, prog_bar=True, batch_size=tokens, sync_dist=True)
+        self.log("val_source_gain", shuffled - nll, batch_size=tokens, sync_dist=True)
+
+    def nll(self, batch: TranslationBatch) -> Tensor:
+        """Compute the negative log-likelihood in nats per target token: a scalar."""
+        return F.cross_entropy(
+            self(batch.source, batch.target_input).float().flatten(0, 1),
+            batch.target.flatten(),
+            ignore_index=self.config.padding_idx,
+        )
+
+    @override
+    def on_test_epoch_start(self) -> None:
+        self._translations: dict[int, str] = {}
+
+    @override
+    def test_step(self, batch: TranslationBatch, batch_idx: int) -> None:
+        translations = self.translate(batch.source)
+        self._translations |= dict(zip(batch.index.tolist(), translations, strict=True))
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        references = self._data.references("test")
+        translations = _gathered(self._translations)
+        order = sorted(translations)
+        bleu = score(
+            [translations[index] for index in order],
+            [references[index] for index in order],
+            self._data.target_lang,
+        )
+        self.log("test_bleu", bleu.score, rank_zero_only=True)
+        rank_zero_info(str(bleu))
+
+    @override
+    def predict_step(self, batch: TranslationBatch, batch_idx: int) -> list[tuple[int, str]]:
+        """Return where each sentence stands in its split, and its translation."""
+        return list(zip(batch.index.tolist(), self.translate(batch.source), strict=True))
+
+    def translate(self, source: Tensor) -> list[str]:
+        """Translate a batch into detokenised text, one string a sentence.
+
+        Args:
+            source: Shape (N, S), int64, padded with ``padding_idx``.
+        """
+        found = beam_search(self.transformer, source, **asdict(self.search))
+        dictionary, tokenizer = self._data.target_dictionary, self._data.tokenizer
+        return [
+            tokenizer.decode(dictionary.decode(hypotheses[0].tokens.tolist()))
+            for hypotheses in found
+        ]
+
+    @override
+    def configure_optimizers(self) -> Any:
+        optimizer, schedule = self.optimization.build(self.parameters())
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    @property
+    def _data(self) -> TranslationDataModule:
+        """What was given as `data`, or belongs to the trainer."""
+        data: Any = self.data
+        if data is None:
+            with suppress(RuntimeError):  # which says that there is no trainer
+                data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, TranslationDataModule):
+            raise TypeError(
+                "TranslationModule takes its subwords from a TranslationDataModule, but has "
+                f"{type(data).__name__}. Set `data`, or pass one to the trainer."
+            )
+        return data
+
+
+def _config(cls: type[Any], value: Any) -> Any:
+    return cls(**value) if isinstance(value, dict) else value
+
+
+def _gathered(own: dict[int, str]) -> dict[int, str]:
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return own
+    ranks: list[dict[int, str]] = [{}] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(ranks, own)
+    return {index: text for rank in ranks for index, text in rank.items()}

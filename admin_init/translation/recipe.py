@@ -1,0 +1,70 @@
+"""Recipes: YAML files that LightningCLI reads."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from typing_extensions import override
+
+from admin_init.errors import AdminInitError
+from admin_init.translation.checkpoint import read_checkpoint
+from admin_init.translation.datamodule import TranslationDataModule
+from admin_init.translation.module import TranslationModule
+
+
+class RecipeCLI(LightningCLI):
+    """Refuses what cannot be built in one line, and shows what was predicted."""
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        super().parse_arguments(parser, args)
+        method = self.config.get("subcommand")
+        checkpoint = self.config[method].get("ckpt_path") if method else None
+        if checkpoint and Path(checkpoint).is_file():
+            read_checkpoint(checkpoint)
+
+    @override
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise AdminInitError(f"the recipe cannot be built: {error}") from error
+
+    def after_predict(self) -> None:
+        """Print the translations, in the order of the split."""
+        batches: Any = self.trainer.predict_loop.predictions
+        for _, translation in sorted(pair for batch in batches for pair in batch):
+            sys.stdout.write(f"{translation}\n")
+
+
+def recipe_cli(
+    arguments: list[str], *, run: bool = True, parser_settings: dict[str, Any] | None = None
+) -> RecipeCLI:
+    """Build what a recipe says, and run the Trainer's method that the first argument names.
+
+    Args:
+        arguments: As on the command line: ``["fit", "--config", "fit.yaml"]``; without a method
+            where ``run`` is False.
+        run: Whether to run it, or only to build model, data and trainer.
+        parser_settings: What else the parser is built with; that of a method under its name.
+
+    Raises:
+        AdminInitError: Model, data or trainer cannot be built with these values, or the checkpoint
+            cannot be read.
+    """
+    # It warns of arguments beside those of the process, which here are the same.
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter", module="pytorch_lightning")
+    return RecipeCLI(
+        TranslationModule,
+        TranslationDataModule,
+        run=run,
+        args=arguments,
+        parser_kwargs=parser_settings,
+        save_config_kwargs={"overwrite": True},
+        auto_configure_optimizers=False,
+    )
