@@ -48,23 +48,36 @@ def layer_dependency(profile: AdminProfile, stack: str) -> NDArray[np.float64]:
 
 
 def dependency_figure(profile: AdminProfile) -> Figure:
-    """Draw :func:`layer_dependency` of each stack as a heat map, squared to shares of variance."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  # heavy, and only pictures need it
+    """Draw :func:`layer_dependency` of each stack as a heat map."""
+    # matplotlib is heavy, and only pictures need it.
+    from matplotlib.colors import PowerNorm  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
 
     names = list(dict.fromkeys(site.stack for site in profile.sites))
     figure = Figure(figsize=(5 * len(names), 4.2), layout="constrained")
     axes = figure.subplots(1, len(names), squeeze=False)[0]
     for axis, name in zip(axes, names, strict=True):
-        share = layer_dependency(profile, name) ** 2
-        image = axis.imshow(share, cmap="viridis", vmin=0, vmax=1, origin="lower", aspect="auto")
+        beta = layer_dependency(profile, name)
+        image = axis.imshow(
+            np.ma.masked_equal(beta, 0),
+            cmap="viridis",
+            # A deep stack has many small shares, which a linear scale would not tell from none.
+            norm=PowerNorm(0.5, vmin=0, vmax=1),
+            origin="lower",
+            aspect="auto",
+            interpolation="nearest",
+        )
         axis.set(
             title=f"{name}: what each output is made of",
             xlabel="branch of sub-layer (0: embedding)",
             ylabel="output of sub-layer",
         )
-        axis.set_yticks(*_ticks(len(share)))
-        figure.colorbar(image, ax=axis, label="share of variance")
+        axis.set_yticks(*_ticks(len(beta)))
+        figure.colorbar(image, ax=axis, label="share of standard deviation", ticks=_SHARES)
     return figure
+
+
+_SHARES = (0, 0.05, 0.2, 0.5, 1)
 
 
 def _ticks(count: int) -> tuple[list[int], list[str]]:
