@@ -28,7 +28,13 @@ def _leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     before = dict(os.environ)
     yield
     # Lightning and pytest set these themselves, and xdist's workers inherit some.
-    expected = {"PYTEST_CURRENT_TEST", "PL_GLOBAL_SEED", "PL_SEED_WORKERS", "TORCHINDUCTOR_CACHE_DIR"}
+    expected = {
+        "PYTEST_CURRENT_TEST",
+        "PL_GLOBAL_SEED",
+        "PL_SEED_WORKERS",
+        "PYTORCH_NVML_BASED_CUDA_CHECK",
+        "TORCHINDUCTOR_CACHE_DIR",
+    }
     leaked = {key for key in os.environ if os.environ[key] != before.get(key)} - expected
     for key in leaked | (expected & set(os.environ)) - {"PYTEST_CURRENT_TEST"}:
         monkeypatch.delenv(key, raising=False)

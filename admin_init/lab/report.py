@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -22,15 +23,19 @@ from admin_init.lab.run import Result
 # Okabe and Ito's palette, which the colour-blind can tell apart; line styles serve a grey print.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", ":")
-_COLUMNS = (
-    ("run", "run"),
-    ("outcome", "outcome"),
-    ("val_nll", "validation NLL"),
-    ("source_gain", "gain from source"),
-    ("bleu", "BLEU"),
-    ("grad_norm", "gradient norm"),
-    ("seconds", "seconds"),
-)
+_COLUMNS = {
+    "residual": "style",
+    "depth": "layers",
+    "learning_rate": "lr",
+    "seed": "seed",
+    "outcome": "outcome",
+    "val_nll": "val NLL",
+    "source_gain": "source gain",
+    "bleu": "BLEU",
+    "grad_norm": "grad norm",
+    "seconds": "seconds",
+}
+_WORDS = ("residual", "depth", "outcome")
 
 
 def write_report(comparison: Comparison, outcome: Outcome) -> None:
@@ -49,7 +54,8 @@ def write_report(comparison: Comparison, outcome: Outcome) -> None:
     page = templates.get_template("report.html.jinja").render(
         comparison=comparison,
         outcome=outcome,
-        columns=[title for _, title in _COLUMNS],
+        columns=_COLUMNS,
+        words=_WORDS,
         rows=[(result, _cells(result)) for result in outcome.results],
         summary=summary(outcome.results),
         picture=base64.b64encode(picture).decode(),
@@ -59,12 +65,12 @@ def write_report(comparison: Comparison, outcome: Outcome) -> None:
 
 def table(comparison: Comparison, outcome: Outcome) -> Table:
     """Lay out the results for a terminal."""
-    view = Table(title=escape(comparison.title))
-    for key, title in _COLUMNS:
-        view.add_column(title, justify="left" if key in ("run", "outcome") else "right")
+    view = Table(title=escape(comparison.title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for key, title in _COLUMNS.items():
+        view.add_column(title, justify="left" if key in _WORDS else "right", overflow="fold")
     for result in outcome.results:
         style = "" if result.trained else "red"
-        view.add_row(*_cells(result), style=style)
+        view.add_row(*_cells(result).values(), style=style)
     return view
 
 
@@ -77,17 +83,22 @@ def summary(results: list[Result]) -> list[str]:
     sentences = []
     for (depth, residual, rate), runs in groups.items():
         good = [run for run in runs if run.trained]
-        nlls = sorted(run.val_nll for run in runs if math.isfinite(run.val_nll))
-        span = f"; NLL {nlls[0]:.2f} to {nlls[-1]:.2f}" if nlls else ""
-        bleus = sorted(run.bleu for run in runs if run.bleu is not None)
-        span += f", BLEU {bleus[0]:.1f} to {bleus[-1]:.1f}" if bleus else ""
+        nll = _span([run.val_nll for run in runs], 2)
+        bleu = _span([run.bleu for run in runs if run.bleu is not None], 1)
         sentence = (
             f"{residual} at {depth} layers, learning rate {rate:g}: trained on {len(good)} of "
-            f"{len(runs)} seeds{span}."
+            f"{len(runs)} {'seed' if len(runs) == 1 else 'seeds'}; validation NLL {nll}"
+            f"{f', BLEU {bleu}' if bleu else ''}."
         )
         failed = next((run for run in runs if not run.trained), None)
         sentences.append(sentence + (f" Seed {failed.seed}: {failed.reason}." if failed else ""))
     return sentences
+
+
+def _span(values: list[float], digits: int) -> str:
+    texts = {f"{value:.{digits}f}" for value in values}
+    ends = sorted(texts, key=lambda text: (text == "nan", float(text)))
+    return " to ".join((ends[0], ends[-1])) if len(ends) > 1 else "".join(ends)
 
 
 def figure(comparison: Comparison, outcome: Outcome) -> Figure:
@@ -146,9 +157,12 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
     return row | lost
 
 
-def _cells(result: Result) -> list[str]:
+def _cells(result: Result) -> dict[str, str]:
     values = {
-        "run": result.run,
+        "residual": result.residual,
+        "depth": result.depth,
+        "learning_rate": f"{result.learning_rate:g}",
+        "seed": str(result.seed),
         "outcome": "trained" if result.trained else "failed",
         "val_nll": f"{result.val_nll:.3f}",
         "source_gain": f"{result.source_gain:.3f}",
@@ -156,4 +170,4 @@ def _cells(result: Result) -> list[str]:
         "grad_norm": f"{result.grad_norm:.3g}",
         "seconds": f"{result.seconds:.0f}",
     }
-    return [values[key] for key, _ in _COLUMNS]
+    return {key: values[key] for key in _COLUMNS}

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core import rank_zero
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -133,7 +134,10 @@ def train(
         *([AdminInit()] if variant.residual == "admin" else []),
         history,
         RandomState(),
-        ModelCheckpoint(folder, "last", every_n_train_steps=comparison.validate_every),
+        # After each validation, because Lightning does not repeat it where a run is taken up.
+        ModelCheckpoint(
+            folder, "last", save_on_train_epoch_end=False, enable_version_counter=False
+        ),
     ]
     trainer = pl.Trainer(
         accelerator="auto",
@@ -152,23 +156,16 @@ def train(
     trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.exists() else None)
     course = history.state_dict()
     if not course["validation"] or course["validation"][-1]["step"] < trainer.global_step:
+        trainer.save_checkpoint(checkpoint, weights_only=False)
         trainer.validate(module, data, verbose=False)
-    result = _result(comparison, variant, course, entropy, _bleu(comparison, trainer, module, data))
+    bleu = None
+    if comparison.bleu:
+        # A model that computes NaN has nothing to search for.
+        finite = math.isfinite(course["validation"][-1]["nll"])
+        bleu = trainer.test(module, data, verbose=False)[0]["test_bleu"] if finite else 0.0
+    result = _result(comparison, variant, course, entropy, bleu)
     write_json(folder / RESULT, asdict(result))
     return result
-
-
-def _bleu(
-    comparison: Comparison,
-    trainer: pl.Trainer,
-    module: TranslationModule,
-    data: TranslationDataModule,
-) -> float | None:
-    if not comparison.bleu:
-        return None
-    if not math.isfinite(trainer.callback_metrics["val_nll"]):
-        return 0.0  # there is nothing to search for
-    return float(trainer.test(module, data, verbose=False)[0]["test_bleu"])
 
 
 def _result(
@@ -203,4 +200,5 @@ def quiet(threads: int) -> None:
     """Prepare a worker process: its share of the cores, and no chatter between progress bars."""
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", module="pytorch_lightning|torch")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    # The one logger of both distributions of Lightning; which it is depends on the imports.
+    rank_zero.log.setLevel(logging.ERROR)

@@ -50,7 +50,8 @@ def load_module(checkpoint: dict[str, Any]) -> TranslationModule:
         module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"])
     except (TypeError, ValueError, RuntimeError) as error:
-        raise AdminInitError(f"This is no checkpoint of a translation model: {error}") from error
+        reason = str(error).replace("\n", " ")
+        raise AdminInitError(f"This is no checkpoint of a translation model: {reason}") from error
     return module.eval()
 
 
@@ -75,9 +76,9 @@ def fold_checkpoint(source: str | os.PathLike[str], destination: str | os.PathLi
     if not any(key.endswith(".omega") for key in checkpoint["state_dict"]):
         raise AdminInitError(f"{source} has no omegas, so there is nothing to fold.")
     module = load_module(checkpoint)
-    probe = torch.randint(
-        4, module.transformer.output_proj.out_features, (4, 16), generator=torch.Generator()
-    )
+    shape = 4, min(16, module.config.max_positions)
+    vocabulary_size = module.transformer.output_proj.out_features
+    probe = torch.randint(vocabulary_size, shape, generator=torch.Generator())
     before = _logits(module, probe)
     fold_(module)
     difference = float((_logits(module, probe) - before).abs().max() / before.abs().max())

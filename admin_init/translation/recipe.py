@@ -23,10 +23,17 @@ class RecipeCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         super().parse_arguments(parser, args)
-        method = self.config.get("subcommand")
-        checkpoint = self.config[method].get("ckpt_path") if method else None
+        settings = _of_method(self.config)
+        self._search = settings.model.search
+        checkpoint = settings.get("ckpt_path")
         if checkpoint and Path(checkpoint).is_file():
             read_checkpoint(checkpoint)
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        # By now Lightning has taken the whole model from the checkpoint, whatever was asked for.
+        # That is right for its weights and their optimizer, but how to search is free.
+        _of_method(self.config).model.search = self._search
 
     @override
     def instantiate_classes(self) -> None:
@@ -40,6 +47,10 @@ class RecipeCLI(LightningCLI):
         batches: Any = self.trainer.predict_loop.predictions
         for _, translation in sorted(pair for batch in batches for pair in batch):
             sys.stdout.write(f"{translation}\n")
+
+
+def _of_method(config: Any) -> Any:
+    return config[config.subcommand] if config.get("subcommand") else config
 
 
 def recipe_cli(

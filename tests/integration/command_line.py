@@ -1,0 +1,62 @@
+"""The command line, called in this process or killed in another."""
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import pytest
+
+from admin_init import cli
+
+
+class Done(NamedTuple):
+    """What came of a command."""
+
+    code: Any
+    out: str
+    err: str
+
+
+def call(*arguments: str, stdin: bytes = b"") -> Done:
+    """Call ``admin-init`` in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        cli.main(arguments)
+    return Done(ended.value.code, out.getvalue(), err.getvalue())
+
+
+def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    """Start ``admin-init`` in a process of its own."""
+    options["env"] = {**os.environ, "OMP_NUM_THREADS": "1", **options.get("env", {})}
+    command = [sys.executable, "-c", "from admin_init.cli import main; main()", *arguments]
+    return subprocess.Popen(command, **options)
+
+
+def kill_at(file: Path, *arguments: str) -> None:
+    """Start ``admin-init``, and kill it when a file appears.
+
+    Its children are killed with it, and nobody gets to tidy up.
+    """
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = start(*arguments, **silent, start_new_session=True)
+    try:
+        until = time.monotonic() + 120
+        while not file.exists():
+            assert process.poll() is None, "it ended before there was such a file"
+            assert time.monotonic() < until, "there was no such file in time"
+            time.sleep(0.005)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

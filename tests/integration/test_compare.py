@@ -1,0 +1,213 @@
+"""`admin-init compare`, from a recipe to a report."""
+
+import functools
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from command_line import call, kill_at
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
+
+from admin_init.lab.comparison import Comparison, Grid
+from admin_init.lab.run import train
+from admin_init.translation.sources import CorpusConfig
+
+RECIPE: dict[str, Any] = {
+    "title": "Tiny",
+    "corpus": {"kind": "embedded", "train": 200, "valid": 30, "test": 10},
+    "vocabulary_size": 300,
+    "grid": {
+        "residual": ["admin"],
+        "depth": ["2-1"],
+        "learning_rate": [5e-3, 6e-3, 1e30],
+        "seed": [1],
+    },
+    "transformer": {"dim": 16, "ffn_dim": 32, "heads": 2, "dropout": 0.1},
+    "optimization": {"warmup_steps": 10},
+    "search": {"beam_size": 1, "max_len_a": 1.0, "max_len_b": 5},
+    "max_steps": 60,
+    "max_tokens": 300,
+    "validate_every": 5,
+    "bleu": True,
+    "workers": 2,
+    "threads": 1,
+}
+GOOD = "admin_2-1_lr0.005_seed1"
+BROKEN = "admin_2-1_lr0.006_seed1"
+DIVERGED = "admin_2-1_lr1e+30_seed1"
+ONLY_GOOD = ["--grid.learning_rate", "[5e-3]"]
+NOT_BROKEN = ["--grid.learning_rate", "[5e-3, 1e30]"]
+
+
+def write_recipe(folder: Path) -> str:
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({**RECIPE, "output": str(folder / "out")}))
+    return str(recipe)
+
+
+compare = functools.partial(call, "compare", "--config")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the whole grid has been run once; of one run there was a checkpoint, a damaged one."""
+    folder = tmp_path_factory.mktemp("compare")
+    (folder / "out" / BROKEN).mkdir(parents=True)
+    (folder / "out" / BROKEN / "last.ckpt").write_bytes(b"PK\x03\x04 [/damaged]")
+    assert compare(write_recipe(folder)).code == 1
+    return folder
+
+
+def result(folder: Path, run: str) -> Any:
+    return json.loads((folder / "out" / run / "result.json").read_text())
+
+
+def losses_by_event(run: Path) -> list[list[int]]:
+    """The steps whose training loss each of TensorBoard's files has, in the order of the files."""
+    files = sorted(run.glob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime)
+    steps = []
+    for path in files:
+        events = EventAccumulator(str(path)).Reload()
+        tags = events.Tags()["scalars"]
+        steps.append([e.step for e in events.Scalars("train_loss")] if "train_loss" in tags else [])
+    return steps
+
+
+def test_a_run_that_trains(folder: Path) -> None:
+    run = result(folder, GOOD)
+    history = run["history"]
+    assert len(history["train_loss"]) == len(history["grad_norm"]) == 60
+    assert [entry["step"] for entry in history["validation"]] == list(range(5, 61, 5))
+    assert run["val_nll"] == history["validation"][-1]["nll"] < history["validation"][0]["nll"]
+    assert run["seconds"] == history["seconds"] > 0
+    assert isinstance(run["bleu"], float)
+    assert run["grad_norm"] == pytest.approx(sorted(history["grad_norm"])[29], rel=0.2)
+    last = torch.load(folder / "out" / GOOD / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 60
+    profile = json.loads((folder / "out" / GOOD / "admin_profile.json").read_text())
+    assert len(profile["sites"]) == 2 * 2 + 1 * 3
+
+
+def test_a_run_that_diverges_has_failed_and_crashed_nothing(folder: Path) -> None:
+    run = result(folder, DIVERGED)
+    assert not run["trained"]
+    assert "NLL is nan" in run["reason"]
+    assert run["bleu"] == 0.0
+    assert len(run["history"]["train_loss"]) < 60
+
+
+def test_a_run_that_breaks_stops_no_other_and_is_reported(folder: Path) -> None:
+    assert not (folder / "out" / BROKEN / "result.json").exists()
+    html = (folder / "out" / "report.html").read_text()
+    assert BROKEN in html
+    assert "Traceback (most recent call last)" in html
+    rows = [json.loads(line) for line in (folder / "out" / "results.jsonl").open()]
+    assert [row["run"] for row in rows] == [GOOD, DIVERGED]
+    assert rows[1]["val_nll"] is None
+    assert (folder / "out" / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_run_has_events(folder: Path) -> None:
+    (steps,) = [s for s in losses_by_event(folder / "out" / GOOD) if s]
+    assert steps[-1] > 50
+    assert [s for s in losses_by_event(folder / "out" / DIVERGED) if s]
+
+
+def test_repeated_it_trains_nothing_again(folder: Path) -> None:
+    def stamps() -> dict[Path, int]:
+        files = [*(folder / "out").glob("*/*"), folder / "out" / "comparison.json"]
+        return {path: path.stat().st_mtime_ns for path in files if path.name != "comparison.json"}
+
+    before, began = stamps(), time.perf_counter()
+    again = compare(str(folder / "recipe.yaml"), *NOT_BROKEN)
+    assert again.code == 0
+    # A run would start a process, which takes longer.
+    assert time.perf_counter() - began < 5
+    assert stamps() == before
+    said = " ".join(again.out.split())
+    assert "admin at 2-1 layers, learning rate 0.005: trained on 0 of 1 seed" in said
+    assert f"tensorboard --logdir {folder / 'out'}" in again.out
+    # Other criteria judge the same runs anew.
+    assert "25%" not in again.out
+    stricter = ("--criteria.entropy_share", "0.25")
+    judged = compare(str(folder / "recipe.yaml"), *NOT_BROKEN, *stricter)
+    assert judged.code == 0
+    assert "is not below 25% of" in " ".join(judged.out.split())
+    assert stamps() == before
+
+
+def test_a_changed_setting_is_refused(folder: Path) -> None:
+    refused = compare(str(folder / "recipe.yaml"), "--max_steps", "61")
+    assert refused.code == 2
+    setting = f"{folder / 'out'} holds runs of other settings: `max_steps` was 60, is 61"
+    assert setting in refused.err
+    assert "Choose another `output`" in refused.err
+    assert "Traceback" not in refused.err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("transformer", {"dim": 15}, "must be divisible by `heads`"),
+        ("transformer", {"residual": "post"}, "multiple values for keyword argument 'residual'"),
+        ("transformer", {"width": 16}, "unexpected keyword argument 'width'"),
+        ("optimization", {"schedule": "cosine"}, "`schedule` must be one of"),
+        ("search", {"beam_size": 0}, "`beam_size` must be at least 1"),
+        ("label_smoothing", 1.0, "`label_smoothing` must be at least 0 and below 1"),
+        ("corpus", {"kind": "files", "folder": "nowhere"}, "has no nowhere/train.en"),
+        ("grid", {"depth": ["18"]}, "`depth` must be of the form `18-18`"),
+        ("workers", 0, "`workers` must be at least 1"),
+    ],
+)
+def test_what_no_run_could_start_with(option: str, value: Any, message: str) -> None:
+    recipe = Path("recipe.yaml")
+    recipe.write_text(yaml.safe_dump({option: value, "output": "out"}))
+    refused = compare(str(recipe))
+    assert refused.code == 2
+    assert refused.err.startswith("admin-init compare: ")
+    assert message in refused.err
+    assert "Traceback" not in refused.err
+    # So that the same folder can be used once it is put right.
+    assert not Path("out/comparison.json").exists()
+
+
+def test_a_run_that_was_killed_goes_on_bit_by_bit(folder: Path, tmp_path: Path) -> None:
+    recipe, run = write_recipe(tmp_path), tmp_path / "out" / GOOD
+    kill_at(run / "last.ckpt", "compare", "--config", recipe, *ONLY_GOOD)
+    assert not (run / "result.json").exists()
+    reached = torch.load(run / "last.ckpt", weights_only=True)["global_step"]
+    assert 0 < reached < 60
+    assert compare(recipe, *ONLY_GOOD).code == 0
+    resumed, undisturbed = result(tmp_path, GOOD), result(folder, GOOD)
+    for course in ("train_loss", "grad_norm", "validation"):
+        assert resumed["history"][course] == undisturbed["history"][course]
+    assert resumed["bleu"] == undisturbed["bleu"]
+    assert resumed["reason"] == undisturbed["reason"]
+    # It did go on, and not begin anew.
+    *_, second = [steps for steps in losses_by_event(run) if steps]
+    assert second[0] >= reached
+
+
+def test_a_run_that_was_killed_before_its_result_was_written(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "out" / "data-bin", tmp_path / "out" / "data-bin")
+    shutil.copytree(folder / "out" / GOOD, tmp_path / "out" / GOOD)
+    (tmp_path / "out" / GOOD / "result.json").unlink()
+    settings: dict[str, Any] = {
+        **RECIPE,
+        "corpus": CorpusConfig(**RECIPE["corpus"]),
+        "grid": Grid(**RECIPE["grid"]),
+        "output": str(tmp_path / "out"),
+    }
+    comparison = Comparison(**settings)
+    train(comparison, comparison.grid.variants()[0], entropy=4.0)
+    again, before = result(tmp_path, GOOD), result(folder, GOOD)
+    for name in ("run", "val_nll", "source_gain", "bleu", "grad_norm"):
+        assert again[name] == before[name]
+    assert again["history"]["train_loss"] == before["history"]["train_loss"]

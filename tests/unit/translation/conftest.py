@@ -1,0 +1,16 @@
+"""A tiny prepared corpus, made once."""
+
+from pathlib import Path
+
+import pytest
+
+from admin_init.translation.prepare import prepare
+from admin_init.translation.sources import CorpusConfig
+
+
+@pytest.fixture(scope="session")
+def data_bin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 200 training, 30 validation and 30 test pairs of the embedded corpus."""
+    folder = tmp_path_factory.mktemp("corpus") / "data-bin"
+    prepare(CorpusConfig(train=200, valid=30, test=30).open(), folder, vocabulary_size=300)
+    return folder

@@ -1,0 +1,253 @@
+import os
+import pickle
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from admin_init import AdminInit, AdminInitError, FoldError, find_sites
+from admin_init.nn import TransformerConfig
+from admin_init.skip import ScaledSkip
+from admin_init.translation.checkpoint import fold_checkpoint, load_module, read_checkpoint
+from admin_init.translation.datamodule import TranslationDataModule
+from admin_init.translation.module import TranslationModule
+from admin_init.translation.optimization import OptimizationConfig
+
+
+def config(residual: str = "post", **changed: Any) -> TransformerConfig:
+    tiny: dict[str, Any] = {
+        "vocabulary_size": 40,
+        "dim": 16,
+        "ffn_dim": 32,
+        "heads": 2,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "dropout": 0.3,
+        "residual": residual,
+    }
+    return TransformerConfig(**tiny | changed)
+
+
+def saved(path: str, residual: str = "admin", **changed: Any) -> TranslationModule:
+    """Save a model with omegas whose weights look trained; return it in eval mode."""
+    torch.manual_seed(0)
+    model = TranslationModule(config(residual, **changed))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        for name, parameter in model.named_parameters():
+            if name.endswith(".omega"):
+                parameter.fill_(1)
+                if parameter.requires_grad:
+                    parameter.uniform_(0.5, 3.0)
+    checkpoint = {
+        "state_dict": model.state_dict(),
+        "hyper_parameters": dict(model.hparams),
+        "datamodule_hyper_parameters": {"data": "data-bin"},
+        "epoch": 3,
+        "global_step": 70,
+        "optimizer_states": [{"state": {}}],
+        "callbacks": {"AdminInit": {}},
+        "pytorch-lightning_version": version("pytorch-lightning"),
+    }
+    torch.save(checkpoint, path)
+    return model.eval()
+
+
+def logits(model: TranslationModule) -> Tensor:
+    source = torch.randint(4, 40, (3, 9), generator=torch.Generator().manual_seed(1))
+    source[1, 5:] = 1
+    with torch.no_grad():
+        output: Tensor = model(source, source.flip(0))
+    return output
+
+
+class Exploit:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("exploited",)
+
+
+def damaged() -> dict[str, bytes]:
+    saved("whole.ckpt")
+    whole = Path("whole.ckpt").read_bytes()
+    return {
+        "truncated": whole[: len(whole) // 2],
+        "empty": b"",
+        "text": b"trainer:\n  max_steps: 4\n",
+        "other pickle": pickle.dumps({"state_dict": Exploit()}),
+    }
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "text", "other pickle"])
+def test_what_is_no_checkpoint(kind: str) -> None:
+    Path("bad.ckpt").write_bytes(damaged()[kind])
+    with pytest.raises(AdminInitError, match=r"^bad\.ckpt cannot be read as a checkpoint") as error:
+        read_checkpoint("bad.ckpt")
+    assert "\n" not in str(error.value)
+
+
+def test_code_in_a_checkpoint_does_not_run() -> None:
+    torch.save({"state_dict": {}, "callbacks": Exploit()}, "evil.ckpt")
+    with pytest.raises(AdminInitError, match="holds more than tensors and plain values"):
+        read_checkpoint("evil.ckpt")
+    assert not Path("exploited").exists()
+    torch.load("evil.ckpt", weights_only=False)
+    assert Path("exploited").exists()
+
+
+def test_a_missing_file_and_one_of_something_else() -> None:
+    with pytest.raises(AdminInitError, match=r"no checkpoint at nowhere/last\.ckpt"):
+        read_checkpoint("nowhere/last.ckpt")
+    torch.save([1, 2], "list.ckpt")
+    torch.save({"weight": torch.ones(2)}, "weights.ckpt")
+    for name in ("list", "weights"):
+        with pytest.raises(AdminInitError, match=f"{name}.ckpt is no Lightning checkpoint"):
+            read_checkpoint(f"{name}.ckpt")
+
+
+@pytest.mark.parametrize("residual", ["post", "pre", "admin", "admin-closed"])
+def test_the_model_is_rebuilt(residual: str) -> None:
+    model = saved("model.ckpt", residual)
+    again = load_module(read_checkpoint("model.ckpt"))
+    assert not again.training
+    assert again.hparams == model.hparams
+    assert torch.equal(logits(again), logits(model))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hyper_parameters", None),
+        ("hyper_parameters", {"width": 3}),
+        ("hyper_parameters", {"transformer": {"vocabulary_size": 40, "dim": 15}}),
+        ("hyper_parameters", {"transformer": {"vocabulary_size": 40, "dim": 32, "heads": 2}}),
+    ],
+)
+def test_a_checkpoint_of_another_module(key: str, value: Any) -> None:
+    saved("model.ckpt")
+    checkpoint = read_checkpoint("model.ckpt")
+    del checkpoint[key]
+    if value is not None:
+        checkpoint[key] = value
+    with pytest.raises(AdminInitError, match="no checkpoint of a translation model"):
+        load_module(checkpoint)
+
+
+@pytest.mark.parametrize("residual", ["admin", "admin-closed", "admin-closed-constant"])
+@pytest.mark.parametrize("share", ["all", "none"])
+def test_folded_it_is_a_plain_model(residual: str, share: Any) -> None:
+    model = saved("model.ckpt", residual, share_embeddings=share)
+    if residual != "admin":
+        # Where the first omega is trained, only one that all its channels share can be folded.
+        checkpoint = read_checkpoint("model.ckpt")
+        for site in find_sites(model):
+            if site.previous is None and site.omega is not None:
+                site.omega.data.fill_(1.7)
+        torch.save(checkpoint | {"state_dict": model.state_dict()}, "model.ckpt")
+    before = Path("model.ckpt").read_bytes()
+    difference = fold_checkpoint("model.ckpt", "new/folded.ckpt")
+    assert Path("model.ckpt").read_bytes() == before
+    assert os.listdir("new") == ["folded.ckpt"]
+    checkpoint = torch.load("new/folded.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["transformer"]["residual"] == "post"
+    assert checkpoint["epoch"] == 3
+    assert checkpoint["datamodule_hyper_parameters"] == {"data": "data-bin"}
+    assert not checkpoint.keys() & {"optimizer_states", "callbacks"}
+
+    plain = TranslationModule(config("post", share_embeddings=share))
+    assert checkpoint["state_dict"].keys() == plain.state_dict().keys()
+    plain.load_state_dict(checkpoint["state_dict"], strict=True)
+    assert not any(isinstance(module, ScaledSkip) for module in plain.modules())
+    ours, theirs = logits(model), logits(plain.eval())
+    assert difference < 1e-4
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=2e-5 * float(ours.abs().max()))
+    again = TranslationModule.load_from_checkpoint("new/folded.ckpt")
+    assert torch.equal(logits(again.eval()), theirs)
+
+
+def test_the_omegas_are_not_just_left_out() -> None:
+    # So that the test above can fail.
+    model = saved("model.ckpt")
+    plain = TranslationModule(config("post")).eval()
+    weights = {k: v for k, v in model.state_dict().items() if not k.endswith(".omega")}
+    plain.load_state_dict(weights)
+    assert (logits(plain) - logits(model)).abs().max() > 0.1
+
+
+def test_a_checkpoint_of_a_real_training_run(data_bin: Path) -> None:
+    data = TranslationDataModule(data_bin, "en", "de", max_tokens=300)
+    model = TranslationModule(
+        config("post", vocabulary_size=None), OptimizationConfig(warmup_steps=2)
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=8, callbacks=[AdminInit()], logger=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(model, data)
+    trainer.save_checkpoint("trained.ckpt")
+    omegas = [site.omega for site in find_sites(model) if site.omega is not None]
+    assert any((omega != omega[0]).any() for omega in omegas)
+    assert fold_checkpoint("trained.ckpt", "folded.ckpt") < 1e-5
+    folded = load_module(read_checkpoint("folded.ckpt"))
+    difference = (logits(folded) - logits(model.eval())).abs().max() / logits(model).abs().max()
+    assert difference < 1e-5
+    # It can be trained on, as any model.
+    data = TranslationDataModule(data_bin, "en", "de", max_tokens=300)
+    pl.Trainer(
+        accelerator="cpu", max_steps=1, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False,
+    ).fit(folded.train(), data)  # fmt: skip
+
+
+def refuse(name: str, kind: type[Exception], message: str) -> None:
+    Path("folded.ckpt").write_text("what was there")
+    with pytest.raises(kind, match=message):
+        fold_checkpoint(name, "folded.ckpt")
+    assert Path("folded.ckpt").read_text() == "what was there"
+    assert not [path for path in os.listdir() if path.startswith("tmp")]
+
+
+@pytest.mark.parametrize("residual", ["post", "pre"])
+def test_without_omegas_there_is_nothing_to_fold(residual: str) -> None:
+    saved("plain.ckpt", residual)
+    refuse("plain.ckpt", AdminInitError, r"plain\.ckpt has no omegas")
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_an_omega_that_cannot_be_folded(value: float) -> None:
+    model = saved("model.ckpt")
+    checkpoint = read_checkpoint("model.ckpt")
+    key = next(k for k in reversed(model.state_dict()) if k.endswith(".omega"))
+    checkpoint["state_dict"][key][3] = value
+    torch.save(checkpoint, "model.ckpt")
+    refuse("model.ckpt", FoldError, "zero or not finite")
+
+
+def test_weights_that_are_not_finite_change_the_outputs() -> None:
+    saved("model.ckpt")
+    checkpoint = read_checkpoint("model.ckpt")
+    checkpoint["state_dict"]["transformer.encoder.layers.1.ffn.fc2.bias"][:] = float("nan")
+    torch.save(checkpoint, "model.ckpt")
+    refuse("model.ckpt", FoldError, "would change the logits by nan")
+
+
+def test_a_disk_that_is_full_leaves_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved("model.ckpt")
+
+    def save(value: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", save)
+    refuse("model.ckpt", OSError, "No space left")
+
+
+def test_a_model_of_few_positions() -> None:
+    model = saved("model.ckpt", max_positions=10)
+    fold_checkpoint("model.ckpt", "folded.ckpt")
+    folded = load_module(read_checkpoint("folded.ckpt"))
+    torch.testing.assert_close(logits(folded), logits(model), rtol=0, atol=1e-4)

@@ -1,0 +1,241 @@
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import sacrebleu
+import torch
+from torch import Tensor
+
+import admin_init
+from admin_init.nn import TransformerConfig
+from admin_init.translation.batching import TranslationBatch
+from admin_init.translation.datamodule import TranslationDataModule
+from admin_init.translation.grammar import SentencePair, embedded_corpus
+from admin_init.translation.module import TranslationModule
+from admin_init.translation.optimization import OptimizationConfig
+from admin_init.translation.search import SearchConfig, beam_search
+
+PAD = 1
+
+
+def config(**changed: Any) -> TransformerConfig:
+    tiny = {
+        "dim": 16,
+        "ffn_dim": 32,
+        "heads": 2,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "dropout": 0.0,
+    }
+    return TransformerConfig(**tiny | changed)
+
+
+def module(label_smoothing: float = 0.1, **changed: Any) -> TranslationModule:
+    torch.manual_seed(0)
+    return TranslationModule(
+        config(**changed),
+        OptimizationConfig(learning_rate=1e-2, warmup_steps=2),
+        SearchConfig(beam_size=2, max_len_a=1.0, max_len_b=3),
+        label_smoothing=label_smoothing,
+    )
+
+
+def data(folder: Path, max_tokens: int = 300) -> TranslationDataModule:
+    return TranslationDataModule(folder, "en", "de", max_tokens=max_tokens)
+
+
+def trainer(**options: Any) -> pl.Trainer:
+    quiet: dict[str, Any] = dict.fromkeys(
+        ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
+    )
+    return pl.Trainer(accelerator="cpu", num_sanity_val_steps=0, **quiet | options)
+
+
+def sentence_nlls(model: TranslationModule, batch: TranslationBatch) -> list[list[float]]:
+    """-log p of every target token that is no padding, row by row, from the logits."""
+    with torch.no_grad():
+        log_probs = torch.log_softmax(model(batch.source, batch.target_input).double(), dim=-1)
+    return [
+        [-log_probs[n, t, token].item() for t, token in enumerate(row) if token != PAD]
+        for n, row in enumerate(batch.target.tolist())
+    ]
+
+
+BATCH = TranslationBatch(
+    source=torch.tensor([[4, 5, 6, 2], [7, 8, 2, PAD], [9, 2, PAD, PAD]]),
+    target_input=torch.tensor([[2, 4, PAD], [2, 5, 6], [2, 7, 8]]),
+    target=torch.tensor([[4, 2, PAD], [5, 6, 2], [7, 8, 2]]),
+    index=torch.arange(3),
+)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_loss_by_hand(smoothing: float) -> None:
+    model = module(smoothing, vocabulary_size=12)
+    log_probs = torch.log_softmax(model(BATCH.source, BATCH.target_input).detach().double(), -1)
+    losses = []
+    for n, row in enumerate(BATCH.target.tolist()):
+        for t, token in enumerate(row):
+            if token != PAD:
+                target = [smoothing / 12] * 12
+                target[token] += 1 - smoothing
+                losses.append(
+                    -sum(q * p.item() for q, p in zip(target, log_probs[n, t], strict=True))
+                )
+    loss = model.training_step(BATCH, 0)
+    assert len(losses) == 8
+    assert loss.item() == pytest.approx(sum(losses) / 8, rel=1e-5)
+
+
+def test_nll_has_no_label_smoothing() -> None:
+    model = module(0.5, vocabulary_size=12)
+    expected = [nll for row in sentence_nlls(model, BATCH) for nll in row]
+    assert model.nll(BATCH).item() == pytest.approx(sum(expected) / 8, rel=1e-5)
+
+
+def test_validation_by_hand(data_bin: Path) -> None:
+    """Over the tokens of the split, not over its batches, which have different sizes."""
+    model = module(vocabulary_size=None, dropout=0.3)
+    (logged,) = trainer().validate(model, data(data_bin, max_tokens=150), verbose=False)
+    model.eval()
+    own: list[float] = []
+    others: list[float] = []
+    sizes = []
+    for batch in data(data_bin, max_tokens=150).val_dataloader():
+        rows = len(batch.source)
+        other = batch.source[[(n - 1) % rows for n in range(rows)]]
+        own += [nll for row in sentence_nlls(model, batch) for nll in row]
+        others += [x for row in sentence_nlls(model, batch._replace(source=other)) for x in row]
+        sizes.append(int(batch.target.ne(PAD).sum()))
+    assert len(set(sizes)) > 1
+    mean = sum(own) / sum(sizes)
+    assert logged["val_nll"] == pytest.approx(mean, rel=1e-5)
+    assert logged["val_source_gain"] == pytest.approx(sum(others) / sum(sizes) - mean, abs=2e-5)
+    assert abs(logged["val_source_gain"]) > 1e-3
+
+
+def test_what_is_logged_in_training(data_bin: Path) -> None:
+    model = module(vocabulary_size=None)
+    fit = trainer(max_steps=3, val_check_interval=2)
+    fit.fit(model, data(data_bin))
+    assert {"train_loss", "val_nll", "val_source_gain"} <= fit.callback_metrics.keys()
+
+
+def test_the_vocabulary_is_that_of_the_data(data_bin: Path) -> None:
+    model = module(vocabulary_size=None)
+    assert not hasattr(model, "transformer")
+    assert "vocabulary_size" in model.hparams["transformer"]
+    source = data(data_bin)
+    trainer(max_steps=1).fit(model, source)
+    assert model.transformer.output_proj.out_features == source.vocabulary_size
+    assert model.hparams["transformer"]["vocabulary_size"] == source.vocabulary_size
+
+
+def test_without_a_data_module_there_are_no_subwords() -> None:
+    model = module(vocabulary_size=12)
+    with pytest.raises(TypeError, match="from a TranslationDataModule, but has NoneType"):
+        model.translate(BATCH.source)
+    with pytest.raises(TypeError, match="from a TranslationDataModule, but has NoneType"):
+        trainer().fit(module(vocabulary_size=None), [BATCH])
+
+
+class Clipped(TranslationModule):
+    """Knows every third translation, and the first three words of the others."""
+
+    pairs: list[SentencePair]
+
+    def translate(self, source: Tensor) -> list[str]:
+        known = {self._sentence(pair.source): i for i, pair in enumerate(self.pairs)}
+        sentences = [known[self._sentence_of(row)] for row in source]
+        return [self.hypothesis(i) for i in sentences]
+
+    def hypothesis(self, index: int) -> str:
+        words = self.pairs[index].target.split()
+        return " ".join(words if index % 3 == 0 else words[:3])
+
+    def _sentence_of(self, row: Tensor) -> str:
+        pieces = self._data.source_dictionary.decode([i for i in row.tolist() if i != PAD])
+        return self._data.tokenizer.decode(pieces)
+
+    def _sentence(self, text: str) -> str:
+        return self._data.tokenizer.decode(self._data.tokenizer.encode(text))
+
+
+def test_bleu_is_that_of_the_split_in_its_order(data_bin: Path) -> None:
+    source = data(data_bin, max_tokens=100)
+    model = Clipped(config(), search=SearchConfig(beam_size=1))
+    model.pairs = embedded_corpus(train=200, valid=30, test=30)["test"]
+    (logged,) = trainer().test(model, source, verbose=False)
+    references = [pair.target for pair in model.pairs]
+    expected = sacrebleu.corpus_bleu([model.hypothesis(i) for i in range(30)], [references])
+    assert logged["test_bleu"] == pytest.approx(expected.score, rel=1e-6)
+    assert 5 < expected.score < 95
+    assert len(source.test_dataloader()) > 2
+
+
+def test_prediction_says_where_each_sentence_stands(data_bin: Path) -> None:
+    model, source = module(vocabulary_size=None), data(data_bin)
+    predicted = trainer().predict(model, source)
+    assert predicted is not None
+    found = dict(pair for batch in predicted for pair in batch)
+    assert sorted(found) == list(range(30))
+    for batch in source.test_dataloader():
+        for row, index in enumerate(batch.index.tolist()):
+            only = batch.source[row : row + 1]
+            ((hypothesis, *_),) = beam_search(model.transformer, only, **asdict(model.search))
+            pieces = source.target_dictionary.decode(hypothesis.tokens.tolist())
+            assert found[index] == source.tokenizer.decode(pieces)
+
+
+@pytest.mark.parametrize("residual", ["post", "admin"])
+def test_admin_trains_it_and_its_checkpoint_loads(data_bin: Path, residual: str) -> None:
+    model, source = module(vocabulary_size=None, residual=residual), data(data_bin)
+    losses: list[float] = []
+
+    class Losses(pl.Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            losses.append(float(args[2]["loss"]))
+
+    admin = admin_init.AdminInit()
+    fit = trainer(max_epochs=3, callbacks=[admin, Losses()])
+    fit.fit(model, source)
+    assert sum(losses[-5:]) < sum(losses[:5])
+    assert admin.profile is not None
+    omegas = [site.omega for site in admin_init.find_sites(model)]
+    profiled = {site.name: site.omega for site in admin.profile.sites}
+    assert len(omegas) == len(profiled) == 10
+    assert all(omega is not None for omega in omegas)
+    for stack in ("encoder", "decoder"):
+        chain = [site.omega for site in admin.profile.sites if site.stack == stack]
+        assert chain[0] == 1
+        assert all(before < after for before, after in pairwise(chain))
+
+    fit.save_checkpoint("model.ckpt")
+    saved = torch.load("model.ckpt", weights_only=True)
+    assert sum(key.endswith(".omega") for key in saved["state_dict"]) == 10
+    again = TranslationModule.load_from_checkpoint("model.ckpt").eval()
+    batch = next(iter(source.val_dataloader()))
+    with torch.no_grad():
+        ours: Tensor = model.eval()(batch.source, batch.target_input)
+        assert torch.equal(again(batch.source, batch.target_input), ours)
+    assert again.config == model.config
+    assert again.optimization == model.optimization
+    assert again.search == model.search
+    assert again.label_smoothing == 0.1
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0])
+def test_label_smoothing_is_a_share(smoothing: float) -> None:
+    with pytest.raises(ValueError, match=f"below 1, but is {smoothing}"):
+        module(smoothing)
+
+
+def test_settings_may_be_dictionaries() -> None:
+    model = module(vocabulary_size=12)
+    again = TranslationModule(**model.hparams)
+    assert (again.config, again.search) == (model.config, model.search)
+    with pytest.raises(TypeError, match="'width'"):
+        TranslationModule({"width": 16})  # type: ignore[arg-type]

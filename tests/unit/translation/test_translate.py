@@ -1,0 +1,123 @@
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from admin_init import AdminInit, AdminInitError
+from admin_init.nn import TransformerConfig
+from admin_init.translation.datamodule import TranslationDataModule
+from admin_init.translation.errors import CorpusError
+from admin_init.translation.grammar import embedded_corpus
+from admin_init.translation.module import TranslationModule
+from admin_init.translation.optimization import OptimizationConfig
+from admin_init.translation.prepare import prepare
+from admin_init.translation.search import SearchConfig, beam_search
+from admin_init.translation.sources import CorpusConfig
+from admin_init.translation.translate import Translator
+
+LINES = [pair.source for pair in embedded_corpus(train=0, valid=0, test=20)["test"]]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(data_bin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run of a few steps, with omegas."""
+    path = tmp_path_factory.mktemp("run") / "last.ckpt"
+    torch.manual_seed(0)
+    model = TranslationModule(
+        TransformerConfig(
+            dim=16, ffn_dim=32, heads=2, encoder_layers=1, decoder_layers=1, max_positions=40
+        ),
+        OptimizationConfig(learning_rate=1e-2, warmup_steps=2),
+        SearchConfig(beam_size=3, max_len_a=1.0, max_len_b=5),
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=30,
+        limit_val_batches=0,
+        callbacks=[AdminInit()],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(model, TranslationDataModule(data_bin, "en", "de", max_tokens=300))
+    trainer.save_checkpoint(path)
+    return path
+
+
+def by_hand(checkpoint: Path, data_bin: Path, lines: list[str], **search: Any) -> list[str]:
+    """Translate sentence by sentence, each a batch of its own."""
+    data = TranslationDataModule(data_bin, "en", "de")
+    model = TranslationModule.load_from_checkpoint(checkpoint)
+    options = asdict(model.search) | search
+    found = []
+    for line in lines:
+        ids = data.source_dictionary.encode(data.tokenizer.encode(line))
+        ((best, *_),) = beam_search(model.transformer, torch.tensor([ids]), **options)
+        found.append(data.tokenizer.decode(data.target_dictionary.decode(best.tokens.tolist())))
+    return found
+
+
+def test_lines_are_translated_in_their_order(checkpoint: Path, data_bin: Path) -> None:
+    expected = by_hand(checkpoint, data_bin, LINES)
+    assert len(set(expected)) > 1
+    translator = Translator(checkpoint)
+    assert list(translator(LINES)) == expected
+    assert list(translator(iter(LINES), batch_size=3)) == expected
+    assert list(translator(f"  {line}\r\n" for line in LINES)) == expected
+
+
+def test_a_line_out_for_each_line_in(checkpoint: Path) -> None:
+    translator = Translator(checkpoint)
+    first, second = translator(LINES[:2])
+    lines = ["", LINES[0], "\n", " \t\n", LINES[1] + "\n", "\u200b", ""]
+    assert list(translator(lines, batch_size=2)) == ["", first, "", "", second, "", ""]
+    assert list(translator([])) == []
+    assert list(translator([""])) == [""]
+    assert len(list(translator(["漢字 \u2028 🙂\n", "x\x0by\x85z\n"]))) == 2
+
+
+def test_the_search_can_be_overruled(checkpoint: Path, data_bin: Path) -> None:
+    translator = Translator(checkpoint, beam_size=1, length_penalty=0.3)
+    assert translator.module.search == SearchConfig(
+        beam_size=1, length_penalty=0.3, max_len_a=1.0, max_len_b=5
+    )
+    expected = by_hand(checkpoint, data_bin, LINES, beam_size=1, length_penalty=0.3)
+    assert list(translator(LINES)) == expected
+    # A value that counts as nothing is a value.
+    assert Translator(checkpoint, length_penalty=0.0).module.search.length_penalty == 0.0
+
+
+def test_data_that_have_moved(checkpoint: Path, data_bin: Path) -> None:
+    shutil.copytree(data_bin, "moved")
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["datamodule_hyper_parameters"]["data"] = "nowhere"
+    torch.save(saved, "lost.ckpt")
+    with pytest.raises(CorpusError, match=r"nowhere/dict\.en\.txt cannot be read"):
+        list(Translator("lost.ckpt")(LINES))
+    expected = list(Translator(checkpoint)(LINES))
+    assert list(Translator("lost.ckpt", data="moved")(LINES)) == expected
+
+
+def test_a_checkpoint_that_does_not_know_its_data(checkpoint: Path) -> None:
+    saved = torch.load(checkpoint, weights_only=True)
+    del saved["datamodule_hyper_parameters"]
+    torch.save(saved, "model.ckpt")
+    with pytest.raises(AdminInitError, match=r"model\.ckpt does not say which data"):
+        Translator("model.ckpt")
+
+
+def test_data_of_another_vocabulary_are_refused(checkpoint: Path) -> None:
+    prepare(CorpusConfig(train=200, valid=1, test=1).open(), "other", vocabulary_size=100)
+    with pytest.raises(AdminInitError, match=r"with \d+ subwords, but other has \d+"):
+        Translator(checkpoint, data="other")
+
+
+def test_a_line_beyond_the_positions_is_named(checkpoint: Path) -> None:
+    translator = Translator(checkpoint)
+    with pytest.raises(AdminInitError, match=r"at most 40 subwords .* one has \d+: 'the man"):
+        list(translator([LINES[0], "the man " * 40]))
