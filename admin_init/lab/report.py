@@ -57,6 +57,7 @@ def write_report(comparison: Comparison, outcome: Outcome) -> None:
         columns=_COLUMNS,
         words=_WORDS,
         rows=[(result, _cells(result)) for result in outcome.results],
+        signatures=sorted({r.bleu_signature for r in outcome.results if r.bleu_signature}),
         summary=summary(outcome.results),
         picture=base64.b64encode(picture).decode(),
     )

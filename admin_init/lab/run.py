@@ -26,6 +26,7 @@ from admin_init.nn import TransformerConfig
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule
 from admin_init.translation.optimization import OptimizationConfig
+from admin_init.translation.scoring import Bleu
 from admin_init.translation.search import SearchConfig
 
 RESULT = "result.json"
@@ -54,7 +55,9 @@ class Result:
     source_gain: float
     """How much that rises when the sources are shuffled."""
     bleu: float | None
-    """sacreBLEU on the test split, where asked for."""
+    """sacreBLEU on the test split, where asked for; 0 where the model computes NaN."""
+    bleu_signature: str | None
+    """sacreBLEU's signature: how the score was computed."""
     grad_norm: float
     """Median over the updates of the 2-norm of all gradients."""
     seconds: float
@@ -102,7 +105,8 @@ def finished(comparison: Comparison, variant: Variant, entropy: float) -> Result
     if not path.exists():
         return None
     before = Result.load(path)
-    return _result(comparison, variant, before.history, entropy, before.bleu)
+    bleu = None if before.bleu is None else Bleu(before.bleu, before.bleu_signature or "")
+    return _result(comparison, variant, before.history, entropy, bleu)
 
 
 def train(
@@ -159,10 +163,12 @@ def train(
         trainer.save_checkpoint(checkpoint, weights_only=False)
         trainer.validate(module, data, verbose=False)
     bleu = None
-    if comparison.bleu:
+    if comparison.bleu and math.isfinite(course["validation"][-1]["nll"]):
+        trainer.test(module, data, verbose=False)
+        bleu = module.bleu
+    elif comparison.bleu:
         # A model that computes NaN has nothing to search for.
-        finite = math.isfinite(course["validation"][-1]["nll"])
-        bleu = trainer.test(module, data, verbose=False)[0]["test_bleu"] if finite else 0.0
+        bleu = Bleu(0.0, "")
     result = _result(comparison, variant, course, entropy, bleu)
     write_json(folder / RESULT, asdict(result))
     return result
@@ -173,7 +179,7 @@ def _result(
     variant: Variant,
     course: dict[str, Any],
     entropy: float,
-    bleu: float | None,
+    bleu: Bleu | None,
 ) -> Result:
     last = course["validation"][-1]
     nlls = [entry["nll"] for entry in course["validation"]]
@@ -189,7 +195,8 @@ def _result(
         reason=verdict.reason,
         val_nll=last["nll"],
         source_gain=last["source_gain"],
-        bleu=bleu,
+        bleu=None if bleu is None else bleu.score,
+        bleu_signature=None if bleu is None else bleu.signature,
         grad_norm=statistics.median(norms) if norms else math.nan,
         seconds=course["seconds"],
         history=course,

@@ -18,7 +18,7 @@ from admin_init.rescale import install_
 from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.optimization import OptimizationConfig
-from admin_init.translation.scoring import score
+from admin_init.translation.scoring import Bleu, score
 from admin_init.translation.search import SearchConfig, beam_search
 
 _OPTIMIZATION = OptimizationConfig()
@@ -68,6 +68,8 @@ class TranslationModule(pl.LightningModule):
         self.optimization = _config(OptimizationConfig, optimization)
         self.search = _config(SearchConfig, search)
         self.label_smoothing = label_smoothing
+        self.bleu: Bleu | None = None
+        """Score of the last test, with its signature."""
         self.data: TranslationDataModule | None = None
         """Where subwords come from when there is no trainer."""
         self._build()
@@ -146,13 +148,13 @@ class TranslationModule(pl.LightningModule):
         references = self._data.references("test")
         translations = _gathered(self._translations)
         order = sorted(translations)
-        bleu = score(
+        self.bleu = score(
             [translations[index] for index in order],
             [references[index] for index in order],
             self._data.target_lang,
         )
-        self.log("test_bleu", bleu.score, rank_zero_only=True)
-        rank_zero_info(str(bleu))
+        self.log("test_bleu", self.bleu.score, rank_zero_only=True)
+        rank_zero_info(str(self.bleu))
 
     @override
     def predict_step(self, batch: TranslationBatch, batch_idx: int) -> list[tuple[int, str]]:

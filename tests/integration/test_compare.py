@@ -88,6 +88,7 @@ def test_a_run_that_trains(folder: Path) -> None:
     assert run["val_nll"] == history["validation"][-1]["nll"] < history["validation"][0]["nll"]
     assert run["seconds"] == history["seconds"] > 0
     assert isinstance(run["bleu"], float)
+    assert "tok:13a" in run["bleu_signature"]
     assert run["grad_norm"] == pytest.approx(sorted(history["grad_norm"])[29], rel=0.2)
     last = torch.load(folder / "out" / GOOD / "last.ckpt", weights_only=True)
     assert last["global_step"] == 60

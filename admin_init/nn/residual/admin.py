@@ -35,14 +35,16 @@ class AdminStyle(ResidualStyle):
 class ClosedAdminStyle(ResidualStyle):
     """Admin with one omega for the whole stack, from its depth alone (admin-torch 0.1.0).
 
-    The rule is O(log n); the style ``admin-closed-constant`` is the same with O(1).
+    The rule is O(log n); the style ``admin-closed-constant`` is the same with O(1). The first omega
+    is not trained, so that a trained model can be folded; admin-torch trains it too.
     """
 
     rule: ClassVar[Literal["log", "constant"]] = "log"
 
     def connection(self, layer: int, place: Place) -> PostResidual:
         """See :class:`ResidualStyle`."""
-        return PostResidual(self.shape.dim, ScaledSkip(self.shape.dim))
+        first = layer == 0 and place == "self_attn"
+        return PostResidual(self.shape.dim, ScaledSkip(self.shape.dim, trainable=not first))
 
     def initialize_(self, stack: nn.Module, embedding: nn.Module | None) -> None:
         """See :class:`ResidualStyle`."""

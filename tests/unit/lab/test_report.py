@@ -31,6 +31,7 @@ def result(residual: str = "admin", seed: int = 1, **changed: Any) -> Result:
         "val_nll": 2.5,
         "source_gain": 0.75,
         "bleu": 12.34,
+        "bleu_signature": "nrefs:1|case:mixed|version:9.9",
         "grad_norm": 0.123456,
         "seconds": 61.7,
         "history": {

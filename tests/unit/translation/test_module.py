@@ -172,6 +172,8 @@ def test_bleu_is_that_of_the_split_in_its_order(data_bin: Path) -> None:
     references = [pair.target for pair in model.pairs]
     expected = sacrebleu.corpus_bleu([model.hypothesis(i) for i in range(30)], [references])
     assert logged["test_bleu"] == pytest.approx(expected.score, rel=1e-6)
+    assert model.bleu is not None
+    assert "tok:13a" in model.bleu.signature
     assert 5 < expected.score < 95
     assert len(source.test_dataloader()) > 2
 
