@@ -151,7 +151,9 @@ def train(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=min(10, comparison.validate_every),
-        logger=TensorBoardLogger(comparison.output, name="", version=variant.name),
+        logger=TensorBoardLogger(
+            comparison.output, name="", version=variant.name, default_hp_metric=False
+        ),
         callbacks=callbacks,
         enable_progress_bar=False,
         enable_model_summary=False,
