@@ -165,6 +165,10 @@ class ResumableLoader(DataLoader[TranslationBatch]):
     Lightning saves the state of a loader that has one, and restores it. It is the sampler's place
     alone, so a run may resume with another number of workers.
 
+    torchdata's StatefulDataLoader has the same interface, but its place is that of an iterator: a
+    checkpoint of an epoch's last batch resumes under Lightning 2.6 with an epoch that is empty, and
+    the run is an epoch short.
+
     Args:
         sampler: Which batches, in which order.
         num_workers: How many processes load them.
