@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from admin_init.errors import AdminInitError
 from admin_init.files import read_json, write_json
 from admin_init.lab.comparison import Comparison, Variant
-from admin_init.lab.run import Result, build, finished, quiet, train
+from admin_init.lab.run import Result, build, enter_worker, finished, train
 from admin_init.lab.verdict import unigram_entropy
 from admin_init.translation.databin import IndexedDataset
 from admin_init.translation.prepare import prepare
@@ -153,7 +153,7 @@ def _in_a_process(*arguments: Any) -> Result:
     # One of its own, because what a run leaves behind in memory must not reach the next, and a
     # process that the system kills takes all the runs of its pool with it.
     threads = arguments[0].threads
-    with ProcessPoolExecutor(1, _CONTEXT, initializer=quiet, initargs=(threads,)) as process:
+    with ProcessPoolExecutor(1, _CONTEXT, initializer=enter_worker, initargs=(threads,)) as process:
         return process.submit(_train, *arguments).result()
 
 

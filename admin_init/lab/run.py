@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import multiprocessing
+import os
 import statistics
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -205,9 +208,21 @@ def _result(
     )
 
 
-def quiet(threads: int) -> None:
-    """Prepare a worker process: its share of the cores, and no chatter between progress bars."""
+def enter_worker(threads: int) -> None:
+    """Prepare a worker process: its share of the cores, and no chatter between progress bars.
+
+    It ends when its parent does, however that ended: a repeated comparison must find nobody else
+    writing to its folders.
+    """
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", module="pytorch_lightning|torch")
     # The one logger of both distributions of Lightning; which it is depends on the imports.
     rank_zero.log.setLevel(logging.ERROR)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
