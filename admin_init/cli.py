@@ -241,6 +241,8 @@ def command_parser(name: str) -> ArgumentParser:
 
 
 def _run(name: str, arguments: list[str]) -> int:
+    if name == "compare" and not arguments:
+        raise AdminInitError("a comparison needs a `--config FILE` that says what to compare.")
     parser = command_parser(name)
     settings = parser.instantiate_classes(parser.parse_args(arguments)).as_dict()
     settings.pop("config")

@@ -1,4 +1,4 @@
-"""Which branch makes up how much of which output (arXiv 2004.08249, section 4.1 and figure 1)."""
+"""Which branch makes up how much of which output (arXiv 2004.08249, figure 1)."""
 
 from __future__ import annotations
 

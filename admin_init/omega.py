@@ -25,7 +25,7 @@ def omega_from_variances(
 
     * ``reference``, the code released with the paper: :math:`\omega_1 = 1`,
       :math:`\omega_{i+1} = \sqrt{\omega_i^2 Var[x_{i-1}] + Var[f_i]}`;
-    * ``paper``, arXiv 2004.08249, section 4.3: :math:`\omega_i = \sqrt{\sum_{j<i} Var[f_j]}`,
+    * ``paper``, arXiv 2004.08249: :math:`\omega_i = \sqrt{\sum_{j<i} Var[f_j]}`,
       with the empty sum of i = 1 replaced by 1;
     * ``log`` and ``constant``, the closed forms of admin-torch 0.1.0 for output changes of
       O(log n) and O(1) in the number n of sub-layers:

@@ -1,4 +1,4 @@
-"""Measure how strongly a model leans on each residual branch (arXiv 2004.08249, section 4.3)."""
+"""Measure how strongly a model leans on each residual branch (arXiv 2004.08249)."""
 
 from __future__ import annotations
 

@@ -166,7 +166,8 @@ def find_sites(model: nn.Module) -> list[ResidualSite]:
         known = ", ".join(sorted(cls.__name__ for cls in _ADAPTERS))
         raise UnsupportedModelError(
             f"No residual connection was found in {type(model).__name__}. Known layers: "
-            f"{known}, and their subclasses."
+            f"{known}, and their subclasses. The sites of another Post-LN model can be named, see "
+            "`admin_init.named_sites`."
         )
     _shorten_stacks(sites)
     return linked(sites)
@@ -191,13 +192,17 @@ def linked(sites: list[ResidualSite]) -> list[ResidualSite]:
 def layer_stack(layer_name: str, default: str) -> str:
     """Return the stack of a layer: ``model.encoder`` for ``model.encoder.layers.0``.
 
-    What follows the index is a wrapper around the layer, such as ``_orig_mod``.
+    What follows the index is a wrapper around the layer, such as ``_orig_mod``. Layers of one list
+    are taken to follow each other, as are ``layer1``, ``layer2``; one with a name of its own stands
+    alone.
 
     Args:
         layer_name: Qualified name of the layer in its model.
         default: What to call the stack where the name does not tell, as in ``layers.0``.
     """
     parts = layer_name.split(".")
+    if layer_name and not any(part.isdigit() for part in parts):
+        return layer_name.rstrip("0123456789").rstrip("_")
     index = max((i for i, part in enumerate(parts) if part.isdigit()), default=len(parts) - 1)
     stack = ".".join(parts[:index]).removesuffix(".layers")
     return default if stack in ("", "layers") else stack

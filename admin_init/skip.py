@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class ScaledSkip(nn.Module):
-    """Residual connection whose shortcut is scaled channel by channel (arXiv 2004.08249, eq. 3).
+    """Residual connection whose shortcut is scaled channel by channel (arXiv 2004.08249).
 
     A freshly built one has ``omega = 1`` and is the plain residual connection.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import os
 import warnings
@@ -15,7 +16,7 @@ import torch
 from admin_init.callbacks.base import Callback
 from admin_init.callbacks.ranks import pool_ranks
 from admin_init.callbacks.report import log_profile
-from admin_init.callbacks.silence import own_copy, silenced
+from admin_init.callbacks.silence import distribution, own_copy, silenced
 from admin_init.callbacks.weight_decay import no_weight_decay
 from admin_init.errors import AdminInitError, ProfileError, TrainedModelError, UnsupportedModelError
 from admin_init.omega import Rule, check_rule
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 PROFILE_FILE = "admin_profile.json"
 
+_AVERAGING = ("StochasticWeightAveraging", "WeightAveraging")
 _UNTRIED_STRATEGIES = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy", "XLAStrategy")
 
 
@@ -95,7 +97,6 @@ class AdminInit(Callback):
                 self.given = AdminProfile.load(self.given)
             self._check_training_step(pl_module)
             self._settled = False
-            self.profile = None
             _around(pl_module, "configure_optimizers", self._spare_weight_decay)
         self._install(pl_module, complete=False)
         builds_later = _is_overridden(pl_module, "configure_model")
@@ -167,7 +168,9 @@ class AdminInit(Callback):
                     self.forward(pl_module, batch)
             else:
                 # Lightning passes the index only to a step that takes it.
-                takes = len(inspect.signature(pl_module.training_step).parameters)
+                parameters = inspect.signature(pl_module.training_step).parameters.values()
+                variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+                takes = 2 if variadic else len(parameters)
                 trainer.strategy.training_step(*(batch, batch_idx)[:takes])
 
         with silenced(trainer, pl_module):
@@ -185,6 +188,17 @@ class AdminInit(Callback):
                 "its suggestion is one for plain Post-LN.",
                 stacklevel=2,
             )
+        before = callbacks[: callbacks.index(self)] if self in callbacks else []
+        averaging = [
+            type(callback).__name__
+            for callback in before
+            if any(cls.__name__ in _AVERAGING for cls in type(callback).__mro__)
+        ]
+        if averaging:
+            raise AdminInitError(
+                f"{averaging[0]} copies the model before AdminInit has added omega to it. Put "
+                f"AdminInit before {averaging[0]} in the Trainer's callbacks."
+            )
         strategy = type(trainer.strategy).__name__
         if strategy in _UNTRIED_STRATEGIES:
             raise AdminInitError(
@@ -195,6 +209,12 @@ class AdminInit(Callback):
     def _check_training_step(self, pl_module: pl.LightningModule) -> None:
         if self.forward is not None or self.given is not None:
             return
+        if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
+            raise ProfileError(
+                "A `training_step` that takes `dataloader_iter` fetches its batches itself, so "
+                "there is no first batch to profile on. Profile beforehand with "
+                "`admin_init.profile`, and pass `AdminInit(profile=...)`."
+            )
         if not pl_module.automatic_optimization:
             raise ProfileError(
                 "A module with manual optimization steps its optimizers in `training_step`, so "
@@ -204,7 +224,10 @@ class AdminInit(Callback):
 
     def _install(self, pl_module: pl.LightningModule, *, complete: bool) -> None:
         try:
-            install_(pl_module, trainable=self.trainable)
+            install_(pl_module)
+            for site in find_sites(pl_module):
+                if site.omega is not None:
+                    site.omega.requires_grad_(self.trainable and site.previous is not None)
         except UnsupportedModelError:
             if complete:
                 raise
@@ -242,8 +265,9 @@ def check_untrained(sites: list[ResidualSite]) -> None:
             if isinstance(value, torch.Tensor) and (value != initial).any():
                 raise TrainedModelError(
                     f"The model looks trained: the {what} of `{site.name}` is not {initial} "
-                    "everywhere. Rescaling would change the function that it learned. Start from "
-                    "an initialized model, resume with `ckpt_path`, or pass `force=True`."
+                    "everywhere. Rescaling would change the function that it learned. Leave "
+                    "AdminInit out to train it further, resume with `ckpt_path`, start from an "
+                    "initialized model, or pass `force=True`."
                 )
 
 
@@ -261,15 +285,15 @@ def _check_optimized(trainer: pl.Trainer, sites: list[ResidualSite]) -> None:
     ]
     if left_out:
         warnings.warn(
-            f"No optimizer holds the omega of {left_out[0]} and {len(left_out) - 1} more: they "
-            "stay at their profiled values. Build the optimizer in `configure_optimizers` from "
-            "`self.parameters()`.",
+            f"No optimizer holds {len(left_out)} of the omegas, the first that of "
+            f"`{left_out[0]}`: they stay at their profiled values. Build "
+            "the optimizer in `configure_optimizers` from `self.parameters()`.",
             stacklevel=2,
         )
 
 
 def _is_overridden(pl_module: pl.LightningModule, hook: str) -> bool:
-    base = next(cls for cls in type(pl_module).__mro__ if cls.__name__ == "LightningModule")
+    base = importlib.import_module(distribution(pl_module)).LightningModule
     return getattr(type(pl_module), hook) is not getattr(base, hook)
 
 

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 @contextmanager
 def silenced(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
     """Switch off ``self.log`` and hand out dummy loggers, until exit."""
-    package = type(trainer).__module__.partition(".trainer")[0]
-    dummy = importlib.import_module(f"{package}.loggers.logger").DummyLogger
+    dummy = importlib.import_module(f"{distribution(trainer)}.loggers.logger").DummyLogger
     loggers = trainer.loggers
     logging = {name: vars(pl_module).get(name) for name in ("log", "log_dict")}
     try:
@@ -33,6 +32,13 @@ def silenced(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[Non
                 delattr(pl_module, name)
             else:
                 setattr(pl_module, name, before)
+
+
+def distribution(instance: object) -> str:
+    """Return which Lightning an object's class derives from, as its package is imported."""
+    modules = [cls.__module__ for cls in type(instance).__mro__]
+    packages = ("pytorch_lightning", "lightning.pytorch")
+    return next(p for p in packages if any(module.startswith(f"{p}.") for module in modules))
 
 
 def own_copy(batch: Any) -> Any:

@@ -16,7 +16,7 @@ import torch
 from small_module import data, encoder, first_omegas, module, omegas, trainer, with_validation
 from torch import Tensor, nn
 
-from admin_init import AdminInit, AdminProfile, ProfileError, find_sites, profile
+from admin_init import AdminInit, AdminProfile, ProfileError, find_sites, install_, profile
 
 
 def same(left: nn.Module, right: nn.Module) -> bool:
@@ -355,3 +355,40 @@ def test_two_processes_end_with_the_same_omegas(tmp_path: Path) -> None:
     ours, theirs = ([site.omega for site in p.sites] for p in (found, expected))
     # Each rank draws its own dropout.
     assert ours == pytest.approx(theirs, rel=0.05)
+
+
+def test_a_trainer_and_a_step_of_the_users_own(lightning: ModuleType) -> None:
+    class OwnTrainer(lightning.Trainer):  # type: ignore[name-defined, misc]
+        pass
+
+    model, callback = module(lightning), AdminInit()
+    step = type(model).training_step
+
+    def variadic(self: Any, *args: Any) -> Tensor:
+        loss: Tensor = step(self, *args)
+        return loss
+
+    type(model).training_step = variadic
+    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    OwnTrainer(accelerator="cpu", max_steps=1, callbacks=[callback], **settings).fit(model, data())
+    assert callback.profile is not None
+
+
+def test_a_second_fit_keeps_the_profile_for_its_checkpoints(tmp_path: Path) -> None:
+    model, callback = module(), AdminInit()
+    run = trainer(callbacks=[callback])
+    run.fit(model, data())
+    run.fit_loop.max_epochs = 2
+    run.fit(model, data())
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]["AdminInit"]
+    assert callback.profile is not None
+    assert AdminProfile.from_dict(saved["profile"]) == callback.profile
+
+
+def test_omegas_that_were_there_before_can_be_kept_constant() -> None:
+    model, callback = module(), AdminInit(trainable=False)
+    install_(model)
+    trainer(callbacks=[callback], max_steps=2).fit(model, data())
+    assert callback.profile is not None
+    assert first_omegas(model) == pytest.approx([site.omega for site in callback.profile.sites])

@@ -159,5 +159,21 @@ def test_an_optimizer_without_omega_is_warned_of() -> None:
     model = module()
     early = torch.optim.SGD(model.parameters(), lr=0.1)
     type(model).configure_optimizers = lambda self: early
-    with pytest.warns(UserWarning, match="No optimizer holds the omega of"):
+    with pytest.warns(UserWarning, match="No optimizer holds 5 of the omegas"):
         trainer(callbacks=[AdminInit()], max_steps=1).fit(model, data())
+
+
+def test_a_step_that_fetches_its_own_batches_needs_a_profile() -> None:
+    model = module()
+    type(model).training_step = lambda self, dataloader_iter: None
+    with pytest.raises(ProfileError, match=r"takes `dataloader_iter` .* `AdminInit\(profile="):
+        trainer(callbacks=[AdminInit()]).fit(model, data())
+
+
+@pytest.mark.parametrize("name", ["StochasticWeightAveraging", "WeightAveraging"])
+def test_averaging_must_come_after(name: str) -> None:
+    averaging = getattr(pl.callbacks, name)
+    arguments = {"swa_lrs": 0.1} if name.startswith("Stochastic") else {}
+    with pytest.raises(AdminInitError, match=f"Put AdminInit before {name}"):
+        trainer(callbacks=[averaging(**arguments), AdminInit()]).fit(module(), data())
+    trainer(callbacks=[AdminInit(), averaging(**arguments)]).fit(module(), data())

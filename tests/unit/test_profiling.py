@@ -290,14 +290,33 @@ def test_layers_that_run_in_another_order_than_they_are_defined_are_refused(x: T
     class Reversed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.second, self.first = layer(), layer()
+            self.layer2, self.layer1 = layer(), layer()
 
         def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = self.second(self.first(x))
+            y: Tensor = self.layer2(self.layer1(x))
             return y
 
-    with pytest.raises(ProfileError, match=r"`encoder` ran in another order \(`first.self_attn`"):
+    with pytest.raises(ProfileError, match=r"`layer` ran in another order \(`layer1.self_attn`"):
         admin_init.profile(Reversed(), [x])
+
+
+def test_layers_side_by_side_are_stacks_of_their_own(x: Tensor) -> None:
+    class Parallel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.text, self.image = layer(), layer()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.text(x) + self.image(x)
+            return y
+
+    model = Parallel().eval()
+    profile = admin_init.profile(model, [x])
+    assert [site.omega for site in profile.sites[::2]] == [1.0, 1.0]
+    admin_init.apply_(model, profile)
+    with torch.no_grad():
+        before = model(x)
+        torch.testing.assert_close(admin_init.fold_(model)(x), before, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
