@@ -30,7 +30,7 @@ lint: install
 	$(BIN)/mypy
 
 bench: install
-	$(BIN)/python benchmarks/overhead.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py --layers 4
 
 tensorboard: install
 	$(BIN)/tensorboard --logdir runs
