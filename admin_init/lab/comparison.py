@@ -116,6 +116,10 @@ class Comparison:
     bleu: bool = False
     """Whether to translate and score the test split."""
 
+    average: int = 1
+    """How many of the last checkpoints, one a validation, are averaged into the model that is
+    scored."""
+
     workers: int = 1
     """Runs at a time, each in a process of its own."""
 
@@ -128,7 +132,14 @@ class Comparison:
     def __post_init__(self) -> None:
         problems = [
             f"`{name}` must be at least 1, but is {value}."
-            for name in ("max_steps", "max_tokens", "validate_every", "workers", "threads")
+            for name in (
+                "max_steps",
+                "max_tokens",
+                "validate_every",
+                "average",
+                "workers",
+                "threads",
+            )
             if (value := getattr(self, name)) < 1
         ]
         names = [variant.name for variant in self.grid.variants()]

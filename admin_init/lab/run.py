@@ -26,6 +26,7 @@ from admin_init.files import read_json, write_json
 from admin_init.lab.comparison import Comparison, Variant
 from admin_init.lab.history import History
 from admin_init.nn import TransformerConfig
+from admin_init.translation.averaging import average_checkpoints
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule
 from admin_init.translation.optimization import OptimizationConfig
@@ -33,6 +34,7 @@ from admin_init.translation.scoring import Bleu
 from admin_init.translation.search import SearchConfig
 
 RESULT = "result.json"
+SNAPSHOT = "snapshot-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +147,7 @@ def train(
         ModelCheckpoint(
             folder, "last", save_on_train_epoch_end=False, enable_version_counter=False
         ),
+        *([_snapshots(folder)] if comparison.average > 1 else []),
     ]
     trainer = pl.Trainer(
         accelerator="auto",
@@ -169,6 +172,9 @@ def train(
         trainer.validate(module, data, verbose=False)
     bleu = None
     if comparison.bleu and math.isfinite(course["validation"][-1]["nll"]):
+        if comparison.average > 1:
+            snapshots = sorted(folder.glob(f"{SNAPSHOT}*.ckpt"), key=_step)[-comparison.average :]
+            module.load_state_dict(average_checkpoints(snapshots)["state_dict"])
         trainer.test(module, data, verbose=False)
         bleu = module.bleu
     elif comparison.bleu:
@@ -177,6 +183,22 @@ def train(
     result = _result(comparison, variant, course, entropy, bleu)
     write_json(folder / RESULT, asdict(result))
     return result
+
+
+def _snapshots(folder: Path) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        folder,
+        SNAPSHOT + "{step}",
+        monitor="val_nll",  # all are kept; Lightning tells two checkpoint callbacks apart by it
+        save_top_k=-1,
+        save_weights_only=True,
+        save_on_train_epoch_end=False,
+        enable_version_counter=False,
+    )
+
+
+def _step(snapshot: Path) -> int:
+    return int(snapshot.stem.rpartition("=")[2])
 
 
 def _result(

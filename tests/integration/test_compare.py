@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from command_line import call, kill_at
@@ -17,6 +18,9 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 
 from admin_init.lab.comparison import Comparison, Grid
 from admin_init.lab.run import train
+from admin_init.translation.averaging import average_checkpoints
+from admin_init.translation.checkpoint import load_module
+from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.sources import CorpusConfig
 
 RECIPE: dict[str, Any] = {
@@ -212,3 +216,21 @@ def test_a_run_that_was_killed_before_its_result_was_written(folder: Path, tmp_p
     for name in ("run", "val_nll", "source_gain", "bleu", "grad_norm"):
         assert again[name] == before[name]
     assert again["history"]["train_loss"] == before["history"]["train_loss"]
+
+
+def test_what_is_scored_is_the_average_of_the_last_validations(folder: Path) -> None:
+    recipe = write_recipe(folder)
+    averaged = ["--average", "3", "--output", str(folder / "averaged"), *ONLY_GOOD]
+    assert compare(recipe, *averaged).code == 0
+    run = folder / "averaged" / GOOD
+    snapshots = [run / f"snapshot-step={step}.ckpt" for step in (50, 55, 60)]
+    module = load_module(average_checkpoints(snapshots))
+    trainer = pl.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False)
+    data = TranslationDataModule(folder / "averaged" / "data-bin", "en", "de", max_tokens=300)
+    scores = trainer.test(module, data, verbose=False)
+    scored = json.loads((run / "result.json").read_text())["bleu"]
+    assert scored == pytest.approx(scores[0]["test_bleu"], rel=1e-6) > 0
+    # The training itself is the one that nothing is averaged of.
+    assert json.loads((run / "result.json").read_text())["val_nll"] == pytest.approx(
+        result(folder, GOOD)["val_nll"], rel=1e-6
+    )
