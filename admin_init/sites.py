@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -139,7 +140,7 @@ def find_sites(model: nn.Module) -> list[ResidualSite]:
         UnsupportedModelError: No layer of a known family was found, or one layer object is used
             at several depths.
     """
-    importlib.import_module("admin_init.adapters")
+    _load_adapters()
     sites: list[ResidualSite] = []
     not_post_ln: list[str] = []
     for name, layer in model.named_modules():
@@ -160,7 +161,8 @@ def find_sites(model: nn.Module) -> list[ResidualSite]:
         raise NotPostLNError(
             "Admin rescales the shortcuts of Post-LN layers, but this model has none: "
             f"{'; '.join(not_post_ln[:3])}{' ...' if len(not_post_ln) > 3 else ''}. Build it with "
-            "norm_first=False, or train it without Admin: Pre-LN does not need it."
+            "norm_first=False (in fairseq: normalize_before=False), or train it without Admin: "
+            "Pre-LN does not need it."
         )
     if not sites:
         known = ", ".join(sorted(cls.__name__ for cls in _ADAPTERS))
@@ -206,6 +208,17 @@ def layer_stack(layer_name: str, default: str) -> str:
     index = max((i for i, part in enumerate(parts) if part.isdigit()), default=len(parts) - 1)
     stack = ".".join(parts[:index]).removesuffix(".layers")
     return default if stack in ("", "layers") else stack
+
+
+_OPTIONAL = ("fairseq",)
+"""Libraries that have an adapter of their name, loaded once the library is."""
+
+
+def _load_adapters() -> None:
+    importlib.import_module("admin_init.adapters")
+    for library in _OPTIONAL:
+        if sys.modules.get(library) is not None:
+            importlib.import_module(f"admin_init.adapters.{library}")
 
 
 def _adapter_of(layer: nn.Module) -> Adapter | None:

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor, nn
 from typing_extensions import override
 
+from admin_init.adapters.extended import Extended, extend_, restore_
+from admin_init.adapters.layers import enclosing, known
 from admin_init.adapters.skip import Rows, SkipSite
 from admin_init.errors import FoldError, NotPostLNError
 from admin_init.sites import ResidualSite, layer_stack, register_adapter
 from admin_init.skip import ExcessSkip, ScaledSkip
 
 
-class _Extended:
-    """A class made at run time from a mixin and a layer's own class; survives pickle, deepcopy."""
-
-    plain_class: type[nn.Module]
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        state = tuple(super().__reduce_ex__(protocol))[2:]
-        return _new, (type(self).__mro__[1], self.plain_class), *state
-
-
-class _RescaledLayer(_Extended):
+class _RescaledLayer(Extended):
     """Adds the shortcut's excess to what each sub-layer returns; see :class:`ExcessSkip`."""
 
     # The fused inference kernel of nn.TransformerEncoderLayer knows no omega, and takes only the
@@ -45,41 +37,14 @@ class _RescaledLayer(_Extended):
         return branch if skip is None else skip(x, branch)
 
 
-class _PaddedEncoder(_Extended):
+class _PaddedEncoder(Extended):
     """Keeps ``nn.TransformerEncoder`` from nested tensors, which only the fused kernel takes."""
 
     use_nested_tensor = property(lambda self: False)
 
 
-_EXTENDED: dict[tuple[type[_Extended], type[nn.Module]], Any] = {}
-
-
-def _extended(mixin: type[_Extended], plain_class: type[nn.Module]) -> Any:
-    key = mixin, plain_class
-    if key not in _EXTENDED:
-        name = f"Admin{plain_class.__name__}"
-        _EXTENDED[key] = type(name, key, {"plain_class": plain_class})
-    return _EXTENDED[key]
-
-
-def _new(mixin: type[_Extended], plain_class: type[nn.Module]) -> Any:
-    cls = _extended(mixin, plain_class)
-    return cls.__new__(cls)
-
-
-def _extend_(module: nn.Module, mixin: type[_Extended]) -> None:
-    if not isinstance(module, mixin):
-        module.__class__ = _extended(mixin, type(module))
-
-
-def _restore_(module: nn.Module) -> None:
-    if isinstance(module, _Extended):
-        module.__class__ = module.plain_class  # type: ignore[assignment]
-
-
 _ENCODER, _DECODER = nn.TransformerEncoderLayer, nn.TransformerDecoderLayer
 _BLOCKS = {"self_attn": "_sa_block", "cross_attn": "_mha_block", "ffn": "_ff_block"}
-_ModuleT = TypeVar("_ModuleT", bound=nn.Module)
 
 
 class TorchSite(SkipSite):
@@ -109,27 +74,27 @@ class TorchSite(SkipSite):
         weight = self.norm_weight
         skip = ExcessSkip(self.width, device=weight.device, dtype=weight.dtype)
         self.layer.add_module(f"{self.place}_skip", skip)
-        _extend_(self.layer, _RescaledLayer)
+        extend_(self.layer, _RescaledLayer)
         if self.encoder is not None:
-            _extend_(self.encoder, _PaddedEncoder)
+            extend_(self.encoder, _PaddedEncoder)
 
     @override
     def uninstall_(self) -> None:
         self.layer._modules.pop(f"{self.place}_skip", None)
         if not any(isinstance(child, ScaledSkip) for child in self.layer.children()):
-            _restore_(self.layer)
+            restore_(self.layer)
         if self.encoder is not None and not any(
             isinstance(module, _RescaledLayer) for module in self.encoder.modules()
         ):
-            _restore_(self.encoder)
+            restore_(self.encoder)
 
     @override
     def fold_targets(self) -> Iterable[Tensor]:
         targets = list(super().fold_targets())
         plain = getattr(self.layer, "plain_class", type(self.layer))
-        known = _DECODER if issubclass(plain, _DECODER) else _ENCODER
+        base = _DECODER if issubclass(plain, _DECODER) else _ENCODER
         for method in ("forward", _BLOCKS[self.place]):
-            if targets and getattr(plain, method) is not getattr(known, method):
+            if targets and getattr(plain, method) is not getattr(base, method):
                 raise FoldError(
                     f"{plain.__name__} overrides `{method}`, so what reads the input of "
                     f"`{self.name}` is not known"
@@ -139,7 +104,7 @@ class TorchSite(SkipSite):
     @override
     def readers(self) -> Iterator[Rows]:
         if self.place == "ffn":
-            yield Rows(self._plain("linear1", nn.Linear).weight)
+            yield Rows(known(self.layer, "linear1", nn.Linear, self.name).weight)
             return
         attention = self._attention()
         queries_only = self.place == "cross_attn"
@@ -151,22 +116,12 @@ class TorchSite(SkipSite):
     @override
     def output(self) -> nn.Linear:
         if self.place == "ffn":
-            return self._plain("linear2", nn.Linear)
+            return known(self.layer, "linear2", nn.Linear, self.name)
         return self._attention().out_proj
 
     def _attention(self) -> nn.MultiheadAttention:
         name = "multihead_attn" if self.place == "cross_attn" else "self_attn"
-        return self._plain(name, nn.MultiheadAttention)
-
-    def _plain(self, name: str, known: type[_ModuleT]) -> _ModuleT:
-        module = self.layer.get_submodule(name)
-        # A subclass, such as one with LoRA, may read x through more weights than it shows.
-        if not isinstance(module, known) or type(module).forward is not known.forward:
-            raise FoldError(
-                f"`{name}` in the layer of `{self.name}` is a {type(module).__name__}, which "
-                f"computes something else than an nn.{known.__name__}"
-            )
-        return module
+        return known(self.layer, name, nn.MultiheadAttention, self.name)
 
 
 @register_adapter(_ENCODER)
@@ -185,18 +140,9 @@ def _sites(
     if layer.norm_first:
         raise NotPostLNError(f"`{name or type(layer).__name__}` is Pre-LN (norm_first=True)")
     stack = layer_stack(name, default_stack)
-    encoder = _encoder_around(name, model)
+    encoder = enclosing(name, model, nn.TransformerEncoder)
     prefix = f"{name}." if name else ""
     return [
         TorchSite(f"{prefix}{place}", stack, layer, layer.get_submodule(f"norm{i}"), encoder)
         for i, place in enumerate(places, start=1)
     ]
-
-
-def _encoder_around(name: str, model: nn.Module) -> nn.TransformerEncoder | None:
-    while name:
-        name = name.rpartition(".")[0]
-        around = model.get_submodule(name)
-        if isinstance(around, nn.TransformerEncoder):
-            return around
-    return None

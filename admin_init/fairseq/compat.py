@@ -1,8 +1,8 @@
 """What lets fairseq 0.12.2 be imported and run with today's Python, PyTorch and hydra.
 
-No installed file is changed. While fairseq is imported, ``dataclasses.dataclass`` is wrapped, the
-root logger watched and hydra's warnings silenced; all three are put back. What stays, in this
-process only:
+No installed file is changed. While fairseq is imported, ``dataclasses.dataclass`` is wrapped and
+warnings are silenced; that is put back, and so is what the import does to the root logger and to
+the start method of :mod:`multiprocessing`. What stays, in this process only:
 
 * ``torch.load``, which reads weights only, also takes what fairseq's checkpoints hold beside them:
   numbers and arrays of numpy, and ``argparse.Namespace``;
@@ -17,6 +17,7 @@ import dataclasses
 import importlib
 import importlib.util
 import logging
+import multiprocessing
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,10 +49,14 @@ def import_fairseq() -> ModuleType:
     """
     if importlib.util.find_spec("fairseq") is None:
         raise FairseqNotInstalledError(f"fairseq is not installed. To get it: {INSTALL}.")
-    with _hashable_dataclasses(), _root_logger_kept(), warnings.catch_warnings():
-        # hydra 1.3 warns of what fairseq asks of 1.0.
-        warnings.filterwarnings("ignore", module="hydra|fairseq")
-        warnings.filterwarnings("ignore", category=UserWarning, message=".*hydra")
+    with (
+        _hashable_dataclasses(),
+        _root_logger_kept(),
+        _start_method_kept(),
+        warnings.catch_warnings(),
+    ):
+        # hydra 1.3 and PyTorch warn of what fairseq asks of older ones.
+        warnings.simplefilter("ignore")
         try:
             fairseq = importlib.import_module("fairseq")
             layers = importlib.import_module("fairseq.modules.transformer_layer")
@@ -108,6 +113,16 @@ def _root_logger_kept() -> Iterator[None]:
         logging.disable(disabled)
         root.handlers[:] = handlers
         root.setLevel(level)
+
+
+@contextmanager
+def _start_method_kept() -> Iterator[None]:
+    """Leave the start method open: fairseq makes a lock at import, which settles on the default."""
+    method = multiprocessing.get_start_method(allow_none=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(method, force=True)
 
 
 def _checkpoint_classes() -> list[Any]:
