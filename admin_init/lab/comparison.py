@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from admin_init.errors import AdminInitError
 from admin_init.lab.verdict import Criteria
+from admin_init.translation.engine import FairseqConfig
 from admin_init.translation.sources import CorpusConfig
 
 
@@ -94,6 +95,9 @@ class Comparison:
 
     transformer: dict[str, Any] = field(default_factory=dict)
     """Shape of the models, see TransformerConfig; without layers and residual style."""
+
+    fairseq: FairseqConfig | None = None
+    """Let fairseq build the models: `{}` for its Transformer in the shape of ours."""
 
     optimization: dict[str, Any] = field(default_factory=dict)
     """How the weights are updated, see OptimizationConfig; without the learning rate."""

@@ -101,6 +101,7 @@ def build(
         OptimizationConfig(**comparison.optimization, learning_rate=variant.learning_rate),
         SearchConfig(**comparison.search),
         label_smoothing=comparison.label_smoothing,
+        fairseq=comparison.fairseq,
     )
 
 

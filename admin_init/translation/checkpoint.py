@@ -77,8 +77,7 @@ def fold_checkpoint(source: str | os.PathLike[str], destination: str | os.PathLi
         raise AdminInitError(f"{source} has no omegas, so there is nothing to fold.")
     module = load_module(checkpoint)
     shape = 4, min(16, module.config.max_positions)
-    vocabulary_size = module.transformer.output_proj.out_features
-    probe = torch.randint(vocabulary_size, shape, generator=torch.Generator())
+    probe = torch.randint(module.config.vocabulary_size or 0, shape, generator=torch.Generator())
     before = _logits(module, probe)
     fold_(module)
     difference = float((_logits(module, probe) - before).abs().max() / before.abs().max())

@@ -13,20 +13,24 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
-from admin_init.nn import Transformer, TransformerConfig
+from admin_init.nn import TransformerConfig
 from admin_init.rescale import install_
 from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.datamodule import TranslationDataModule
+from admin_init.translation.engine import FairseqConfig, build_transformer, search
 from admin_init.translation.optimization import OptimizationConfig
 from admin_init.translation.scoring import Bleu, score
-from admin_init.translation.search import SearchConfig, beam_search
+from admin_init.translation.search import SearchConfig
 
+_TRANSFORMER = TransformerConfig()
 _OPTIMIZATION = OptimizationConfig()
 _SEARCH = SearchConfig()
 
 
 class TranslationModule(pl.LightningModule):
-    """Trains a :class:`Transformer` with label-smoothed cross-entropy, and translates with it.
+    """Trains a Transformer with label-smoothed cross-entropy, and translates with it.
+
+    The Transformer is our own, or with ``fairseq`` one of fairseq's.
 
     It logs ``train_loss`` (smoothed, per token), and in validation ``val_nll``, the negative
     log-likelihood per target token in nats without label smoothing, and ``val_source_gain``: how
@@ -41,23 +45,23 @@ class TranslationModule(pl.LightningModule):
         optimization: How the weights are updated.
         search: How translations are searched for.
         label_smoothing: Probability mass spread over the vocabulary (Szegedy et al. 2016).
+        fairseq: Let fairseq build the model, and search with it.
 
-    The first three may also be dictionaries of their fields, which is how checkpoints hold them.
+    The configurations may also be dictionaries of their fields, which is how checkpoints hold them.
 
     Raises:
         ValueError: A value is out of its range.
     """
 
-    transformer: Transformer
-
     def __init__(
         self,
         # Not `| dict`, for which the command line would take any value unchecked.
-        transformer: TransformerConfig,
+        transformer: TransformerConfig = _TRANSFORMER,
         optimization: OptimizationConfig = _OPTIMIZATION,
         search: SearchConfig = _SEARCH,
         *,
         label_smoothing: float = 0.1,
+        fairseq: FairseqConfig | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
@@ -68,6 +72,7 @@ class TranslationModule(pl.LightningModule):
         self.optimization = _config(OptimizationConfig, optimization)
         self.search = _config(SearchConfig, search)
         self.label_smoothing = label_smoothing
+        self.fairseq = None if fairseq is None else _config(FairseqConfig, fairseq)
         self.bleu: Bleu | None = None
         """Score of the last test, with its signature."""
         self.data: TranslationDataModule | None = None
@@ -82,10 +87,12 @@ class TranslationModule(pl.LightningModule):
                 "optimization": asdict(self.optimization),
                 "search": asdict(self.search),
                 "label_smoothing": self.label_smoothing,
+                "fairseq": None if self.fairseq is None else asdict(self.fairseq),
             }
         )
         if self.config.vocabulary_size is not None:
-            self.transformer = Transformer(self.config)
+            self.transformer = build_transformer(self.config, self.fairseq)
+            self.config = self.transformer.config
 
     @override
     def setup(self, stage: str) -> None:
@@ -102,7 +109,7 @@ class TranslationModule(pl.LightningModule):
 
     @override
     def forward(self, source: Tensor, target_input: Tensor) -> Tensor:
-        """Return logits (N, T, V), see :meth:`Transformer.forward`."""
+        """Return logits (N, T, V), see :meth:`admin_init.nn.Transformer.forward`."""
         logits: Tensor = self.transformer(source, target_input)
         return logits
 
@@ -167,7 +174,7 @@ class TranslationModule(pl.LightningModule):
         Args:
             source: Shape (N, S), int64, padded with ``padding_idx``.
         """
-        found = beam_search(self.transformer, source, **asdict(self.search))
+        found = search(self.transformer, source, self.search)
         dictionary, tokenizer = self._data.target_dictionary, self._data.tokenizer
         return [
             tokenizer.decode(dictionary.decode(hypotheses[0].tokens.tolist()))

@@ -1,0 +1,57 @@
+"""Which library builds the Transformer of a translation module, and searches with it."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from admin_init.nn import Transformer, TransformerConfig
+from admin_init.translation.search import Hypothesis, SearchConfig, beam_search
+
+
+@dataclass(frozen=True, kw_only=True)
+class FairseqConfig:
+    """A Transformer of fairseq's, in place of our own."""
+
+    arch: str | None = None
+    """Name of one of fairseq's architectures, such as `transformer_iwslt_de_en`. Without one the
+    shape is that of `transformer`."""
+
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Options of fairseq that differ from those of the architecture, such as
+    `{encoder_layers: 12}`."""
+
+
+def build_transformer(config: TransformerConfig, fairseq: FairseqConfig | None) -> nn.Module:
+    """Build our own :class:`Transformer`, or fairseq's behind the same interface.
+
+    Raises:
+        AdminInitError: fairseq is not installed, or has no such architecture, option or residual
+            style.
+    """
+    if fairseq is None:
+        return Transformer(config)
+    # Late and by name: our own Transformer needs no fairseq.
+    model = importlib.import_module("admin_init.fairseq.model")
+    built: nn.Module = model.FairseqTransformer(config, fairseq.arch, fairseq.overrides)
+    return built
+
+
+def search(model: nn.Module, source: Tensor, config: SearchConfig) -> list[list[Hypothesis]]:
+    """Search for translations: :func:`beam_search`, or fairseq's for a Transformer of fairseq's.
+
+    Args:
+        model: From :func:`build_transformer`.
+        source: Shape (N, S), int64, padded with ``padding_idx``.
+        config: How to search.
+
+    Returns:
+        The hypotheses of each sentence, best first.
+    """
+    if isinstance(model, Transformer):
+        return beam_search(model, source, **asdict(config))
+    found: list[list[Hypothesis]] = model.beam_search(source, **asdict(config))  # type: ignore[operator]
+    return found
