@@ -151,6 +151,19 @@ def fold(checkpoint: str, output: str) -> int:
     return 0
 
 
+def convert(checkpoint: str, output: str) -> int:
+    """Turn a checkpoint of fairseq into one of ours, or one of ours into one of fairseq.
+
+    Args:
+        checkpoint: A .pt that fairseq-train wrote, or a checkpoint that `admin-init fit` wrote.
+        output: Checkpoint that is written.
+    """
+    from admin_init.fairseq.convert import convert_checkpoint
+
+    _print(f"{output}: {convert_checkpoint(checkpoint, output)}")
+    return 0
+
+
 class Command(NamedTuple):
     """One of our own commands."""
 
@@ -185,6 +198,11 @@ COMMANDS = {
         fold,
         ("--checkpoint FILE", "--output FILE"),
         f"admin-init fold --checkpoint {_CHECKPOINT} --output folded.ckpt",
+    ),
+    "convert": Command(
+        convert,
+        ("--checkpoint FILE", "--output FILE"),
+        f"admin-init convert --checkpoint {_CHECKPOINT} --output checkpoint.pt",
     ),
 }
 
@@ -279,7 +297,7 @@ def _overview(name: str) -> int:
         for name, command in COMMANDS.items()
     }
     order = ("prepare", "compare", "fit", "validate", "test", "predict", "profile", "translate")
-    lines = [f"  {key:10} {purposes[key]}" for key in (*order, "fold")]
+    lines = [f"  {key:10} {purposes[key]}" for key in (*order, "fold", "convert")]
     text = "\n".join(
         [
             "usage: admin-init COMMAND [--OPTION VALUE ...]",
