@@ -129,7 +129,7 @@ def fairseqs(checkpoint: dict[str, Any]) -> dict[str, Any]:
         model = FairseqTransformer(
             replace(module.config, residual="admin") if _has_omegas(weights) else module.config
         )
-    options = vars(model.options) | {key: None for key in _DATA}
+    options = vars(model.options) | dict.fromkeys(_DATA)
     if _has_omegas(weights):
         options["arch"] = "transformer_admin"
     return {

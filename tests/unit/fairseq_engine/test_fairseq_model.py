@@ -8,7 +8,6 @@ import pytest
 import torch
 from fairseq.models.transformer import TransformerModel
 
-import admin_init.fairseq  # noqa: F401, fairseq cannot be imported without it
 from admin_init.errors import AdminInitError
 from admin_init.fairseq.model import FairseqTransformer
 from admin_init.nn import TransformerConfig
