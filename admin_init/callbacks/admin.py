@@ -175,7 +175,9 @@ class AdminInit(Callback):
 
         with silenced(trainer, pl_module):
             measured = measure(pl_module, sites, run, rule=self.rule)
-        measured = pool_ranks(trainer.strategy, measured)
+        if trainer.world_size > 1:
+            total = functools.partial(trainer.strategy.reduce, reduce_op="sum")
+            measured = pool_ranks(measured, total, trainer.strategy.root_device)
         profile = make_profile(measured, rule=self.rule, batches=trainer.world_size)
         # The ranks computed the same sums, perhaps not in the same order of additions.
         return trainer.strategy.broadcast(profile)

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from admin_init.moments import Moments
 from admin_init.profiling import SiteMoments
 
-if TYPE_CHECKING:
-    from pytorch_lightning.strategies import Strategy
 
-
-def pool_ranks(strategy: Strategy, measured: Sequence[SiteMoments]) -> list[SiteMoments]:
+def pool_ranks(
+    measured: Sequence[SiteMoments], total: Callable[[Tensor], Tensor], device: torch.device | str
+) -> list[SiteMoments]:
     """Average the variances of all ranks, weighted by their elements; one collective in all.
 
     It runs after the pass: a collective inside the forward would hang where ranks diverge.
+
+    Args:
+        measured: What this rank has measured.
+        total: Adds a tensor, shape (sites, 3), up over the ranks; every rank gets the sum.
+        device: Where the collective needs the tensor.
     """
-    if getattr(strategy, "world_size", 1) == 1:
-        return list(measured)
     # Every rank sends its sites in the same order, whatever it executed first.
     order = sorted(range(len(measured)), key=lambda i: measured[i].name)
     table = torch.tensor(
@@ -34,9 +36,9 @@ def pool_ranks(strategy: Strategy, measured: Sequence[SiteMoments]) -> list[Site
             for i in order
         ],
         dtype=torch.float64,
-        device=strategy.root_device,
+        device=device,
     )
-    sums: list[list[float]] = strategy.reduce(table, reduce_op="sum").tolist()
+    sums: list[list[float]] = total(table).tolist()
     pooled = list(measured)
     for i, (count, shortcut, branch) in zip(order, sums, strict=True):
         pooled[i] = replace(

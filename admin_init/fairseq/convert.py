@@ -131,7 +131,7 @@ def fairseqs(checkpoint: dict[str, Any]) -> dict[str, Any]:
         )
     options = vars(model.options) | dict.fromkeys(_DATA)
     if _has_omegas(weights):
-        options["arch"] = "transformer_admin"
+        options |= {"arch": "transformer_admin", "admin_profiled": True}
     return {
         "args": Namespace(
             **options | checkpoint.get("datamodule_hyper_parameters", {}),

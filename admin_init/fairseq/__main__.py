@@ -1,0 +1,41 @@
+"""fairseq's commands, with Admin among the architectures.
+
+``python -m admin_init.fairseq train <the arguments of fairseq-train>``, and so for every other of
+fairseq's commands. ``fairseq-train`` itself fails on Python 3.11 before it has loaded a plugin.
+"""
+
+import importlib
+import pkgutil
+import sys
+import warnings
+
+import fairseq_cli
+
+# At the top: processes that fairseq spawns import this module too.
+from admin_init.errors import AdminInitError
+from admin_init.fairseq import plugin  # noqa: F401
+
+_COMMANDS = sorted(
+    {module.name for module in pkgutil.iter_modules(fairseq_cli.__path__)} - {"hydra_train"}
+)
+
+
+def main() -> None:
+    """Run the command that the first argument names with the arguments after it."""
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if command not in _COMMANDS:
+        sys.exit(
+            f"usage: python -m admin_init.fairseq {{{','.join(_COMMANDS)}}} "
+            "<the arguments of that command of fairseq>"
+        )
+    sys.argv = [f"fairseq-{command}", *sys.argv[2:]]
+    # hydra 1.3 warns of what fairseq asks of 1.0, a page of it for each process.
+    warnings.filterwarnings("ignore", "(?s).*hydra", UserWarning)
+    try:
+        importlib.import_module(f"fairseq_cli.{command}").cli_main()
+    except AdminInitError as error:
+        sys.exit(f"fairseq-{command}: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Admin as architectures of fairseq-train; importing this module registers them."""
+
+from __future__ import annotations
+
+import logging
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq import utils
+from fairseq.models import register_model, register_model_architecture
+from fairseq.models.transformer import TransformerModel
+from fairseq.models.transformer.transformer_legacy import (
+    base_architecture,
+    transformer_iwslt_de_en,
+    transformer_wmt_en_de,
+    transformer_wmt_en_de_big,
+)
+from torch import Tensor, distributed, nn
+from typing_extensions import override
+
+from admin_init.callbacks.ranks import pool_ranks
+from admin_init.omega import Rule
+from admin_init.profile_data import AdminProfile
+from admin_init.profiling import make_profile, measure
+from admin_init.rescale import apply_, install_
+from admin_init.sites import find_sites
+
+_log = logging.getLogger(__name__)
+
+
+@register_model("transformer_admin")
+class AdminTransformerModel(TransformerModel):  # type: ignore[misc]
+    """fairseq's Post-LN Transformer with Admin initialization (arXiv 2004.08249).
+
+    ``fairseq-train`` builds the model before it wraps it for several devices, copies it for half
+    precision or makes its optimizer. So it is profiled here, on each rank's first training batch;
+    the omegas are in the checkpoints as any parameter, and a model that is built to load one is
+    not profiled.
+
+    fairseq's optimizers have one weight decay for all parameters: with ``--weight-decay`` omega
+    decays too, as in the code released with the paper.
+    """
+
+    @staticmethod
+    @override
+    def add_args(parser: ArgumentParser) -> None:
+        """Add ``--admin-rule`` to the arguments of ``transformer``."""
+        TransformerModel.add_args(parser)
+        parser.add_argument(
+            "--admin-rule",
+            default="reference",
+            choices=("reference", "paper"),
+            help="how omegas follow from the variances of the branches",
+        )
+
+    @classmethod
+    @override
+    def build_model(cls, args: Namespace, task: Any) -> AdminTransformerModel:
+        """Build the model, and profile it unless a checkpoint is about to be loaded into it.
+
+        Raises:
+            NotPostLNError: The arguments ask for a Pre-LN model.
+        """
+        model: AdminTransformerModel = super().build_model(args, task)
+        install_(model)
+        if not getattr(args, "admin_profiled", False) and not _resumes(args):
+            rule: Rule = getattr(args, "admin_rule", "reference")
+            profile = _profiled(model, task, args, rule)
+            apply_(model, profile)
+            _log.info(f"Admin: the omegas of the residual connections\n{profile}")
+        # A checkpoint holds the arguments, so that who loads it knows.
+        args.admin_profiled = True
+        return model
+
+
+for name, architecture in {
+    "transformer_admin": base_architecture,
+    "transformer_admin_iwslt_de_en": transformer_iwslt_de_en,
+    "transformer_admin_wmt_en_de": transformer_wmt_en_de,
+    "transformer_admin_wmt_en_de_big": transformer_wmt_en_de_big,
+}.items():
+    register_model_architecture("transformer_admin", name)(architecture)
+
+
+def _resumes(args: Namespace) -> bool:
+    """Whether fairseq-train will load a checkpoint, by the rules of its ``load_checkpoint``."""
+    saved = getattr(args, "restore_file", "checkpoint_last.pt")
+    if saved == "checkpoint_last.pt":
+        saved = Path(getattr(args, "save_dir", "checkpoints")) / saved
+    first = not Path(saved).exists()
+    return not first or bool(
+        getattr(args, "finetune_from_model", None) or getattr(args, "continue_once", None)
+    )
+
+
+def _profiled(model: nn.Module, task: Any, args: Namespace, rule: Rule) -> AdminProfile:
+    together = distributed.is_available() and distributed.is_initialized()
+    ranks = distributed.get_world_size() if together else 1
+    rank = distributed.get_rank() if together else 0
+    on_gpu = torch.cuda.is_available() and not args.cpu
+    device = torch.device("cuda" if on_gpu else "cpu")
+
+    batch = _first_batch(model, task, args, ranks, rank)
+    model.to(device)
+    batch = utils.move_to_cuda(batch) if on_gpu else batch
+    sites = find_sites(model)
+    measured = measure(model, sites, lambda: model(**batch["net_input"]), rule=rule)
+    model.to("cpu")  # where fairseq expects what it has built
+
+    if ranks > 1:
+        measured = pool_ranks(measured, _sum, device)
+    profile = [make_profile(measured, rule=rule, batches=ranks)]
+    if ranks > 1:
+        # They computed the same sums, perhaps not in the same order of additions.
+        distributed.broadcast_object_list(profile, src=0, device=device)
+    return profile[0]
+
+
+def _sum(table: Tensor) -> Tensor:
+    distributed.all_reduce(table)
+    return table
+
+
+def _first_batch(model: Any, task: Any, args: Namespace, ranks: int, rank: int) -> Any:
+    """Return the batch that fairseq's trainer begins this rank's training with."""
+    split = args.train_subset
+    task.load_dataset(split, combine=True, epoch=1)
+    # The trainer loads its own.
+    dataset = task.datasets.pop(split)
+    batches = task.get_batch_iterator(
+        dataset=dataset,
+        max_tokens=args.max_tokens,
+        max_sentences=args.batch_size,
+        max_positions=utils.resolve_max_positions(
+            task.max_positions(), model.max_positions(), args.max_tokens
+        ),
+        ignore_invalid_inputs=True,
+        required_batch_size_multiple=args.required_batch_size_multiple,
+        seed=args.seed + 1 if args.update_ordered_indices_seed else args.seed,
+        num_shards=ranks,
+        shard_id=rank,
+        epoch=1,
+        skip_remainder_batch=args.skip_remainder_batch,
+        grouped_shuffling=args.grouped_shuffling,
+        disable_iterator_cache=True,
+    )
+    shuffle = args.curriculum < 1
+    epoch = batches.next_epoch_itr(fix_batches_to_gpus=args.fix_batches_to_gpus, shuffle=shuffle)
+    return next(iter(epoch))

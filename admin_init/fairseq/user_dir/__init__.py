@@ -1,0 +1,1 @@
+"""Holds ``admin_fairseq_plugin``, the folder for fairseq's ``--user-dir``."""
