@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,14 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fairseq.data.data_utils import infer_language_pair
+from fairseq.models.transformer import TransformerModel
+from fairseq.models.transformer.transformer_legacy import base_architecture
+from fairseq.utils import split_paths
 from pytorch_lightning.__version__ import version
-from torch import Tensor
+from torch import Tensor, nn
 
 from admin_init.errors import AdminInitError
-from admin_init.fairseq.model import FairseqTransformer, shape
+from admin_init.fairseq.model import FairseqTransformer, build, dictionary, shape
 from admin_init.fairseq.weights import from_fairseq, to_fairseq
 from admin_init.nn import TransformerConfig
-from admin_init.translation.checkpoint import load_module, read_checkpoint
+from admin_init.rescale import install_
+from admin_init.translation.checkpoint import (
+    TOLERANCE,
+    load_module,
+    probe,
+    read_checkpoint,
+    relative_difference,
+    write_checkpoint,
+)
 from admin_init.translation.module import TranslationModule
 
 _PLAIN = {
@@ -33,7 +44,7 @@ _PLAIN = {
     "no_decoder_final_norm": False,
     "no_scale_embedding": False,
     "no_token_positional_embeddings": False,
-    "relu_dropout": 0.0,
+    "quant_noise_pq": 0,
     "scale_attn": False,
     "scale_fc": False,
     "scale_heads": False,
@@ -42,6 +53,8 @@ _PLAIN = {
 """fairseq's options that change what the model computes, and the value that ours computes with."""
 
 _DATA = ("data", "source_lang", "target_lang")
+_SIDES = ("encoder", "decoder")
+_TOKENS = "{}.embed_tokens.weight"
 _SAME = ("embed_dim", "ffn_embed_dim", "attention_heads", "normalize_before", "learned_pos")
 """Options that fairseq has for the encoder and for the decoder, and ours for both."""
 
@@ -72,67 +85,82 @@ def convert_checkpoint(source: str | os.PathLike[str], destination: str | os.Pat
             "holds more than tensors and plain values."
         ) from error
     if isinstance(saved, dict) and "model" in saved and ("cfg" in saved or "args" in saved):
-        converted, written = ours(saved), "a checkpoint of ours"
+        converted, difference = ours(saved)
+        written = "a checkpoint of ours"
     else:
-        converted = fairseqs(read_checkpoint(source))
+        converted, difference = fairseqs(read_checkpoint(source))
         written = f"a checkpoint of fairseq's {converted['args'].arch}"
-    destination = Path(destination)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
-        torch.save(converted, Path(folder) / destination.name)
-        os.replace(Path(folder) / destination.name, destination)
-    return written
+    if not difference <= TOLERANCE:
+        raise AdminInitError(
+            f"Converting {source} would change the logits by {difference:.1e} of the largest, more "
+            f"than {TOLERANCE:.0e}: the model has an option that the other library does not have. "
+            "Nothing was written."
+        )
+    write_checkpoint(converted, destination)
+    return f"{written}, logits differ by {difference:.1e} of the largest"
 
 
-def ours(saved: Mapping[str, Any]) -> dict[str, Any]:
+def ours(saved: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
     """Turn what ``fairseq-train`` saves into a checkpoint of a ``TranslationModule``.
+
+    Returns:
+        The checkpoint, and the largest relative difference of the logits.
 
     Raises:
         AdminInitError: The model has an option that ours does not have; the message names it.
     """
     cfg = saved.get("cfg") or {}
-    options = _namespace(saved.get("args") or cfg.get("model"))
-    weights = from_fairseq(saved["model"])
-    config = _config(options, weights)
-    module = TranslationModule(config)
-    if config.residual == "admin":
-        missing = {name for name in module.transformer.state_dict() if name.endswith(".omega")}
-        # The first of a stack is 1, and a plugin may not have saved it.
-        weights = {name: torch.ones(config.dim) for name in missing - weights.keys()} | weights
-    module.transformer.load_state_dict(weights)
-    task = vars(_namespace(saved.get("args") or cfg.get("task")))
+    given = saved.get("args") or cfg.get("model")
+    if given is None:
+        raise AdminInitError("The checkpoint has no options (`args` or `cfg`) to build a model of.")
+    model, options = _fairseqs_model(_namespace(given), saved)
+    config = shape(
+        options,
+        TransformerConfig(
+            vocabulary_size=model.encoder.embed_tokens.num_embeddings,
+            residual="admin" if _has_omegas(saved["model"]) else "post",
+        ),
+    )
+    module = TranslationModule(config).eval()
+    module.transformer.load_state_dict(from_fairseq(model.state_dict()))
     history = (saved.get("optimizer_history") or [{}])[-1]
-    iterator = (saved.get("extra_state") or {}).get("train_iterator", {})
-    return {
+    iterator = (saved.get("extra_state") or {}).get("train_iterator") or {}
+    checkpoint = {
         "state_dict": module.state_dict(),
         "hyper_parameters": dict(module.hparams),
-        "datamodule_hyper_parameters": {key: task[key] for key in _DATA if task.get(key)},
+        "datamodule_hyper_parameters": _data(_namespace(saved.get("args") or cfg.get("task"))),
         "pytorch-lightning_version": version,
         "epoch": iterator.get("epoch", 0),
         "global_step": history.get("num_updates", 0),
     }
+    return checkpoint, _difference(module.transformer, model, config)
 
 
-def fairseqs(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def fairseqs(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], float]:
     """Turn a checkpoint of a ``TranslationModule`` into what fairseq loads and generates from.
+
+    Returns:
+        The checkpoint, and the largest relative difference of the logits.
 
     Raises:
         AdminInitError: fairseq has no such model.
     """
     module = load_module(checkpoint)
-    model: Any = module.transformer
-    if isinstance(model, FairseqTransformer):
-        weights: dict[str, Tensor] = model.model.state_dict()
-    else:
-        weights = to_fairseq(model.state_dict())
+    theirs: Any = module.transformer
+    if not isinstance(theirs, FairseqTransformer):
+        weights = to_fairseq(theirs.state_dict())
         # The closed forms of Admin are Admin to fairseq: what differs are the omegas.
-        model = FairseqTransformer(
-            replace(module.config, residual="admin") if _has_omegas(weights) else module.config
-        )
-    options = vars(model.options) | dict.fromkeys(_DATA)
+        residual = "admin" if _has_omegas(weights) else module.config.residual
+        theirs = FairseqTransformer(replace(module.config, residual=residual)).eval()
+        if _has_omegas(weights):
+            install_(theirs)
+        theirs.model.load_state_dict(weights)
+    weights = theirs.model.state_dict()
+    options = vars(theirs.options) | dict.fromkeys(_DATA)
     if _has_omegas(weights):
+        # What the plugin registers; it would profile a model that is not marked.
         options |= {"arch": "transformer_admin", "admin_profiled": True}
-    return {
+    converted = {
         "args": Namespace(
             **options | checkpoint.get("datamodule_hyper_parameters", {}),
             task="translation",
@@ -151,34 +179,73 @@ def fairseqs(checkpoint: dict[str, Any]) -> dict[str, Any]:
         "last_optimizer_state": None,
         "extra_state": {},
     }
+    return converted, _difference(module.transformer, theirs.model, module.config)
+
+
+def _fairseqs_model(
+    options: Namespace, saved: Mapping[str, Any]
+) -> tuple[TransformerModel, Namespace]:
+    """Build the model of a checkpoint, and complete the options that it was saved with."""
+    weights = saved["model"]
+    # Those were read once, at the start of the training.
+    options = Namespace(**vars(options) | {f"{side}_embed_path": None for side in _SIDES})
+    base_architecture(options)
+    _refuse(vars(options), weights)
+    try:
+        model = build(options, dictionary(len(weights[_TOKENS.format("encoder")])))
+        if _has_omegas(weights):
+            install_(model)
+        # Which knows the names of all versions before.
+        model.load_state_dict(weights)
+    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).replace("\n", " ")
+        arch = getattr(options, "arch", "model")
+        raise AdminInitError(f"This {arch} is not fairseq's Transformer: {reason}") from error
+    return model.eval(), options
+
+
+def _refuse(options: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    problems = [
+        f"`{name}` is {options[name]!r}, ours has {plain!r}"
+        for name, plain in _PLAIN.items()
+        if options.get(name) not in (None, plain)
+    ] + [
+        f"`encoder_{name}` is {options[f'encoder_{name}']!r} and `decoder_{name}` is "
+        f"{options[f'decoder_{name}']!r}, ours has one for both"
+        for name in _SAME
+        if options[f"encoder_{name}"] != options[f"decoder_{name}"]
+    ]
+    tokens = [weights.get(_TOKENS.format(side)) for side in _SIDES]
+    sizes = sorted({len(embedding) for embedding in tokens if embedding is not None})
+    if len(sizes) != 1:
+        problems.append(f"the vocabularies have {sizes} tokens, ours has one size")
+    if problems:
+        raise AdminInitError(f"Our Transformer cannot be fairseq's: {'; '.join(problems)}.")
+
+
+def _data(task: Namespace) -> dict[str, str]:
+    """Return where the data are, and their languages, as far as the checkpoint or they tell."""
+    known = {key: value for key in _DATA if (value := getattr(task, key, None))}
+    if "data" not in known:
+        return {}
+    folder = split_paths(known["data"])[0]
+    if len(known) < len(_DATA) and Path(folder).is_dir():
+        languages = dict(zip(_DATA[1:], infer_language_pair(folder), strict=True))
+        known = {key: value for key, value in languages.items() if value} | known
+    return known | {"data": folder}
+
+
+def _difference(ours: nn.Module, theirs: TransformerModel, config: TransformerConfig) -> float:
+    def forward(source: Tensor, target_input: Tensor) -> Tensor:
+        lengths = torch.full((len(source),), source.shape[1])
+        logits: Tensor = theirs(source, lengths, target_input, return_all_hiddens=False)[0]
+        return logits
+
+    return relative_difference(probe(forward, config), probe(ours, config))
 
 
 def _namespace(value: Any) -> Namespace:
     return value if isinstance(value, Namespace) else Namespace(**(value or {}))
-
-
-def _config(options: Namespace, weights: Mapping[str, Tensor]) -> TransformerConfig:
-    given = vars(options)
-    problems = [
-        f"`{name}` is {given[name]!r}, ours has {plain!r}"
-        for name, plain in _PLAIN.items()
-        if given.get(name) not in (None, plain)
-    ] + [
-        f"`encoder_{name}` is {given.get(f'encoder_{name}')!r} and `decoder_{name}` is "
-        f"{given.get(f'decoder_{name}')!r}, ours has one for both"
-        for name in _SAME
-        if given.get(f"encoder_{name}") != given.get(f"decoder_{name}")
-    ]
-    tokens = [weights.get(f"{side}_embedding.tokens.weight") for side in ("encoder", "decoder")]
-    sizes = {len(embedding) for embedding in tokens if embedding is not None}
-    if len(sizes) != 1:
-        problems.append(f"the vocabularies have {sorted(sizes)} tokens, ours has one size")
-    if problems:
-        raise AdminInitError(f"Our Transformer cannot be fairseq's: {'; '.join(problems)}.")
-    config = TransformerConfig(
-        vocabulary_size=sizes.pop(), residual="admin" if _has_omegas(weights) else "post"
-    )
-    return shape(options, config)
 
 
 def _has_omegas(weights: Mapping[str, Tensor]) -> bool:

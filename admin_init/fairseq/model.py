@@ -18,9 +18,14 @@ from torch import Tensor, nn
 from admin_init.errors import AdminInitError
 from admin_init.nn import TransformerConfig
 from admin_init.nn.config import Sharing
-from admin_init.translation.search import Hypothesis
+from admin_init.translation.search import Hypothesis, checked, length_limits
 
 _NORMALIZE_BEFORE = {"post": False, "admin": False, "pre": True}
+_REFUSED = {
+    "adaptive_softmax_cutoff": "such a model has no logits, but a loss of its own",
+    "encoder_embed_path": "embeddings are found by the tokens, which only the data know",
+    "decoder_embed_path": "embeddings are found by the tokens, which only the data know",
+}
 
 
 class FairseqTransformer(nn.Module):
@@ -33,8 +38,9 @@ class FairseqTransformer(nn.Module):
         overrides: fairseq's options that are to differ from those of the shape.
 
     Raises:
-        AdminInitError: fairseq has no such architecture, option or residual style.
-        ValueError: The vocabulary's size is not given, or the options make no model.
+        AdminInitError: fairseq has no such architecture, option or residual style, or cannot build
+            a model of these options.
+        ValueError: The vocabulary's size is not given.
 
     Example::
 
@@ -55,17 +61,19 @@ class FairseqTransformer(nn.Module):
         super().__init__()
         if config.vocabulary_size is None:
             raise ValueError("`vocabulary_size` must be given to build a model, but is None.")
-        self.dictionary = _dictionary(config.vocabulary_size)
-        options = _options(config) if arch is None else {}
-        self.options = _complete(arch or "transformer", options | (overrides or {}))
-        task = SimpleNamespace(source_dictionary=self.dictionary, target_dictionary=self.dictionary)
-        cls = ARCH_MODEL_REGISTRY[self.options.arch]
-        self.model: TransformerModel = cls.build_model(self.options, task)
-        self.config = shape(self.options, config)
-        for name, parameter in self.model.encoder.named_parameters():
-            # Copies for a fused kernel that is never run: without gradients they stop DDP.
-            if name.rpartition(".")[2] in _COPIES:
-                parameter.requires_grad_(False)
+        self.options = _complete(config, arch, overrides or {})
+        self.dictionary = dictionary(config.vocabulary_size)
+        if config.padding_idx != self.dictionary.pad():
+            raise AdminInitError(
+                f"`padding_idx` is {self.dictionary.pad()} in fairseq, but is {config.padding_idx}."
+            )
+        try:
+            self.model = build(self.options, self.dictionary)
+            self.config = shape(self.options, config)
+        except (AssertionError, TypeError, ValueError) as error:
+            raise AdminInitError(
+                f"fairseq's {self.options.arch} cannot be built with these options: {error}"
+            ) from error
 
     def forward(self, source: Tensor, target_input: Tensor) -> Tensor:
         """Predict every next target token.
@@ -76,8 +84,14 @@ class FairseqTransformer(nn.Module):
 
         Returns:
             Logits, shape (N, T, V).
+
+        Raises:
+            ValueError: A sequence is longer than ``max_positions``.
         """
-        logits: Tensor = self.model(source, self._lengths(source), target_input)[0]
+        self._check(source)
+        self._check(target_input)
+        lengths = self._lengths(source)
+        logits: Tensor = self.model(source, lengths, target_input, return_all_hiddens=False)[0]
         return logits
 
     def beam_search(
@@ -94,7 +108,16 @@ class FairseqTransformer(nn.Module):
         The arguments are those of :func:`admin_init.translation.search.beam_search`. Two things
         are fairseq's own: ``<s>`` may be produced, and the limit of the length follows from the
         longest source of the batch, padding included.
+
+        Raises:
+            ValueError: An argument makes no search; the message says which.
+            FloatingPointError: The scores of a sentence are not finite, as the model's logits are
+                not.
         """
+        length_limits(self.config, source, max_len_a, max_len_b)
+        if beam_size < 1:
+            raise ValueError(f"`beam_size` must be at least 1, but is {beam_size}.")
+        self._check(source)
         training = [module for module in self.modules() if module.training]
         # Made anew each time: it holds the model, and must not be a part of it. It also leaves
         # the model in eval mode.
@@ -110,13 +133,27 @@ class FairseqTransformer(nn.Module):
         try:
             with torch.no_grad():
                 found = generator.generate([self.model], {"net_input": batch})
+        except AssertionError:
+            # A sentence without a finite score never ends, which fairseq does not expect.
+            found = [[]]
         finally:
             for module in training:
                 module.training = True
-        return [
-            [Hypothesis(one["tokens"], float(one["score"])) for one in sentence]
-            for sentence in found
-        ]
+        return checked(
+            [
+                [Hypothesis(one["tokens"], float(one["score"])) for one in sentence]
+                for sentence in found
+            ]
+        )
+
+    def _check(self, tokens: Tensor) -> None:
+        length = tokens.shape[1]
+        if length > self.config.max_positions:
+            raise ValueError(
+                "A sequence must have at most `max_positions` = "
+                f"{self.config.max_positions} tokens, but has {length}. Build the model with more "
+                "positions, or leave the sequence out."
+            )
 
     def _lengths(self, source: Tensor) -> Tensor:
         return source.ne(self.config.padding_idx).sum(dim=1)
@@ -127,6 +164,33 @@ _COPIES = frozenset(
     for layer in ("in_proj", "out_proj", "fc1", "fc2")
     for kind in ("weight", "bias")
 )
+
+
+def build(options: Namespace, words: Dictionary) -> TransformerModel:
+    """Build fairseq's model, with what never trains in it frozen.
+
+    Args:
+        options: Of fairseq, those of the architecture included.
+        words: From :func:`dictionary`.
+    """
+    task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
+    model = TransformerModel.build_model(options, task)
+    for name, parameter in model.encoder.named_parameters():
+        # Copies for a fused kernel that is never run: without gradients they stop DDP.
+        if name.rpartition(".")[2] in _COPIES:
+            parameter.requires_grad_(False)
+    return model
+
+
+def dictionary(size: int) -> Dictionary:
+    """Make a dictionary of so many ids, the specials included, for what fairseq asks of one.
+
+    That is its size and the specials' ids; the tokens stay with the data.
+    """
+    words = Dictionary()
+    for i in range(size - len(words)):
+        words.add_symbol(f"{i}")
+    return words
 
 
 def shape(options: Namespace, config: TransformerConfig) -> TransformerConfig:
@@ -148,7 +212,8 @@ def shape(options: Namespace, config: TransformerConfig) -> TransformerConfig:
         decoder_layers=options.decoder_layers,
         dropout=options.dropout,
         attention_dropout=options.attention_dropout,
-        activation_dropout=options.activation_dropout,
+        # The second is what it was called in fairseq before 0.8.
+        activation_dropout=options.activation_dropout or getattr(options, "relu_dropout", 0.0),
         residual="pre" if options.encoder_normalize_before else post,
         share_embeddings=sharing,
         positions="learned" if options.encoder_learned_pos else "sinusoidal",
@@ -157,11 +222,6 @@ def shape(options: Namespace, config: TransformerConfig) -> TransformerConfig:
 
 
 def _options(config: TransformerConfig) -> dict[str, Any]:
-    if config.residual not in _NORMALIZE_BEFORE:
-        raise AdminInitError(
-            f"fairseq's Transformer has the residual styles {', '.join(_NORMALIZE_BEFORE)}, but "
-            f"`residual` is {config.residual!r}. Train it with our own, without `fairseq`."
-        )
     both = {
         "embed_dim": config.dim,
         "ffn_embed_dim": config.ffn_dim,
@@ -184,28 +244,39 @@ def _options(config: TransformerConfig) -> dict[str, Any]:
     }
 
 
-def _complete(arch: str, options: dict[str, Any]) -> Namespace:
+def _complete(config: TransformerConfig, arch: str | None, overrides: dict[str, Any]) -> Namespace:
+    if config.residual not in _NORMALIZE_BEFORE:
+        raise AdminInitError(
+            f"fairseq's Transformer has the residual styles {', '.join(_NORMALIZE_BEFORE)}, but "
+            f"`residual` is {config.residual!r}. Train it with our own, without `fairseq`."
+        )
     # Its subclasses, BART and the non-autoregressive models among them, have forwards of their own.
     known = sorted(name for name, cls in ARCH_MODEL_REGISTRY.items() if cls is TransformerModel)
-    if arch not in known:
+    if arch is not None and arch not in known:
         raise AdminInitError(f"`arch` must be one of {', '.join(known)}, but is {arch!r}.")
     parser = ArgumentParser()
-    ARCH_MODEL_REGISTRY[arch].add_args(parser)
-    names = vars(parser.parse_args([]))
-    if unknown := sorted(options.keys() - names):
-        near = get_close_matches(unknown[0], names)
+    TransformerModel.add_args(parser)
+    names = sorted(vars(parser.parse_args([])).keys() - _REFUSED.keys())
+    for name in overrides:
+        if name in _REFUSED:
+            raise AdminInitError(f"`overrides` must not have {name!r}: {_REFUSED[name]}.")
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise AdminInitError(
+                f"fairseq's Transformer has no option {name!r}.{hint} It has {', '.join(names)}."
+            )
+    options = Namespace(
+        arch=arch or "transformer", **(_options(config) if arch is None else {}) | overrides
+    )
+    ARCH_CONFIG_REGISTRY[options.arch](options)
+    if config.residual != "post" and (
+        options.encoder_normalize_before != _NORMALIZE_BEFORE[config.residual]
+    ):
         raise AdminInitError(
-            f"fairseq's {arch} has no option {unknown[0]!r}"
-            f"{f'; did you mean {near[0]!r}?' if near else '.'}"
+            f"`residual` is {config.residual!r}, but `encoder_normalize_before` is "
+            f"{options.encoder_normalize_before} in the options of {options.arch}. Give "
+            "`encoder_normalize_before` and `decoder_normalize_before` in `overrides`, true for "
+            "Pre-LN and false for Post-LN and Admin."
         )
-    namespace = Namespace(arch=arch, **options)
-    ARCH_CONFIG_REGISTRY[arch](namespace)
-    return namespace
-
-
-def _dictionary(size: int) -> Any:
-    # fairseq asks it for its size and the ids of the specials; the tokens stay with the data.
-    dictionary = Dictionary()
-    for i in range(size - len(dictionary)):
-        dictionary.add_symbol(f"{i}")
-    return dictionary
+    return options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor
 
 from admin_init.errors import AdminInitError, FoldError
+from admin_init.nn import TransformerConfig
 from admin_init.rescale import fold_
 from admin_init.translation.module import TranslationModule
 
-FOLD_TOLERANCE = 1e-4
-"""How far logits may be apart before and after a fold, relative to the largest."""
+TOLERANCE = 1e-4
+"""How far logits may be apart before and after a fold or a conversion, relative to the largest."""
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -49,7 +51,9 @@ def load_module(checkpoint: dict[str, Any]) -> TranslationModule:
         module = TranslationModule(**checkpoint.get("hyper_parameters", {}))
         module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"])
-    except (TypeError, ValueError, RuntimeError) as error:
+    except ImportError:  # fairseq is missing, which says how to get it
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).replace("\n", " ")
         raise AdminInitError(f"This is no checkpoint of a translation model: {reason}") from error
     return module.eval()
@@ -76,15 +80,13 @@ def fold_checkpoint(source: str | os.PathLike[str], destination: str | os.PathLi
     if not any(key.endswith(".omega") for key in checkpoint["state_dict"]):
         raise AdminInitError(f"{source} has no omegas, so there is nothing to fold.")
     module = load_module(checkpoint)
-    shape = 4, min(16, module.config.max_positions)
-    probe = torch.randint(module.config.vocabulary_size or 0, shape, generator=torch.Generator())
-    before = _logits(module, probe)
+    before = probe(module, module.config)
     fold_(module)
-    difference = float((_logits(module, probe) - before).abs().max() / before.abs().max())
-    if not difference <= FOLD_TOLERANCE:
+    difference = relative_difference(probe(module, module.config), before)
+    if not difference <= TOLERANCE:
         raise FoldError(
             f"Folding {source} would change the logits by {difference:.1e} of the largest, more "
-            f"than {FOLD_TOLERANCE:.0e}. Nothing was written."
+            f"than {TOLERANCE:.0e}. Nothing was written."
         )
     settings = checkpoint["hyper_parameters"]
     folded = {
@@ -97,15 +99,33 @@ def fold_checkpoint(source: str | os.PathLike[str], destination: str | os.PathLi
         "hyper_parameters": settings
         | {"transformer": settings["transformer"] | {"residual": "post"}},
     }
-    destination = Path(destination)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
-        torch.save(folded, Path(folder) / destination.name)
-        os.replace(Path(folder) / destination.name, destination)
+    write_checkpoint(folded, destination)
     return difference
 
 
+def write_checkpoint(checkpoint: dict[str, Any], destination: str | os.PathLike[str]) -> None:
+    """Write a checkpoint, whole or not at all."""
+    destination = Path(destination)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
+        torch.save(checkpoint, Path(folder) / destination.name)
+        os.replace(Path(folder) / destination.name, destination)
+
+
 @torch.no_grad()
-def _logits(module: TranslationModule, tokens: Tensor) -> Tensor:
-    logits: Tensor = module(tokens, tokens)
-    return logits
+def probe(model: Callable[[Tensor, Tensor], Tensor], config: TransformerConfig) -> Tensor:
+    """Compute the logits of some random tokens, always the same: (4, T, V).
+
+    Args:
+        model: A translation model, or its Transformer.
+        config: The Transformer's.
+    """
+    shape = 4, min(16, config.max_positions)
+    first = config.padding_idx + 1
+    tokens = torch.randint(first, config.vocabulary_size or 0, shape, generator=torch.Generator())
+    return model(tokens, tokens)
+
+
+def relative_difference(after: Tensor, before: Tensor) -> float:
+    """Return the largest difference of two models' logits, relative to the largest logit."""
+    return float((after - before).abs().max() / before.abs().max())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -51,7 +52,8 @@ def search(model: nn.Module, source: Tensor, config: SearchConfig) -> list[list[
     Returns:
         The hypotheses of each sentence, best first.
     """
-    if isinstance(model, Transformer):
-        return beam_search(model, source, **asdict(config))
-    found: list[list[Hypothesis]] = model.beam_search(source, **asdict(config))  # type: ignore[operator]
+    either: Any = model
+    # fairseq's brings its own. Not asked by its type, which a compiled model hides.
+    own = getattr(either, "beam_search", partial(beam_search, either))
+    found: list[list[Hypothesis]] = own(source, **asdict(config))
     return found

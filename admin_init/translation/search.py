@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from admin_init.nn import Transformer
+from admin_init.nn import Transformer, TransformerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ def beam_search(
         ValueError: An argument makes no search; the message says which.
         FloatingPointError: The scores of a sentence are not finite, as the model's logits are not.
     """
-    limits = _length_limits(model, source, max_len_a, max_len_b)
+    limits = length_limits(model.config, source, max_len_a, max_len_b)
     if beam_size < 1:
         raise ValueError(f"`beam_size` must be at least 1, but is {beam_size}.")
     if eos in forbidden:
@@ -144,26 +144,48 @@ def beam_search(
             cache.reorder_target_((going_on[:, None] * beam + parents).flatten())
             if len(kept) < len(longer):
                 cache.reorder_source_(going_on)
-    for sentence, hypotheses in enumerate(finished):
+    return checked(finished)
+
+
+def checked(found: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
+    """Sort the hypotheses of each sentence of a batch, the best first.
+
+    Raises:
+        FloatingPointError: A sentence has none, or a score is not finite.
+    """
+    for sentence, hypotheses in enumerate(found):
         if not hypotheses or any(math.isnan(score) for _, score in hypotheses):
             raise FloatingPointError(
                 f"Sentence {sentence} of the batch has no finite score: the model's logits are NaN "
                 "or infinite. Look for the step at which training diverged."
             )
         hypotheses.sort(key=lambda hypothesis: hypothesis.score, reverse=True)
-    return finished
+    return found
 
 
-def _length_limits(model: Transformer, source: Tensor, max_len_a: float, max_len_b: int) -> Tensor:
+def length_limits(
+    config: TransformerConfig, source: Tensor, max_len_a: float, max_len_b: int
+) -> Tensor:
+    """Compute how many tokens the translation of each sentence may have: (N,), int64.
+
+    Args:
+        config: Of the model.
+        source: Shape (N, S), int64.
+        max_len_a: See :func:`beam_search`.
+        max_len_b: See :func:`beam_search`.
+
+    Raises:
+        ValueError: There is no room for a token.
+    """
     if source.dim() != 2:
         raise ValueError(f"`source` must have the shape (N, S), but has {tuple(source.shape)}.")
-    lengths = source.ne(model.config.padding_idx).sum(dim=1).double()
-    limits = (max_len_a * lengths + max_len_b).long().clamp(max=model.config.max_positions - 1)
+    lengths = source.ne(config.padding_idx).sum(dim=1).double()
+    limits = (max_len_a * lengths + max_len_b).long().clamp(max=config.max_positions - 1)
     if (limits < 1).any():
         raise ValueError(
             "A translation must have room for one token, but `max_len_a` = "
             f"{max_len_a}, `max_len_b` = {max_len_b} and the model's `max_positions` = "
-            f"{model.config.max_positions} leave a source of {int(lengths.min())} tokens none."
+            f"{config.max_positions} leave a source of {int(lengths.min())} tokens none."
         )
     return limits
 

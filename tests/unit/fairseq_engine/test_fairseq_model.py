@@ -64,12 +64,32 @@ def test_residual_styles_and_shared_embeddings(residual: str, sharing: Any) -> N
     assert (output is decoder.embed_tokens.weight) == (sharing != "none")
 
 
+BUILT = "fairseq's transformer cannot be built with these options: "
+
+
 @pytest.mark.parametrize(
     ("changes", "arch", "overrides", "message"),
     [
         ({}, "transformer_iwslt", {}, "`arch` must be one of .*transformer_iwslt_de_en"),
-        ({}, None, {"dropuot": 0.1}, "no option 'dropuot'; did you mean 'dropout'"),
+        ({}, "bart_large", {}, "`arch` must be one of .* but is 'bart_large'"),
+        (
+            {},
+            None,
+            {"dropuot": 0.1},
+            "no option 'dropuot'. Did you mean 'dropout'.* encoder_layers",
+        ),
+        ({}, None, {"adaptive_softmax_cutoff": "10"}, "must not have 'adaptive_softmax_cutoff': "),
+        ({}, None, {"encoder_embed_path": "a.txt"}, "must not have 'encoder_embed_path': "),
+        ({}, None, {"encoder_layers": "two"}, f"{BUILT}'str' object"),
+        ({}, None, {"encoder_attention_heads": 3}, f"{BUILT}embed_dim must be divisible"),
+        ({}, None, {"decoder_embed_dim": 8}, f"{BUILT}--share-all-embeddings requires"),
+        ({}, None, {"dropout": 1.5}, f"{BUILT}.*`dropout` must be"),
         ({"residual": "admin-closed"}, None, {}, "post, admin, pre, but `residual` is 'admin-clo"),
+        ({"residual": "admin-closed"}, "transformer_tiny", {}, "but `residual` is 'admin-closed'"),
+        # Otherwise one half of a comparison would silently be the other.
+        ({"residual": "pre"}, "transformer_tiny", {}, "`residual` is 'pre', but `encoder_normal"),
+        ({"residual": "admin"}, "transformer_wmt_en_de_big_t2t", {}, "`residual` is 'admin', but"),
+        ({"padding_idx": 0}, None, {}, "`padding_idx` is 1 in fairseq, but is 0"),
     ],
 )
 def test_what_fairseq_does_not_have(
@@ -77,6 +97,40 @@ def test_what_fairseq_does_not_have(
 ) -> None:
     with pytest.raises(AdminInitError, match=message):
         FairseqTransformer(replace(CONFIG, **changes), arch, overrides)
+
+
+def test_the_architecture_decides_on_pre_ln() -> None:
+    pre = dict.fromkeys(("encoder_normalize_before", "decoder_normalize_before"), True)
+    for config in (CONFIG, replace(CONFIG, residual="pre")):
+        model = FairseqTransformer(config, "transformer_tiny", pre | {"relu_dropout": 0.2})
+        assert model.config.residual == "pre"
+        assert model.config.activation_dropout == 0.2
+        assert isinstance(model.model.decoder.layer_norm, torch.nn.LayerNorm)
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
+def test_a_sequence_beyond_the_positions(positions: Any) -> None:
+    model = FairseqTransformer(replace(CONFIG, max_positions=3, positions=positions))
+    short = SOURCE[:, 1:]
+    assert model(short, TARGET).shape == (2, 3, 40)
+    for source, target in ((SOURCE, TARGET), (short, SOURCE)):
+        with pytest.raises(ValueError, match="at most `max_positions` = 3 tokens, but has 4"):
+            model(source, target)
+    with pytest.raises(ValueError, match="at most `max_positions` = 3 tokens, but has 4"):
+        model.beam_search(SOURCE)
+
+
+def test_searches_that_make_no_sense() -> None:
+    model = FairseqTransformer(CONFIG)
+    with pytest.raises(ValueError, match="`beam_size` must be at least 1, but is 0"):
+        model.beam_search(SOURCE, beam_size=0)
+    with pytest.raises(ValueError, match="must have room for one token"):
+        model.beam_search(SOURCE, max_len_b=0)
+    with torch.no_grad():
+        model.model.decoder.layers[0].fc1.weight.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="no finite score"):
+        model.beam_search(SOURCE, max_len_b=5)
+    assert all(module.training for module in model.modules())
 
 
 def test_a_model_needs_a_vocabulary() -> None:
