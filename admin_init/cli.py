@@ -34,30 +34,30 @@ _CHECKPOINT = "runs/multi30k_en_de/admin_4-4/checkpoints/last.ckpt"  # which tha
 def prepare(
     destination: str,
     corpus: CorpusConfig,
-    vocabulary_size: int = 4000,
-    max_length: int = 250,
-    max_ratio: float | None = None,
+    workers: int = 1,
+    shard_size: int = 50_000,
     overwrite: bool = False,
+    **settings: Any,
 ) -> int:
     """Clean a parallel corpus, split it into subwords, and write it as a fairseq data-bin.
 
     Args:
-        destination: The folder that is written.
+        destination: The folder that is written. A run that was killed goes on when it is repeated.
         corpus: What is prepared.
-        vocabulary_size: The most subwords of both languages together.
-        max_length: The most subwords that a side of a training pair may have.
-        max_ratio: The most that one side of a training pair may be longer than the other.
+        workers: Processes that share the work.
+        shard_size: Pairs that a process works on at once, and has in memory.
         overwrite: Replace a folder that was prepared otherwise.
+        settings: The fields of `PrepareConfig`.
     """
     from admin_init.translation import prepare as preparation
 
     manifest = preparation.prepare(
         corpus.open(),
         destination,
-        vocabulary_size=vocabulary_size,
-        max_length=max_length,
-        max_ratio=max_ratio,
+        workers=workers,
+        shard_size=shard_size,
         overwrite=overwrite,
+        **settings,
     )
     _print(str(manifest))
     return 0
@@ -151,6 +151,31 @@ def fold(checkpoint: str, output: str) -> int:
     return 0
 
 
+def average(
+    output: str,
+    checkpoints: Sequence[str] | None = None,
+    folder: str | None = None,
+    last: int = 10,
+) -> int:
+    """Average the weights of the last checkpoints of a run.
+
+    Args:
+        output: Checkpoint that is written.
+        checkpoints: What is averaged, in the order of training.
+        folder: Or a folder, of whose checkpoints the last are averaged.
+        last: How many of the folder, by the updates that they say they are after.
+    """
+    from admin_init.translation.averaging import newest_checkpoints, write_average
+
+    if (checkpoints is None) == (folder is None):
+        raise AdminInitError("give either `--checkpoints FILE ...` or `--folder FOLDER`.")
+    chosen = newest_checkpoints(folder, last) if folder is not None else checkpoints
+    for member in write_average(chosen or [], output):
+        _print("{name}: epoch {epoch}, update {global_step}".format(**member))
+    _print(f"{output}: their average")
+    return 0
+
+
 def convert(checkpoint: str, output: str) -> int:
     """Turn a checkpoint of fairseq into one of ours, or one of ours into one of fairseq.
 
@@ -198,6 +223,11 @@ COMMANDS = {
         fold,
         ("--checkpoint FILE", "--output FILE"),
         f"admin-init fold --checkpoint {_CHECKPOINT} --output folded.ckpt",
+    ),
+    "average": Command(
+        average,
+        ("--folder FOLDER", "--output FILE"),
+        f"admin-init average --folder {Path(_CHECKPOINT).parent} --output average.ckpt",
     ),
     "convert": Command(
         convert,
@@ -253,6 +283,11 @@ def command_parser(name: str) -> ArgumentParser:
         from admin_init.lab.comparison import Comparison
 
         parser.add_class_arguments(Comparison, as_group=False)
+    elif name == "average":
+        # Or the list would have to be typed as JSON.
+        listed = "What is averaged, in the order of training."
+        parser.add_argument("--checkpoints", nargs="+", metavar="FILE", help=listed)
+        parser.add_function_arguments(command.run, as_group=False, skip={"checkpoints"})
     else:
         parser.add_function_arguments(command.run, as_group=False)
     return parser
@@ -297,7 +332,7 @@ def _overview(name: str) -> int:
         for name, command in COMMANDS.items()
     }
     order = ("prepare", "compare", "fit", "validate", "test", "predict", "profile", "translate")
-    lines = [f"  {key:10} {purposes[key]}" for key in (*order, "fold", "convert")]
+    lines = [f"  {key:10} {purposes[key]}" for key in (*order, "average", "fold", "convert")]
     text = "\n".join(
         [
             "usage: admin-init COMMAND [--OPTION VALUE ...]",

@@ -27,8 +27,9 @@ def _leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.chdir(tmp_path)
     before = dict(os.environ)
     yield
-    # Lightning and pytest set these themselves, and xdist's workers inherit some.
+    # Lightning, pytest and joblib set these themselves, and xdist's workers inherit some.
     expected = {
+        "KMP_INIT_AT_FORK",
         "PYTEST_CURRENT_TEST",
         "PL_GLOBAL_SEED",
         "PL_SEED_WORKERS",

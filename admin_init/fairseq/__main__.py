@@ -11,7 +11,6 @@ import warnings
 
 import fairseq_cli
 
-# At the top: processes that fairseq spawns import this module too.
 from admin_init.errors import AdminInitError
 from admin_init.fairseq import plugin  # noqa: F401
 

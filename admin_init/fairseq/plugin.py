@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from fairseq import utils
+from fairseq.distributed import utils as processes
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerModel
 from fairseq.models.transformer.transformer_legacy import (
@@ -22,6 +23,7 @@ from typing_extensions import override
 
 from admin_init.callbacks.ranks import pool_ranks
 from admin_init.omega import Rule
+from admin_init.preserve import preserved
 from admin_init.profile_data import AdminProfile
 from admin_init.profiling import make_profile, measure
 from admin_init.rescale import apply_, install_
@@ -84,6 +86,21 @@ for name, architecture in {
     register_model_architecture("transformer_admin", name)(architecture)
 
 
+_distributed_main = processes.distributed_main
+
+
+def distributed_main(*arguments: Any) -> None:
+    """Begin a process that fairseq has spawned, by a name with which it imports this module.
+
+    It finds the first function to call by name, and so would import fairseq without what
+    :mod:`admin_init.fairseq` does for it, and without these architectures.
+    """
+    _distributed_main(*arguments)
+
+
+processes.distributed_main = distributed_main
+
+
 def _resumes(args: Namespace) -> bool:
     """Whether fairseq-train will load a checkpoint, by the rules of its ``load_checkpoint``."""
     saved = getattr(args, "restore_file", "checkpoint_last.pt")
@@ -102,7 +119,8 @@ def _profiled(model: nn.Module, task: Any, args: Namespace, rule: Rule) -> Admin
     on_gpu = torch.cuda.is_available() and not args.cpu
     device = torch.device("cuda" if on_gpu else "cpu")
 
-    batch = _first_batch(model, task, args, ranks, rank)
+    with preserved(model):  # A loader draws its seed.
+        batch = _first_batch(model, task, args, ranks, rank)
     model.to(device)
     batch = utils.move_to_cuda(batch) if on_gpu else batch
     sites = find_sites(model)
@@ -125,10 +143,10 @@ def _sum(table: Tensor) -> Tensor:
 
 def _first_batch(model: Any, task: Any, args: Namespace, ranks: int, rank: int) -> Any:
     """Return the batch that fairseq's trainer begins this rank's training with."""
-    split = args.train_subset
-    task.load_dataset(split, combine=True, epoch=1)
-    # The trainer loads its own.
-    dataset = task.datasets.pop(split)
+    loaded = dict(task.datasets)
+    task.load_dataset(args.train_subset, combine=True, epoch=1)
+    dataset = task.dataset(args.train_subset)
+    task.datasets = loaded
     batches = task.get_batch_iterator(
         dataset=dataset,
         max_tokens=args.max_tokens,
@@ -148,4 +166,5 @@ def _first_batch(model: Any, task: Any, args: Namespace, ranks: int, rank: int) 
     )
     shuffle = args.curriculum < 1
     epoch = batches.next_epoch_itr(fix_batches_to_gpus=args.fix_batches_to_gpus, shuffle=shuffle)
-    return next(iter(epoch))
+    # A rank for which there are too few batches gets an empty one; the trainer, too, passes it this.
+    return next(iter(epoch)) or batches.first_batch

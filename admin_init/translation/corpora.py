@@ -1,7 +1,5 @@
 """Parallel corpora: where the sentence pairs come from."""
 
-import gzip
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -9,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 
 from admin_init.translation.errors import CorpusError
+from admin_init.translation.texts import Text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,20 +25,20 @@ class ParallelCorpus:
 
 @dataclass(frozen=True)
 class ParallelFiles:
-    """The sentence pairs of two files, line by line.
+    """The sentence pairs of two texts, line by line.
 
-    Iterating raises a :class:`CorpusError` for a file that is missing, damaged or not UTF-8, and
-    where the two do not have the same number of lines.
+    Iterating raises a :class:`CorpusError` for a text that is missing, damaged or not UTF-8, and
+    where the two do not have the same number of sentences.
     """
 
-    source: Path
-    """A text in UTF-8, plain or ``.gz``."""
-    target: Path
+    source: Path | Text
+    """A text in UTF-8, plain or ``.gz``, or a :class:`Text` that lies in an archive."""
+    target: Path | Text
     """Its translation, which has as many lines."""
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         counts = [0, 0]
-        for source, target in zip_longest(_lines(self.source), _lines(self.target)):
+        for source, target in zip_longest(_text(self.source), _text(self.target)):
             counts[0] += source is not None
             counts[1] += target is not None
             if source is not None and target is not None:
@@ -49,6 +48,28 @@ class ParallelFiles:
                 f"{self.source} has {counts[0]:,} lines, but {self.target} has {counts[1]:,}: line "
                 "i of one must be the translation of line i of the other."
             )
+
+    @property
+    def files(self) -> list[str]:
+        """What is read, for people."""
+        return [str(self.source), str(self.target)]
+
+
+@dataclass(frozen=True)
+class Concatenation:
+    """The sentence pairs of several pairs of texts, one after another."""
+
+    parts: tuple[ParallelFiles, ...]
+    """Their order is that of the pairs."""
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        for part in self.parts:
+            yield from part
+
+    @property
+    def files(self) -> list[str]:
+        """What is read, for people."""
+        return [name for part in self.parts for name in part.files]
 
 
 def parallel_files(
@@ -92,19 +113,5 @@ def _plain_or_gzip(folder: Path, name: str) -> Path:
     raise CorpusError(f"The corpus has no {folder / name}, neither plain nor as .gz.")
 
 
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                try:
-                    yield line.decode("utf-8").rstrip("\r\n")
-                except UnicodeDecodeError as error:
-                    raise CorpusError(
-                        f"{path}, line {number}: byte {error.start + 1} is not UTF-8 "
-                        f"({error.reason}). Convert the file to UTF-8, or remove the line from "
-                        "both files."
-                    ) from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise CorpusError(
-            f"{path} cannot be read: it is missing, truncated or damaged ({error})."
-        ) from error
+def _text(text: Path | Text) -> Text:
+    return text if isinstance(text, Text) else Text(text)

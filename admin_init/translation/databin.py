@@ -7,6 +7,7 @@ begins (8 bytes). Source: ``fairseq/data/indexed_dataset.py``, version 0.12.2.
 """
 
 import struct
+from array import array
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
@@ -122,21 +123,22 @@ def _read_index(content: bytes, path: Path) -> tuple[np.dtype[Any], npt.NDArray[
 
 
 class IndexedDatasetBuilder:
-    """Writes a data-bin, sentence by sentence, in a ``with`` statement.
+    """Writes a data-bin, in a ``with`` statement.
 
     The two files appear at its end, whole; where it ends in an exception, neither does.
 
     Args:
         prefix: The path without ``.bin`` and ``.idx``.
         vocabulary_size: How many ids there are. Below 65,500 an id takes two bytes, else four, as
-            fairseq does.
+            in fairseq's ``best_fitting_int_dtype``.
     """
 
     def __init__(self, prefix: str | PathLike[str], vocabulary_size: int) -> None:
         self._data, self._index = _paths(prefix)
         self._vocabulary_size = vocabulary_size
-        self._dtype = "<u2" if vocabulary_size < 65_500 else "<i4"
-        self._sizes: list[int] = []
+        self._dtype = "<u2" if vocabulary_size < 65_500 else "<u4"
+        # Not a list: a corpus may have tens of millions of sentences.
+        self._sizes = array("i")
 
     def __enter__(self) -> Self:
         self._stream = _temporary(self._data).open("wb")
@@ -148,14 +150,29 @@ class IndexedDatasetBuilder:
         Raises:
             ValueError: An id is outside the vocabulary.
         """
-        sentence = np.asarray(ids, dtype=np.int64)
-        if sentence.size and not 0 <= sentence.min() <= sentence.max() < self._vocabulary_size:
+        self.extend(np.asarray(ids, np.int64), np.asarray([len(ids)], np.int32))
+
+    def extend(self, ids: npt.NDArray[Any], sizes: npt.NDArray[np.int32]) -> None:
+        """Appends many sentences.
+
+        Args:
+            ids: Their ids, one sentence after another. *Shape:* (tokens,).
+            sizes: How many ids each has. *Shape:* (sentences,).
+
+        Raises:
+            ValueError: An id is outside the vocabulary, or the sizes do not add up to the ids.
+        """
+        if ids.size and not 0 <= ids.min() <= ids.max() < self._vocabulary_size:
             raise ValueError(
-                f"ids must be in [0, {self._vocabulary_size}), but sentence {len(self._sizes)} has "
-                f"ids from {sentence.min()} to {sentence.max()}."
+                f"ids must be in [0, {self._vocabulary_size}), but after {len(self._sizes)} "
+                f"sentences there are ids from {ids.min()} to {ids.max()}."
             )
-        self._stream.write(sentence.astype(self._dtype).tobytes())
-        self._sizes.append(sentence.size)
+        if len(ids) != sizes.sum():
+            raise ValueError(
+                f"sizes must add up to {len(ids)} ids, but are {sizes.sum()} together."
+            )
+        self._stream.write(ids.astype(self._dtype).tobytes())
+        self._sizes.frombytes(sizes.astype(np.int32).tobytes())
 
     def __exit__(
         self,
@@ -167,11 +184,14 @@ class IndexedDatasetBuilder:
         if kind is not None:
             _temporary(self._data).unlink()
             return
-        sizes = np.asarray(self._sizes, dtype="<i4")
-        ends = np.cumsum(sizes, dtype="<i8") * np.dtype(self._dtype).itemsize
-        starts = np.concatenate([np.zeros(1, "<i8"), ends])[: len(sizes)]
-        header = _HEADER.pack(_MAGIC, _VERSION, _CODES[self._dtype], len(sizes))
-        _temporary(self._index).write_bytes(header + sizes.tobytes() + starts.tobytes())
+        sizes = np.frombuffer(self._sizes, np.int32)
+        starts = np.zeros(len(sizes), "<i8")
+        np.cumsum(sizes[:-1], out=starts[1:])
+        starts *= np.dtype(self._dtype).itemsize
+        with _temporary(self._index).open("wb") as index:
+            index.write(_HEADER.pack(_MAGIC, _VERSION, _CODES[self._dtype], len(sizes)))
+            index.write(sizes.astype("<i4").data)
+            index.write(starts.data)
         _temporary(self._data).replace(self._data)
         _temporary(self._index).replace(self._index)
 

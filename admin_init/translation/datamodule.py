@@ -19,8 +19,7 @@ from admin_init.translation.loading import (
     ResumableLoader,
     TokenBatchSampler,
 )
-from admin_init.translation.prepare import TOKENIZER
-from admin_init.translation.tokenizer import Tokenizer
+from admin_init.translation.tokenizer import Tokenizer, load_tokenizer
 
 
 class TranslationDataModule(LightningDataModule):
@@ -88,7 +87,7 @@ class TranslationDataModule(LightningDataModule):
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The subwords that the corpus was prepared with."""
-        return Tokenizer.load(self.folder / TOKENIZER)
+        return load_tokenizer(self.folder)
 
     def pairs(self, split: str) -> ParallelDataset:
         """Opens a split, such as ``train``.
@@ -109,7 +108,7 @@ class TranslationDataModule(LightningDataModule):
         Raises:
             CorpusError: The folder does not have them.
         """
-        name = f"{split}.{self.source_lang}-{self.target_lang}.{self.target_lang}"
+        name = f"{split}.{self.source_lang}-{self.target_lang}.{self.target_lang}.txt"
         try:
             text = (self.folder / name).read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:

@@ -1,11 +1,14 @@
 """What a prepared corpus says about itself: ``prepare.json``."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from admin_init.files import write_text
 from admin_init.translation.errors import CorpusError
+from admin_init.translation.prepare_config import PrepareConfig
 
 NAME = "prepare.json"
 _LINES_NAMED = 10
@@ -39,6 +42,8 @@ class Split:
     """Pairs written."""
     dropped: dict[str, Dropped] = field(default_factory=dict)
     """Pairs left out, by the reason."""
+    drawn: int = 0
+    """Pairs that became those of ``valid``."""
     source_tokens: int = 0
     """Tokens written on the source side, ``</s>`` included."""
     target_tokens: int = 0
@@ -57,9 +62,13 @@ class Manifest:
     """A prepared corpus: what was read, how, and what came out."""
 
     settings: dict[str, Any]
-    """The arguments of :func:`~admin_init.translation.prepare.prepare`."""
+    """``source_lang``, ``target_lang``, and the fields of :class:`PrepareConfig`."""
     splits: dict[str, Split]
     """What became of every split."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of the packages that the text went through."""
+    learned_from: dict[str, int] = field(default_factory=dict)
+    """How many sentences or distinct words the subwords were learned from, and of how many."""
     dictionary_size: int = 0
     """Ids, specials and padding included."""
     outputs: dict[str, str] = field(default_factory=dict)
@@ -77,6 +86,8 @@ class Manifest:
             for split in content["splits"].values():
                 split["dropped"] = {why: Dropped(**is_) for why, is_ in split["dropped"].items()}
             content["splits"] = {name: Split(**is_) for name, is_ in content["splits"].items()}
+            # An older version did not have every setting, and did what is the default now.
+            content["settings"] = asdict(PrepareConfig()) | content["settings"]
             return cls(**content)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorpusError(
@@ -84,9 +95,18 @@ class Manifest:
                 "Choose another folder, or remove this one."
             ) from error
 
-    def save(self, folder: Path) -> None:
-        """Writes the manifest into a folder."""
-        (folder / NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+    def seal(self, folder: Path) -> None:
+        """Notes the files of a folder and what is in them, and writes the manifest there."""
+        self.outputs = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+        write_text(folder / NAME, json.dumps(asdict(self), indent=2) + "\n")
+
+    def damages(self, folder: Path) -> list[str]:
+        """Names the files of a folder that are not what they were."""
+        return [
+            f"{name} is missing or damaged"
+            for name, digest in self.outputs.items()
+            if not (folder / name).is_file() or _sha256(folder / name) != digest
+        ]
 
     def differences(self, other: Self) -> list[str]:
         """Names what was asked for or read here and not there."""
@@ -106,11 +126,25 @@ class Manifest:
 
     def __str__(self) -> str:
         rows = [f"dictionary: {self.dictionary_size:,} ids"]
+        if self.learned_from:
+            of = self.learned_from["of"]
+            rows[0] += "".join(
+                f", subwords learned from {number:,} of {of:,} {kind}"
+                for kind, number in self.learned_from.items()
+                if kind != "of"
+            )
         for name, split in self.splits.items():
             origin = f" from {' and '.join(split.files)}" if split.files else ""
             rows.append(
                 f"{name}: {split.read:,} pairs read{origin}, {split.kept:,} kept "
                 f"({split.source_tokens:,} source and {split.target_tokens:,} target tokens)"
             )
+            if split.drawn:
+                rows.append(f"  drawn for valid: {split.drawn:,}")
             rows += [f"  dropped as {why}: {dropped}" for why, dropped in split.dropped.items()]
         return "\n".join(rows)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,7 +19,8 @@ from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.engine import FairseqConfig, build_transformer, search
 from admin_init.translation.optimization import OptimizationConfig
-from admin_init.translation.scoring import Bleu, score
+from admin_init.translation.record import record_test
+from admin_init.translation.scoring import Bleu, TokenisedBleu, score, score_tokenised
 from admin_init.translation.search import SearchConfig
 
 _TRANSFORMER = TransformerConfig()
@@ -37,7 +38,8 @@ class TranslationModule(pl.LightningModule):
     many nats it rises by when each sentence gets another one's source. A model that translates
     reads its source; one that gains nothing from it is a language model at best.
 
-    Testing logs ``test_bleu``, sacreBLEU on detokenised text; predicting returns translations.
+    Testing logs ``test_bleu``, sacreBLEU on detokenised text, and ``test_bleu_tokenised``, the BLEU
+    of ``fairseq-generate``; predicting returns translations.
 
     Args:
         transformer: Shape of the model. Its ``vocabulary_size`` may be left out; it is then that of
@@ -75,6 +77,8 @@ class TranslationModule(pl.LightningModule):
         self.fairseq = None if fairseq is None else _config(FairseqConfig, fairseq)
         self.bleu: Bleu | None = None
         """Score of the last test, with its signature."""
+        self.tokenised_bleu: TokenisedBleu | None = None
+        """Its other score, as fairseq-generate computes it."""
         self.data: TranslationDataModule | None = None
         """Where subwords come from when there is no trainer."""
         self._build()
@@ -143,25 +147,30 @@ class TranslationModule(pl.LightningModule):
 
     @override
     def on_test_epoch_start(self) -> None:
-        self._translations: dict[int, str] = {}
+        self._tested: dict[int, tuple[list[str], list[str]]] = {}
 
     @override
     def test_step(self, batch: TranslationBatch, batch_idx: int) -> None:
-        translations = self.translate(batch.source)
-        self._translations |= dict(zip(batch.index.tolist(), translations, strict=True))
+        targets = map(self._data.target_dictionary.decode, batch.target.tolist())
+        pairs = zip(self.subwords(batch.source), targets, strict=True)
+        self._tested |= dict(zip(batch.index.tolist(), pairs, strict=True))
 
     @override
     def on_test_epoch_end(self) -> None:
-        references = self._data.references("test")
-        translations = _gathered(self._translations)
-        order = sorted(translations)
+        data, references = self._data, self._data.references("test")
+        tested = sorted(_gathered(self._tested).items())
         self.bleu = score(
-            [translations[index] for index in order],
-            [references[index] for index in order],
-            self._data.target_lang,
+            [data.tokenizer.decode(hypothesis) for _, (hypothesis, _) in tested],
+            [references[index] for index, _ in tested],
+            data.target_lang,
         )
+        self.tokenised_bleu = score_tokenised(*zip(*(pair for _, pair in tested), strict=True))
         self.log("test_bleu", self.bleu.score, rank_zero_only=True)
+        self.log("test_bleu_tokenised", self.tokenised_bleu.score, rank_zero_only=True)
         rank_zero_info(str(self.bleu))
+        rank_zero_info(str(self.tokenised_bleu))
+        if self.trainer.is_global_zero and self.trainer.ckpt_path:
+            record_test(self.trainer.ckpt_path, data.folder, self.bleu, self.tokenised_bleu)
 
     @override
     def predict_step(self, batch: TranslationBatch, batch_idx: int) -> list[tuple[int, str]]:
@@ -174,12 +183,13 @@ class TranslationModule(pl.LightningModule):
         Args:
             source: Shape (N, S), int64, padded with ``padding_idx``.
         """
+        return [self._data.tokenizer.decode(pieces) for pieces in self.subwords(source)]
+
+    def subwords(self, source: Tensor) -> list[list[str]]:
+        """Translate a batch, see :meth:`translate`, into the subwords of each sentence."""
+        dictionary = self._data.target_dictionary
         found = search(self.transformer, source, self.search)
-        dictionary, tokenizer = self._data.target_dictionary, self._data.tokenizer
-        return [
-            tokenizer.decode(dictionary.decode(hypotheses[0].tokens.tolist()))
-            for hypotheses in found
-        ]
+        return [dictionary.decode(hypotheses[0].tokens.tolist()) for hypotheses in found]
 
     @override
     def configure_optimizers(self) -> Any:
@@ -208,9 +218,9 @@ def _config(cls: type[Any], value: Any) -> Any:
     return cls(**value) if isinstance(value, dict) else value
 
 
-def _gathered(own: dict[int, str]) -> dict[int, str]:
+def _gathered(own: dict[int, Any]) -> dict[int, Any]:
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return own
-    ranks: list[dict[int, str]] = [{}] * torch.distributed.get_world_size()
+    ranks: list[dict[int, Any]] = [{}] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(ranks, own)
-    return {index: text for rank in ranks for index, text in rank.items()}
+    return {index: value for rank in ranks for index, value in rank.items()}

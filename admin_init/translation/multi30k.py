@@ -4,15 +4,11 @@
 CC BY-NC-SA 4.0, so the text is downloaded and not distributed with this package.
 """
 
-import hashlib
-import shutil
-import urllib.request
-from http.client import HTTPException
 from os import PathLike
 from pathlib import Path
-from typing import Literal
 
 from admin_init.translation.corpora import ParallelCorpus, ParallelFiles
+from admin_init.translation.download import fetch
 from admin_init.translation.errors import CorpusError
 
 URL = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/"
@@ -38,18 +34,18 @@ CHECKSUMS = {
 def multi30k(
     folder: str | PathLike[str],
     *,
-    target_lang: Literal["de", "fr"] = "de",
+    target_lang: str = "de",
     test: str = "test_2016_flickr",
-    url: str = URL,
+    mirror: str | None = None,
 ) -> ParallelCorpus:
     """Opens Multi30k from English, and downloads the files that the folder does not have.
 
     Args:
         folder: Where the files lie, or are put.
-        target_lang: German or French.
+        target_lang: ``de`` or ``fr``.
         test: The test set: ``test_2016_flickr``; German also has ``test_2017_flickr`` and
             ``test_2017_mscoco``.
-        url: Where the files are downloaded from.
+        mirror: A folder or an address that they are fetched from instead of :data:`URL`.
 
     Returns:
         The splits ``train``, ``valid`` and ``test``.
@@ -58,45 +54,14 @@ def multi30k(
         CorpusError: A file cannot be downloaded, or is not the file it should be.
     """
     stems = {"train": "train", "valid": "val", "test": test}
+
+    def file(name: str) -> Path:
+        if name not in CHECKSUMS:
+            raise CorpusError(f"Multi30k has no {name}; it has {', '.join(CHECKSUMS)}.")
+        return fetch(URL + name, folder, mirror=mirror, checksum=f"sha256:{CHECKSUMS[name]}")
+
     splits = {
-        split: ParallelFiles(
-            _file(Path(folder), f"{stem}.en.gz", url),
-            _file(Path(folder), f"{stem}.{target_lang}.gz", url),
-        )
+        split: ParallelFiles(file(f"{stem}.en.gz"), file(f"{stem}.{target_lang}.gz"))
         for split, stem in stems.items()
     }
     return ParallelCorpus(source_lang="en", target_lang=target_lang, splits=splits)
-
-
-def _file(folder: Path, name: str, url: str) -> Path:
-    if name not in CHECKSUMS:
-        raise CorpusError(f"Multi30k has no {name}; it has {', '.join(CHECKSUMS)}.")
-    path = folder / name
-    if path.exists():
-        _verify(path, name, f"{path}", "Delete the file, and it will be downloaded again.")
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{name}.part"
-    try:
-        with urllib.request.urlopen(url + name, timeout=60) as response, partial.open("wb") as file:
-            shutil.copyfileobj(response, file)
-        _verify(partial, name, url + name, "The download was cut short, or the file has changed.")
-        partial.replace(path)
-    except (OSError, HTTPException) as error:
-        raise CorpusError(
-            f"{url + name} cannot be downloaded ({error}). Try again, or put the file into "
-            f"{folder} yourself."
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
-
-
-def _verify(path: Path, name: str, origin: str, advice: str) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != CHECKSUMS[name]:
-        raise CorpusError(
-            f"{origin} has the wrong checksum: its SHA-256 is {found}, but should be "
-            f"{CHECKSUMS[name]}. {advice}"
-        )

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from admin_init.translation.corpora import ParallelCorpus, parallel_files
 from admin_init.translation.errors import CorpusError
 from admin_init.translation.grammar import embedded_corpus
+from admin_init.translation.iwslt14 import iwslt14
 from admin_init.translation.multi30k import multi30k
+
+_LANGUAGES = {
+    "embedded": ["en-de"],
+    "multi30k": ["en-de", "en-fr"],
+    "iwslt14": ["de-en", "en-de"],
+    "wmt14": ["en-de", "en-fr"],
+    "wmt17": ["en-de"],
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
-    """A corpus: the embedded one, Multi30k, or parallel text files."""
+    """A corpus: the embedded one, a published one, or parallel text files."""
 
-    kind: Literal["embedded", "multi30k", "files"] = "embedded"
-    """`embedded` needs nothing. `multi30k` reads `folder`, or downloads into it. `files` reads
-    `train.en`, `train.de`, `valid.en`, ... plain or .gz, from `folder`."""
+    kind: Literal["embedded", "multi30k", "iwslt14", "wmt14", "wmt17", "files"] = "embedded"
+    """`embedded` needs nothing. `files` reads `train.en`, `train.de`, `valid.en`, ... plain or .gz,
+    from `folder`. The others download into `folder` what it does not have."""
 
     folder: str | None = None
-    """Where the files of `multi30k` and `files` lie."""
+    """Where the files lie, or are put."""
+
+    mirror: str | None = None
+    """Folder or address that files are fetched from, by their names, instead of the network."""
 
     source_lang: str = "en"
     """Language translated from."""
 
     target_lang: str = "de"
     """Language translated into."""
+
+    bitexts: list[str] = field(default_factory=list)
+    """What `wmt14` and `wmt17` train on instead of their own corpora: ids of mtdata."""
 
     size: Literal["small", "large"] = "small"
     """Of the embedded corpus: `large` adds subordinate clauses and separable verbs."""
@@ -47,32 +62,45 @@ class CorpusConfig:
         """Find the corpus; the embedded one is drawn, the others are read when iterated.
 
         Raises:
-            CorpusError: The settings describe no corpus, or a file is missing or damaged.
+            CorpusError: The settings describe no corpus, or a file cannot be downloaded, is missing
+                or damaged.
         """
-        if self.kind == "embedded":
-            if (self.source_lang, self.target_lang) != ("en", "de"):
-                raise CorpusError(
-                    "The embedded corpus is English to German, but `source_lang` is "
-                    f"{self.source_lang!r} and `target_lang` is {self.target_lang!r}."
-                )
-            try:
-                splits = embedded_corpus(
-                    self.size, seed=self.seed, train=self.train, valid=self.valid, test=self.test
-                )
-            except ValueError as error:
-                raise CorpusError(str(error)) from error
-            return ParallelCorpus(
-                source_lang="en",
-                target_lang="de",
-                splits={str(name): pairs for name, pairs in splits.items()},
+        languages = _LANGUAGES.get(self.kind, [f"{self.source_lang}-{self.target_lang}"])
+        if f"{self.source_lang}-{self.target_lang}" not in languages:
+            raise CorpusError(
+                f"The corpus {self.kind!r} is {' or '.join(languages)}, but `source_lang` is "
+                f"{self.source_lang!r} and `target_lang` is {self.target_lang!r}."
             )
+        if self.kind == "embedded":
+            return self._embedded()
         if self.folder is None:
             raise CorpusError(f"A corpus of the kind {self.kind!r} needs a `folder`.")
+        if self.kind == "files":
+            return parallel_files(self.folder, self.source_lang, self.target_lang)
         if self.kind == "multi30k":
-            if self.source_lang != "en" or self.target_lang not in ("de", "fr"):
-                raise CorpusError(
-                    "Multi30k is from `en` to `de` or `fr`, but `source_lang` is "
-                    f"{self.source_lang!r} and `target_lang` is {self.target_lang!r}."
-                )
-            return multi30k(self.folder, target_lang=self.target_lang)  # type: ignore[arg-type]
-        return parallel_files(self.folder, self.source_lang, self.target_lang)
+            return multi30k(self.folder, target_lang=self.target_lang, mirror=self.mirror)
+        if self.kind == "iwslt14":
+            return iwslt14(self.folder, source_lang=self.source_lang, mirror=self.mirror)
+        # Only here, because what lists sacreBLEU's test sets takes a while to import.
+        from admin_init.translation.wmt import wmt  # noqa: PLC0415
+
+        return wmt(
+            self.kind,
+            self.folder,
+            target_lang=self.target_lang,
+            bitexts=self.bitexts,
+            mirror=self.mirror,
+        )
+
+    def _embedded(self) -> ParallelCorpus:
+        try:
+            splits = embedded_corpus(
+                self.size, seed=self.seed, train=self.train, valid=self.valid, test=self.test
+            )
+        except ValueError as error:
+            raise CorpusError(str(error)) from error
+        return ParallelCorpus(
+            source_lang="en",
+            target_lang="de",
+            splits={str(name): pairs for name, pairs in splits.items()},
+        )

@@ -1,80 +1,81 @@
-"""Subwords: one byte-pair encoding for both languages, by SentencePiece."""
+"""From plain text to the subwords of a prepared corpus, and back."""
 
-import io
-from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
-from typing import Self
+from typing import Protocol
 
-import sentencepiece
+from admin_init.translation.bpe import BytePairs
+from admin_init.translation.manifest import NAME, Manifest
+from admin_init.translation.prepare_config import PrepareConfig
+from admin_init.translation.preprocessing import Preprocessor
+from admin_init.translation.sentencepieces import SentencePiece
 
-from admin_init.translation.errors import CorpusError
+SUBWORD_MODELS = {"sentencepiece": "sentencepiece.bpe.model", "subword-nmt": "bpecodes"}
+"""What the subword model is called in a prepared folder: names that fairseq's hub knows."""
+
+
+class Subwords(Protocol):
+    """What was learned from a corpus, and splits its text."""
+
+    model: bytes
+    """What :func:`load_subwords` reads from a file."""
+
+    def split(self, text: str) -> list[str]:
+        """Returns the subwords of a preprocessed sentence."""
+
+    def join(self, pieces: list[str]) -> str:
+        """Returns the preprocessed sentence of these subwords."""
 
 
 class Tokenizer:
-    """Splits text into the pieces of a SentencePiece model, and joins them again.
+    """Turns plain source text into subwords, and the subwords of a translation into plain text.
 
     Args:
-        model: The serialized SentencePiece model.
+        source: What precedes the splitting of a source sentence.
+        target: What preceded the splitting of target sentences, to be undone.
+        subwords: Of both languages.
     """
 
-    def __init__(self, model: bytes) -> None:
-        self._model = model
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-
-    @classmethod
-    def train(cls, sentences: Iterable[str], vocabulary_size: int) -> Self:
-        """Learns a byte-pair encoding; the same sentences give the same model, byte for byte.
-
-        Args:
-            sentences: The sentences of both languages.
-            vocabulary_size: The most pieces the model may have. Fewer come out where the sentences
-                do not hold as many.
-
-        Raises:
-            CorpusError: SentencePiece cannot learn from these sentences.
-        """
-        model = io.BytesIO()
-        try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(sentences),
-                model_writer=model,
-                model_type="bpe",
-                vocab_size=vocabulary_size,
-                hard_vocab_limit=False,
-                character_coverage=1.0,
-                byte_fallback=False,
-                num_threads=1,
-                minloglevel=2,
-            )
-        except (RuntimeError, OSError) as error:
-            raise CorpusError(
-                f"SentencePiece cannot learn {vocabulary_size} subwords from this corpus: {error}"
-            ) from error
-        return cls(model.getvalue())
-
-    @classmethod
-    def load(cls, path: str | PathLike[str]) -> Self:
-        """Reads a SentencePiece model.
-
-        Raises:
-            CorpusError: The file is missing or is no SentencePiece model.
-        """
-        try:
-            return cls(Path(path).read_bytes())
-        except (OSError, RuntimeError) as error:
-            raise CorpusError(f"The SentencePiece model {path} cannot be read: {error}") from error
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Writes the SentencePiece model."""
-        Path(path).write_bytes(self._model)
+    def __init__(self, source: Preprocessor, target: Preprocessor, subwords: Subwords) -> None:
+        self._source = source
+        self._target = target
+        self._subwords = subwords
 
     def encode(self, text: str) -> list[str]:
-        """Returns the pieces of a sentence."""
-        pieces: list[str] = self._processor.encode(text, out_type=str)
-        return pieces
+        """Returns the subwords of a source sentence, preprocessed as the training data were."""
+        return self._subwords.split(self._source(text))
 
     def decode(self, pieces: list[str]) -> str:
-        """Returns the plain text that the pieces spell."""
-        text: str = self._processor.decode(pieces)
-        return text
+        """Returns the plain, detokenized text that the subwords of a translation spell."""
+        return self._target.restore(self._subwords.join(pieces))
+
+
+def load_tokenizer(folder: str | PathLike[str]) -> Tokenizer:
+    """Loads what a corpus was prepared with.
+
+    Args:
+        folder: The prepared folder. Where it has no manifest, fairseq made it, and somebody may
+            have put a SentencePiece model beside.
+
+    Raises:
+        CorpusError: The subword model is missing or damaged, or what it needs is not installed.
+    """
+    folder = Path(folder)
+    settings = Manifest.load(folder).settings if (folder / NAME).exists() else {}
+    config = PrepareConfig.from_settings(settings)
+    source, target = (
+        Preprocessor(settings.get(side, ""), config) for side in ("source_lang", "target_lang")
+    )
+    return Tokenizer(source, target, load_subwords(folder, config))
+
+
+def load_subwords(folder: str | PathLike[str], config: PrepareConfig) -> Subwords:
+    """Loads the subword model of a prepared folder.
+
+    Raises:
+        CorpusError: The file is missing or damaged, or what it needs is not installed.
+    """
+    path = Path(folder) / SUBWORD_MODELS[config.subwords]
+    if config.subwords == "sentencepiece":
+        return SentencePiece.load(path)
+    return BytePairs.load(path)

@@ -82,7 +82,7 @@ def workshop(
         assert call("prepare", "--destination", DATA, *SHRINK["prepare"]).code == 0
         done = {}
         order = ["prepare", "compare", "fit", "validate", "test", "predict", "profile"]
-        for command in [*order, "translate", "fold"]:
+        for command in [*order, "translate", "average", "fold", "convert"]:
             (line,) = examples(help_of(command))
             done[command] = run_example(line, SHRINK.get(command, []))
     return folder, done
@@ -208,17 +208,18 @@ def test_the_search_of_a_checkpoint_can_be_overruled(folder: Path) -> None:
     "recipe", sorted(str(p.relative_to(RECIPES)) for p in RECIPES.glob("*/*.yaml"))
 )
 def test_every_recipe_is_read(recipe: str) -> None:
-    """By the command that it is named after; the others are laid over ``fit.yaml``."""
+    """By the command that it is named after, or as a comparison, or laid over ``fit.yaml``."""
     path = RECIPES / recipe
-    if path.stem not in cli.COMMANDS:
+    command = "compare" if "grid" in yaml.safe_load(path.read_text()) else path.stem
+    if command not in cli.COMMANDS:
         layers = dict.fromkeys([path.with_name("fit.yaml"), path])
         built = recipe_cli([f"--config={layer}" for layer in layers], run=False)
         assert built.datamodule.folder.parts[0] == "data-bin"
         return
-    parser = cli.command_parser(path.stem)
+    parser = cli.command_parser(command)
     settings = parser.instantiate_classes(parser.parse_args([f"--config={path}"])).as_dict()
     settings.pop("config")
-    if path.stem == "compare":
+    if command == "compare":
         assert Path(Comparison(**settings).output).parts[0] == "runs"
 
 

@@ -111,6 +111,18 @@ REFUSED: dict[str, tuple[Callable[[], list[str]], str]] = {
         lambda: ["prepare", "--destination", "out", "--corpus.train", "-5"],
         "`train` must be at least 0 pairs, but is -5",
     ),
+    "settings that contradict each other": (
+        lambda: ["prepare", "--destination", "out", "--aggressive_hyphens", "true"],
+        "set `subwords` to `subword-nmt`",
+    ),
+    "two origins of the validation data": (
+        lambda: [*prepare_files(), "--valid_every", "5"],
+        "`valid_every` makes a split 'valid' of training pairs",
+    ),
+    "no worker": (
+        lambda: ["prepare", "--destination", "out", "--workers", "0"],
+        "`workers` must be at least 1, but is 0",
+    ),
     "damaged data-bin": (damaged_data_bin, "bin/train.en-de.de.bin holds"),
     "missing checkpoint": (
         lambda: [*on_tiny_data("validate"), "--ckpt_path", "no.ckpt"],
@@ -153,4 +165,5 @@ def test_bad_input_ends_with_2_and_a_line_that_says_why(case: str) -> None:
     assert found.code == 2
     assert message in " ".join(found.err.split())
     assert "Traceback" not in found.err
-    assert not {"out", "exploited", "x.ckpt", "p.json"} & set(os.listdir())
+    left = {"out", ".out.scratch", "exploited", "x.ckpt", "p.json"} & set(os.listdir())
+    assert not left

@@ -43,18 +43,39 @@ def test_reads_the_bytes_of_fairseq(tmp_path: Path, code: int, letter: str, widt
     assert dataset.number_of_tokens == 6
 
 
-@pytest.mark.parametrize(("size", "layout"), [(65_499, "uint16"), (65_500, "int32")])
+@pytest.mark.parametrize(("size", "layout"), [(65_499, "uint16"), (65_500, "uint32")])
 def test_writes_the_bytes_of_fairseq(tmp_path: Path, size: int, layout: str) -> None:
     sentences = [[4, 5, 2], [2], [65_498, 2]]
     with IndexedDatasetBuilder(tmp_path / "ours", size) as builder:
         for sentence in sentences:
             builder.add(sentence)
-    code, letter, width = (8, "H", 2) if layout == "uint16" else (4, "i", 4)
+    code, letter, width = (8, "H", 2) if layout == "uint16" else (9, "I", 4)
     _, index = bytes_of_fairseq(code, letter, width)
     assert (tmp_path / "ours.idx").read_bytes() == index
     data = struct.pack(f"<6{letter}", 4, 5, 2, 2, 65_498, 2)
     assert (tmp_path / "ours.bin").read_bytes() == data
     assert {path.name for path in tmp_path.iterdir()} == {"ours.bin", "ours.idx"}
+
+
+def test_many_sentences_at_once_are_the_same_as_one_by_one(tmp_path: Path) -> None:
+    ids, sizes = np.array([4, 5, 2, 2, 6, 2], np.uint8), np.array([3, 1, 2], np.int32)
+    with IndexedDatasetBuilder(tmp_path / "many", 10) as builder:
+        builder.extend(ids[:4], sizes[:2])
+        builder.extend(ids[4:], sizes[2:])
+        builder.extend(ids[:0], sizes[:0])
+    with IndexedDatasetBuilder(tmp_path / "single", 10) as builder:
+        for sentence in ([4, 5, 2], [2], [6, 2]):
+            builder.add(sentence)
+    for ending in ("bin", "idx"):
+        many, single = (tmp_path / f"{name}.{ending}" for name in ("many", "single"))
+        assert many.read_bytes() == single.read_bytes()
+
+
+def test_sizes_that_do_not_add_up_are_refused(tmp_path: Path) -> None:
+    builder = IndexedDatasetBuilder(tmp_path / "x", 10)
+    with pytest.raises(ValueError, match="sizes must add up to 3 ids, but are 2"), builder:
+        builder.extend(np.array([4, 5, 2]), np.array([2], np.int32))
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_empty_data_bin(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_left_padding(folder: Path) -> None:
 def test_references(folder: Path) -> None:
     module = data(folder)
     assert module.references("test") == [target for _, target in PAIRS[9:20]]
-    with pytest.raises(CorpusError, match=r"no plain reference text train\.en-de\.de"):
+    with pytest.raises(CorpusError, match=r"no plain reference text train\.en-de\.de\.txt"):
         module.references("train")
 
 

@@ -147,10 +147,10 @@ class Clipped(TranslationModule):
 
     pairs: list[SentencePair]
 
-    def translate(self, source: Tensor) -> list[str]:
+    def subwords(self, source: Tensor) -> list[list[str]]:
         known = {self._sentence(pair.source): i for i, pair in enumerate(self.pairs)}
         sentences = [known[self._sentence_of(row)] for row in source]
-        return [self.hypothesis(i) for i in sentences]
+        return [self._data.tokenizer.encode(self.hypothesis(i)) for i in sentences]
 
     def hypothesis(self, index: int) -> str:
         words = self.pairs[index].target.split()
@@ -174,6 +174,12 @@ def test_bleu_is_that_of_the_split_in_its_order(data_bin: Path) -> None:
     assert logged["test_bleu"] == pytest.approx(expected.score, rel=1e-6)
     assert model.bleu is not None
     assert "tok:13a" in model.bleu.signature
+    # The other score splits at spaces only; these sentences end in a full stop.
+    words = sacrebleu.corpus_bleu(
+        [model.hypothesis(i) for i in range(30)], [references], tokenize="none"
+    )
+    assert logged["test_bleu_tokenised"] == pytest.approx(words.score, rel=1e-6)
+    assert logged["test_bleu_tokenised"] != logged["test_bleu"]
     assert 5 < expected.score < 95
     assert len(source.test_dataloader()) > 2
 

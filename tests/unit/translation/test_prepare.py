@@ -1,20 +1,23 @@
 import gzip
+import io
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Never
+from typing import Any
 
 import pytest
 import sacrebleu
+import sacremoses  # noqa: F401, joblib in it sets an environment variable, which no test may
 
-from admin_init.translation import prepare as module
 from admin_init.translation.corpora import ParallelCorpus, ParallelFiles, parallel_files
 from admin_init.translation.databin import IndexedDataset
 from admin_init.translation.dictionary import Dictionary
 from admin_init.translation.errors import CorpusError
 from admin_init.translation.manifest import Manifest
 from admin_init.translation.prepare import prepare
-from admin_init.translation.tokenizer import Tokenizer
+from admin_init.translation.sentencepieces import SentencePiece
+from admin_init.translation.tokenizer import load_tokenizer
 
 WORDS = {"the": "das", "old": "alte", "house": "Haus", "sees": "sieht", "a": "ein", "dog": "Hund"}
 
@@ -33,7 +36,7 @@ def make_corpus(**changed: Any) -> ParallelCorpus:
 def texts(folder: Path, split: str, lang: str) -> list[str]:
     """The plain text that the ids of a data-bin stand for."""
     dictionary = Dictionary.load(folder / f"dict.{lang}.txt")
-    tokenizer = Tokenizer.load(folder / "sentencepiece.bpe.model")
+    tokenizer = load_tokenizer(folder)
     dataset = IndexedDataset(folder / f"{split}.en-de.{lang}")
     assert all(sentence[-1] == 2 for sentence in dataset)
     return [tokenizer.decode(dictionary.decode(sentence)) for sentence in dataset]
@@ -54,7 +57,7 @@ def test_what_is_written_spells_the_corpus(tmp_path: Path) -> None:
             for ending in ("bin", "idx")
         ),
         *("dict.en.txt", "dict.de.txt", "sentencepiece.bpe.model", "prepare.json"),
-        *("valid.en-de.de", "test.en-de.de"),
+        *("valid.en-de.de.txt", "test.en-de.de.txt"),
     }
     assert manifest.splits["train"].kept == 80
     assert manifest.splits["train"].dropped == {}
@@ -77,7 +80,7 @@ def test_the_dictionary_is_joined_and_counts_the_training_data(tmp_path: Path) -
 def test_references_are_the_raw_text(tmp_path: Path) -> None:
     pairs = [("a dog", "ein  Hund\x85mit\u2028Haus"), ("", ""), ("the", "½ Haus")]
     prepare(make_corpus(test=pairs), tmp_path / "bin", vocabulary_size=60)
-    lines = (tmp_path / "bin" / "test.en-de.de").read_text(encoding="utf-8").splitlines()
+    lines = (tmp_path / "bin" / "test.en-de.de.txt").read_text(encoding="utf-8").splitlines()
     assert lines == ["ein  Hund mit Haus", "", "½ Haus"]
     score = sacrebleu.corpus_bleu(texts(tmp_path / "bin", "valid", "de"), [[*"xxxxx"]])
     assert score.ref_len == 5
@@ -120,8 +123,8 @@ def test_the_report_names_files_and_the_first_lines(tmp_path: Path) -> None:
 
 def test_the_same_again_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(make_corpus(), tmp_path / "bin", vocabulary_size=60)
-    monkeypatch.setattr(module, "_build", None)
-    again = prepare(make_corpus(), tmp_path / "bin", vocabulary_size=60)
+    monkeypatch.setattr(SentencePiece, "learn", None)
+    again = prepare(make_corpus(), tmp_path / "bin", vocabulary_size=60, workers=2, shard_size=7)
     assert again == first == Manifest.load(tmp_path / "bin")
 
 
@@ -171,38 +174,23 @@ def test_a_folder_of_something_else_is_never_touched(tmp_path: Path, overwrite: 
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
-def test_an_interrupted_run_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prepare(make_corpus(), tmp_path / "bin", vocabulary_size=60)
-    before = {path: path.read_bytes() for path in (tmp_path / "bin").iterdir()}
-
-    def interrupt(*_: Any) -> Never:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "_write", interrupt)
-    for name in ("bin", "new"):
-        with pytest.raises(KeyboardInterrupt):
-            prepare(make_corpus(), tmp_path / name, vocabulary_size=50, overwrite=True)
-    assert {path: path.read_bytes() for path in (tmp_path / "bin").iterdir()} == before
-    assert {path.name for path in tmp_path.iterdir()} == {"bin"}
-
-
 @pytest.mark.parametrize(
     ("splits", "message"),
     [
-        ({"train": []}, "cannot learn"),
-        ({"train": [("a " * 300, "ein " * 300)]}, "of 1 pairs, 1 came .* 0 were kept"),
-        ({"train": iter(make_pairs(9, 0))}, "SentencePiece cannot learn"),
-        ({"test": iter(make_pairs(9, 0))}, "of 9 pairs, 0 came at a second reading"),
-        ({"test": []}, "of 0 pairs"),
+        (lambda: {"train": []}, "train: of 0 pairs"),
+        (lambda: {"test": []}, "test: of 0 pairs"),
+        (lambda: {"train": [("", "")]}, "cannot learn"),
+        (lambda: {"train": [("a " * 300, "ein " * 300)]}, "train: of 1 pairs, none was kept"),
+        (lambda: {"train": iter(make_pairs(9, 0))}, "train: of 9 pairs, 0 came at a second"),
+        (lambda: {"test": iter(make_pairs(9, 0))}, "test: of 9 pairs, 0 came at a second"),
     ],
 )
+@pytest.mark.parametrize("subwords", ["sentencepiece", "subword-nmt"])
 def test_what_gives_no_data_is_refused(
-    tmp_path: Path, splits: dict[str, Any], message: str
+    tmp_path: Path, subwords: str, splits: Callable[[], dict[str, Any]], message: str
 ) -> None:
     with pytest.raises(CorpusError, match=message) as caught:
-        prepare(make_corpus(**splits), tmp_path / "bin", vocabulary_size=60)
+        prepare(make_corpus(**splits()), tmp_path / "bin", vocabulary_size=60, subwords=subwords)
     assert caught.value.exit_code == 2
     assert not list(tmp_path.iterdir())
 
@@ -221,3 +209,18 @@ def test_a_broken_file_is_refused_before_anything_is_written(tmp_path: Path) -> 
     with pytest.raises(CorpusError, match="has 2 lines, but"):
         prepare(corpus, tmp_path / "bin")
     assert {path.name for path in tmp_path.iterdir()} == {"train.en", "train.de"}
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown_to_people_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    monkeypatch.setattr("sys.stderr", stream)
+    prepare(make_corpus(), tmp_path / "bin", subwords="subword-nmt", shard_size=40)
+    steps = ["reading train", "preprocessing", "counting words", "learning subwords", "splitting"]
+    shown = stream.getvalue()
+    assert [step in shown for step in steps] == [terminal] * len(steps)
+    assert terminal or not shown
+    assert "it/s" not in shown, "subword-nmt's own bar"

@@ -1,62 +1,103 @@
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-import sentencepiece
+import sacremoses  # noqa: F401, joblib in it sets an environment variable, which no test may
 
+from admin_init.translation.corpora import ParallelCorpus
+from admin_init.translation.databin import IndexedDataset
+from admin_init.translation.datamodule import TranslationDataModule
+from admin_init.translation.dictionary import Dictionary
 from admin_init.translation.errors import CorpusError
-from admin_init.translation.tokenizer import Tokenizer
+from admin_init.translation.prepare import prepare
+from admin_init.translation.tokenizer import load_tokenizer
 
-TEXT = [
-    "The old man sees the young woman.",
-    "Der alte Mann sieht die junge Frau.",
-    "The women see an older man, too.",
-    "Die Frauen sehen auch einen älteren Mann.",
+PAIRS = [
+    ("The old man's dog \u2013 it's well-known.", "L'hôtel « est » plein, n'est-ce pas ?"),
+    ("We don't see Mr. Smith's house (yet).", "Nous ne voyons pas encore l'église."),
+    ("“Why?” she asked; nobody's there!", "Aujourd'hui, j'ai vu deux chiens & un chat."),
 ] * 5
+MOSES = {"subwords": "subword-nmt", "merges": 40}
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.train(TEXT, 80)
+def prepared(folder: Path, **settings: Any) -> Path:
+    splits = {"train": PAIRS, "test": PAIRS[:3]}
+    corpus = ParallelCorpus(source_lang="en", target_lang="fr", splits=splits)
+    prepare(corpus, folder, **settings)
+    return folder
 
 
-def test_decoding_gives_the_text_back(tokenizer: Tokenizer) -> None:
-    for text in [*TEXT, "A woman, sehr alt."]:
-        assert tokenizer.decode(tokenizer.encode(text)) == text
-
-
-def test_has_merged_within_the_limit(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    tokenizer.save(tmp_path / "model")
-    model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "model"))
-    assert model.get_piece_size() <= 80
-    pieces = tokenizer.encode(TEXT[0])
-    assert len(pieces) < len(TEXT[0])
-    assert pieces == model.encode(TEXT[0], out_type=str)
-    # No byte fallback: a character that was never seen stays itself, and becomes <unk>.
-    assert "ж" in tokenizer.encode("ж")
-
-
-def test_training_is_deterministic_and_the_file_is_the_model(
-    tokenizer: Tokenizer, tmp_path: Path
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"vocabulary_size": 90},
+        {"vocabulary_size": 90, "lowercase": True, "normalize": True},
+        MOSES,
+        {**MOSES, "normalize": True, "aggressive_hyphens": True, "lowercase": True},
+    ],
+)
+def test_encodes_source_text_as_the_training_data_were(
+    tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    tokenizer.save(tmp_path / "one")
-    Tokenizer.train(iter(TEXT), 80).save(tmp_path / "two")
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    assert Tokenizer.load(tmp_path / "one").encode(TEXT[1]) == tokenizer.encode(TEXT[1])
+    folder = prepared(tmp_path / "bin", **settings)
+    tokenizer = load_tokenizer(folder)
+    dictionary = Dictionary.load(folder / "dict.en.txt")
+    dataset = IndexedDataset(folder / "train.en-fr.en")
+    for i, (source, _) in enumerate(PAIRS[:3]):
+        pieces = tokenizer.encode(f"{source}\n")
+        assert len(pieces) > 5
+        assert dictionary.encode(pieces) == dataset[i].tolist()
 
 
-def test_a_small_corpus_gives_fewer_subwords_than_asked_for() -> None:
-    tokenizer = Tokenizer.train(["a b", "b a"], 4000)
-    assert tokenizer.decode(tokenizer.encode("b b a")) == "b b a"
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"vocabulary_size": 90}, [target for _, target in PAIRS[:3]]),
+        (
+            {**MOSES, "aggressive_hyphens": True},
+            [
+                "L'hôtel « est » plein, n'est-ce pas ?",
+                "Nous ne voyons pas encore l'église.",
+                "Aujourd'hui, j'ai vu deux chiens & un chat.",
+            ],
+        ),
+        (
+            {**MOSES, "lowercase": True},
+            [
+                "l'hôtel « est » plein, n'est-ce pas ?",
+                "nous ne voyons pas encore l'église.",
+                "aujourd'hui, j'ai vu deux chiens & un chat.",
+            ],
+        ),
+    ],
+)
+def test_decodes_what_a_model_writes_into_plain_text(
+    tmp_path: Path, settings: dict[str, Any], text: list[str]
+) -> None:
+    folder = prepared(tmp_path / "bin", **settings)
+    data = TranslationDataModule(folder, "en", "fr")
+    dataset = IndexedDataset(folder / "test.en-fr.fr")
+    decoded = [data.tokenizer.decode(data.target_dictionary.decode(ids)) for ids in dataset]
+    assert decoded == text
 
 
-@pytest.mark.parametrize(("text", "size"), [(TEXT, 10), ([], 100)])
-def test_what_cannot_be_learned_is_refused(text: list[str], size: int) -> None:
-    with pytest.raises(CorpusError, match=f"cannot learn {size} subwords"):
-        Tokenizer.train(text, size)
+def test_a_data_bin_of_fairseq_with_a_sentencepiece_model(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "bin", vocabulary_size=90)
+    pieces = load_tokenizer(folder).encode(PAIRS[0][0])
+    (folder / "prepare.json").unlink()
+    assert load_tokenizer(folder).encode(PAIRS[0][0]) == pieces
 
 
-def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
-    (tmp_path / "junk.model").write_bytes(b"junk")
-    for name in ("junk.model", "nowhere.model"):
-        with pytest.raises(CorpusError, match=name):
-            Tokenizer.load(tmp_path / name)
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [({"vocabulary_size": 90}, "sentencepiece.bpe.model"), (MOSES, "bpecodes")],
+)
+def test_a_missing_model_is_named(tmp_path: Path, settings: dict[str, Any], name: str) -> None:
+    folder = prepared(tmp_path / "bin", **settings)
+    (folder / name).unlink()
+    with pytest.raises(CorpusError, match=f"{name} cannot be read"):
+        load_tokenizer(folder)
+    shutil.rmtree(folder)
+    with pytest.raises(CorpusError, match=r"sentencepiece\.bpe\.model cannot be read"):
+        load_tokenizer(folder)

@@ -1,0 +1,21 @@
+"""What needs the extra ``wmt``."""
+
+from importlib import import_module
+from typing import Any
+
+from admin_init.translation.errors import CorpusError
+
+
+def import_extra(module: str) -> Any:
+    """Imports a module that comes with the extra ``wmt``.
+
+    Raises:
+        CorpusError: It is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0].replace("_", "-")
+        raise CorpusError(
+            f"These settings need {package}: pip install 'admin-init[wmt]'"
+        ) from error

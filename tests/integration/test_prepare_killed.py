@@ -1,0 +1,30 @@
+"""`admin-init prepare`, killed and repeated."""
+
+from pathlib import Path
+
+import pytest
+import sacremoses  # noqa: F401, joblib in it sets an environment variable, which no test may
+from command_line import call, kill_at
+
+CORPUS = ["prepare", "--corpus.train", "2000", "--corpus.valid", "20", "--corpus.test", "20"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "stage"),
+    [
+        (["--vocabulary_size", "300"], "ids"),
+        (["--subwords", "subword-nmt", "--merges", "100", "--normalize", "true"], "text"),
+    ],
+)
+def test_what_was_killed_goes_on_and_writes_the_same(settings: list[str], stage: str) -> None:
+    assert call(*CORPUS, *settings, "--destination", "whole").code == 0
+    arguments = [*CORPUS, *settings, "--shard_size", "50", "--destination", "killed"]
+    shards = Path(".killed.scratch/shards")
+    kill_at(shards / f"train.000015.{stage}", *arguments, "--workers", "2")
+    assert not Path("killed").exists()
+    assert 10 < len(list(shards.glob(f"train.*.{stage}"))) < 40
+    again = call(*arguments)
+    assert (again.code, again.err) == (0, "")
+    assert {path.name for path in Path().iterdir()} == {"whole", "killed"}
+    for path in Path("whole").iterdir():
+        assert path.read_bytes() == (Path("killed") / path.name).read_bytes(), path.name

@@ -1,0 +1,137 @@
+"""Data-bins: fairseq-preprocess's read by us, ours read by fairseq, token for token."""
+
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
+from fairseq.data import Dictionary as FairseqDictionary
+from fairseq.data.indexed_dataset import (
+    MMapIndexedDataset,
+    MMapIndexedDatasetBuilder,
+    best_fitting_int_dtype,
+)
+from fairseq_cli import preprocess
+
+from admin_init.nn import TransformerConfig
+from admin_init.translation.databin import IndexedDataset, IndexedDatasetBuilder
+from admin_init.translation.datamodule import TranslationDataModule
+from admin_init.translation.dictionary import Dictionary
+from admin_init.translation.engine import FairseqConfig
+from admin_init.translation.module import TranslationModule
+
+LINES = {"train": 200, "valid": 20, "test": 20}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some parallel text, tokenised; the test set has words that the dictionary does not."""
+    folder = tmp_path_factory.mktemp("texts")
+    rng = random.Random(1)
+    for split, lines in LINES.items():
+        words = 60 if split == "test" else 40
+        for lang in ("en", "de"):
+            sentences = [
+                " ".join(f"{lang}{rng.randrange(words)}" for _ in range(rng.randint(1, 12)))
+                for _ in range(lines)
+            ]
+            (folder / f"{split}.{lang}").write_text("\n".join(sentences) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data_bin(texts: Path) -> Path:
+    """What fairseq-preprocess makes of it."""
+    folder = texts / "data-bin"
+    arguments = ["--source-lang", "en", "--target-lang", "de", "--joined-dictionary"]
+    for split, name in {"train": "train", "valid": "valid", "test": "test"}.items():
+        arguments += [f"--{split}pref", str(texts / name)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["preprocess", *arguments, "--destdir", str(folder)])
+        preprocess.cli_main()
+    return folder
+
+
+def test_we_read_what_fairseq_preprocess_writes(texts: Path, data_bin: Path) -> None:
+    dictionary = Dictionary.load(data_bin / "dict.en.txt")
+    theirs = FairseqDictionary.load(str(data_bin / "dict.en.txt"))
+    assert len(dictionary) == len(theirs)
+    assert len(dictionary) % 8 == 0
+    assert [dictionary[i] for i in range(len(dictionary))] == theirs.symbols
+    for split in LINES:
+        for lang in ("en", "de"):
+            sentences = IndexedDataset(data_bin / f"{split}.en-de.{lang}")
+            lines = (texts / f"{split}.{lang}").read_text().splitlines()
+            expected = MMapIndexedDataset(str(data_bin / f"{split}.en-de.{lang}"))
+            assert len(sentences) == len(lines) == len(expected)
+            for ours, line, other in zip(sentences, lines, expected, strict=True):
+                assert ours.tolist() == other.tolist()
+                assert ours.tolist() == theirs.encode_line(line, add_if_not_exist=False).tolist()
+
+
+@pytest.mark.parametrize("fairseq", [None, FairseqConfig()])
+def test_either_engine_trains_on_it(data_bin: Path, fairseq: FairseqConfig | None) -> None:
+    data = TranslationDataModule(data_bin, "en", "de", max_tokens=100, left_pad_source=True)
+    shape = TransformerConfig(dim=16, ffn_dim=16, heads=2, encoder_layers=1, decoder_layers=1)
+    module = TranslationModule(shape, fairseq=fairseq)
+    trainer = pl.Trainer(
+        max_steps=3,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=2,
+        val_check_interval=3,
+    )
+    trainer.fit(module, data)
+    assert module.config.vocabulary_size == data.vocabulary_size
+    assert trainer.callback_metrics["val_nll"] < 6
+
+
+@pytest.mark.parametrize("vocabulary_size", [100, 65_499, 65_500, 70_000])
+def test_fairseq_reads_what_we_write(tmp_path: Path, vocabulary_size: int) -> None:
+    rng = np.random.default_rng(1)
+    sentences = [
+        rng.integers(4, vocabulary_size, size=rng.integers(1, 9)).tolist() for _ in range(50)
+    ]
+    with IndexedDatasetBuilder(tmp_path / "ours", vocabulary_size) as builder:
+        for sentence in sentences:
+            builder.add(sentence)
+    read = MMapIndexedDataset(str(tmp_path / "ours"))
+    assert [sentence.tolist() for sentence in read] == sentences
+
+    # And it is the very file that fairseq writes.
+    theirs = MMapIndexedDatasetBuilder(
+        str(tmp_path / "theirs.bin"), dtype=best_fitting_int_dtype(vocabulary_size)
+    )
+    for sentence in sentences:
+        theirs.add_item(torch.tensor(sentence))
+    theirs.finalize(str(tmp_path / "theirs.idx"))
+    for ending in ("bin", "idx"):
+        ours = (tmp_path / f"ours.{ending}").read_bytes()
+        assert ours == (tmp_path / f"theirs.{ending}").read_bytes()
+
+
+@pytest.mark.parametrize("fairseq", [None, FairseqConfig()])
+def test_the_loss_is_fairseqs(data_bin: Path, fairseq: FairseqConfig | None) -> None:
+    # fairseq spreads the mass over the V - 1 other tokens, torch over all V.
+    data = TranslationDataModule(data_bin, "en", "de", max_tokens=100)
+    batch = next(iter(data.val_dataloader()))
+    size = data.vocabulary_size
+    shape = TransformerConfig(
+        vocabulary_size=size, dim=16, ffn_dim=16, heads=2, encoder_layers=1, decoder_layers=1
+    )
+    module = TranslationModule(
+        shape, label_smoothing=0.1 * size / (size - 1), fairseq=fairseq
+    ).eval()
+    log_probs = module(batch.source, batch.target_input).log_softmax(dim=-1)
+    expected, nll = label_smoothed_nll_loss(
+        log_probs.flatten(0, 1), batch.target.flatten(), 0.1, ignore_index=1
+    )
+    tokens = batch.target.ne(1).sum()
+    torch.testing.assert_close(module.training_step(batch, 0), expected / tokens)
+    torch.testing.assert_close(module.nll(batch), nll / tokens)
