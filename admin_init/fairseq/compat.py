@@ -7,7 +7,8 @@ the start method of :mod:`multiprocessing`. What stays, in this process only:
 * ``torch.load``, which reads weights only, also takes what fairseq's checkpoints hold beside them:
   numbers and arrays of numpy, and ``argparse.Namespace``;
 * fairseq's encoder layers never take their fused inference path, which fails in every PyTorch
-  since 2.0 ("Mask Type should be defined") and knows no omega.
+  since 2.0 ("Mask Type should be defined") and knows no omega;
+* with :mod:`admin_init.fairseq.plugin`, the processes that fairseq spawns begin in that module.
 """
 
 from __future__ import annotations

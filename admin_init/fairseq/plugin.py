@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 from typing import Any
 
 import torch
 from fairseq import utils
 from fairseq.distributed import utils as processes
+from fairseq.file_io import PathManager
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerModel
 from fairseq.models.transformer.transformer_legacy import (
@@ -22,6 +23,7 @@ from torch import Tensor, distributed, nn
 from typing_extensions import override
 
 from admin_init.callbacks.ranks import pool_ranks
+from admin_init.errors import NotPostLNError
 from admin_init.omega import Rule
 from admin_init.preserve import preserved
 from admin_init.profile_data import AdminProfile
@@ -63,8 +65,9 @@ class AdminTransformerModel(TransformerModel):  # type: ignore[misc]
         """Build the model, and profile it unless a checkpoint is about to be loaded into it.
 
         Raises:
-            NotPostLNError: The arguments ask for a Pre-LN model.
+            NotPostLNError: The arguments ask for Pre-LN, in the encoder or in the decoder.
         """
+        _check_post_ln(args)
         model: AdminTransformerModel = super().build_model(args, task)
         install_(model)
         if not getattr(args, "admin_profiled", False) and not _resumes(args):
@@ -101,15 +104,29 @@ def distributed_main(*arguments: Any) -> None:
 processes.distributed_main = distributed_main
 
 
+def _check_post_ln(args: Namespace) -> None:
+    sides = [
+        side for side in ("encoder", "decoder") if getattr(args, f"{side}_normalize_before", 0)
+    ]
+    if sides:
+        options = " and ".join(f"--{side}-normalize-before" for side in sides)
+        raise NotPostLNError(
+            f"{args.arch} is Post-LN with Admin, but {options} asks for Pre-LN, which has nothing "
+            "that Admin could rescale. Leave it out, or train an architecture without `admin` in "
+            "its name."
+        )
+
+
 def _resumes(args: Namespace) -> bool:
     """Whether fairseq-train will load a checkpoint, by the rules of its ``load_checkpoint``."""
-    saved = getattr(args, "restore_file", "checkpoint_last.pt")
-    if saved == "checkpoint_last.pt":
-        saved = Path(getattr(args, "save_dir", "checkpoints")) / saved
-    first = not Path(saved).exists()
-    return not first or bool(
-        getattr(args, "finetune_from_model", None) or getattr(args, "continue_once", None)
-    )
+    path = getattr(args, "restore_file", "checkpoint_last.pt")
+    if path == "checkpoint_last.pt":
+        path = os.path.join(getattr(args, "save_dir", "checkpoints"), path)
+        if not PathManager.exists(path):
+            once, other = (getattr(args, x, None) for x in ("continue_once", "finetune_from_model"))
+            path = once or other or path
+    exists: bool = PathManager.exists(path)
+    return exists
 
 
 def _profiled(model: nn.Module, task: Any, args: Namespace, rule: Rule) -> AdminProfile:
@@ -166,5 +183,5 @@ def _first_batch(model: Any, task: Any, args: Namespace, ranks: int, rank: int) 
     )
     shuffle = args.curriculum < 1
     epoch = batches.next_epoch_itr(fix_batches_to_gpus=args.fix_batches_to_gpus, shuffle=shuffle)
-    # A rank for which there are too few batches gets an empty one; the trainer, too, passes it this.
+    # With fewer batches than ranks some get none, and the trainer, too, passes them this one.
     return next(iter(epoch)) or batches.first_batch

@@ -39,8 +39,8 @@ def prepare(
 
     The folder gets ``dict.<language>.txt`` (the same joined dictionary twice), the subword model,
     ``<split>.<source>-<target>.<language>.{bin,idx}``, the plain reference text
-    ``<split>.<source>-<target>.<target>.txt`` of every split but ``train``, and ``prepare.json``. It
-    appears whole, or not at all. What is written depends neither on ``workers`` nor on
+    ``<split>.<source>-<target>.<target>.txt`` of every split but ``train``, and ``prepare.json``.
+    It appears whole, or not at all. What is written depends neither on ``workers`` nor on
     ``shard_size``.
 
     A run that was killed or interrupted leaves a hidden folder beside the destination, with what is

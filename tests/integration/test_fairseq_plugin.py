@@ -1,18 +1,21 @@
 """`python -m admin_init.fairseq`: fairseq's own commands, with Admin among the architectures."""
 
 import copy
+import io
 import os
 import random
+import shutil
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning import seed_everything
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -22,7 +25,8 @@ from admin_init import AdminInit
 from admin_init.fairseq import plugin
 from admin_init.fairseq.__main__ import main
 
-from fairseq import checkpoint_utils, models  # isort: skip
+from fairseq import checkpoint_utils, options, tasks  # isort: skip
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf  # isort: skip
 from fairseq.trainer import Trainer  # isort: skip
 
 SIZES = {"encoder-layers": 2, "decoder-layers": 3}
@@ -167,64 +171,134 @@ def test_generate_does_not_profile(
 ) -> None:
     monkeypatch.setattr(plugin, "_profiled", profiling)
     path = first["saved"] / "checkpoint_last.pt"
-    fairseq("generate", data, "--path", path, "--cpu", "--beam", 2, "--max-len-b", 5)
+    # Twice: an ensemble.
+    fairseq("generate", data, "--path", f"{path}:{path}", "--cpu", "--beam", 2, "--max-len-b", 5)
     assert "Generate test with beam=2: BLEU4 =" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["validate", "interactive"])
+def test_other_commands_do_not_profile(
+    first: dict[str, Any],
+    data: Path,
+    fairseq: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    monkeypatch.setattr(plugin, "_profiled", profiling)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("w1 w2\n"))
+    path = first["saved"] / "checkpoint_last.pt"
+    fairseq(command, data, "--path", path, "--cpu", "--task", "translation", "--batch-size", 1)
+    assert {"validate": "valid on 'valid'", "interactive": "H-0"}[command] in capfd.readouterr().out
 
 
 def test_a_resumed_run_does_not_profile(
     first: dict[str, Any],
     data: Path,
+    tmp_path: Path,
     fairseq: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(plugin, "_profiled", profiling)
-    fairseq(*training(data, first["saved"], "--max-update", 4))
-    saved = checkpoint_utils.load_checkpoint_to_cpu(str(first["saved"] / "checkpoint_last.pt"))
+    shutil.copy(first["saved"] / "checkpoint_last.pt", tmp_path)
+    fairseq(*training(data, tmp_path, "--max-update", 4))
+    saved = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "checkpoint_last.pt"))
     assert saved["optimizer_history"][-1]["num_updates"] == 4
 
 
-TWO_RANKS = """
-import os
+@pytest.mark.parametrize("option", ["restore-file", "finetune-from-model", "continue-once"])
+def test_a_run_from_another_checkpoint_does_not_profile(
+    first: dict[str, Any],
+    data: Path,
+    tmp_path: Path,
+    fairseq: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+) -> None:
+    monkeypatch.setattr(plugin, "_profiled", profiling)
+    path = first["saved"] / "checkpoint_last.pt"
+    fairseq(*training(data, tmp_path, "--max-update", 3, "--lr", 0, f"--{option}", path))
+    weights = [
+        omegas(checkpoint_utils.load_checkpoint_to_cpu(str(folder / "checkpoint_last.pt"))["model"])
+        for folder in (first["saved"], tmp_path)
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("option", ["restore-file", "continue-once"])
+def test_a_run_from_a_checkpoint_that_is_not_there_profiles(
+    first: dict[str, Any], data: Path, tmp_path: Path, fairseq: Callable[..., None], option: str
+) -> None:
+    # fairseq begins at random weights then.
+    fairseq(*training(data, tmp_path, "--max-update", 1, "--lr", 0, f"--{option}", "gone.pt"))
+    saved = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "checkpoint_last.pt"))
+    for name, omega in omegas(first["model"].state_dict()).items():
+        assert torch.equal(saved["model"][name], omega), name
+
+
+WATCHED = """
 import torch
-from admin_init.fairseq.__main__ import main
 from fairseq.trainer import Trainer
 
 original = Trainer.train_step
+seen = {"losses": []}
 
 def watched(self, samples, *args, **kwargs):
-    file = f"rank{os.environ['RANK']}.pt"
-    if not os.path.exists(file):
-        torch.save({"model": self.model.state_dict(), "sample": samples[0]["net_input"]}, file)
-    return original(self, samples, *args, **kwargs)
+    if not seen["losses"]:
+        model = {name: value.clone() for name, value in self.model.state_dict().items()}
+        seen.update(first=model, sample=samples[0]["net_input"])
+    output = original(self, samples, *args, **kwargs)
+    seen["losses"].append(output["loss"])
+    seen["last"] = self.model.state_dict()
+    torch.save(seen, f"rank{torch.distributed.get_rank()}.pt")
+    return output
 
 Trainer.train_step = watched
-if __name__ == "__main__":
-    main()
+"""
+LAUNCHED = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+# fairseq spawns a process for each GPU.
+SPAWNED = """
+import runpy, torch
+torch.cuda.device_count = lambda: 2
+runpy.run_module("admin_init.fairseq", run_name="__main__", alter_sys=True)
 """
 
 
+@pytest.mark.parametrize("how", ["launched", "spawned"])
 def test_two_processes_have_the_same_omegas(
-    first: dict[str, Any], data: Path, tmp_path: Path
+    first: dict[str, Any], data: Path, tmp_path: Path, how: str
 ) -> None:
-    (tmp_path / "watched.py").write_text(TWO_RANKS)
-    arguments = training(data, tmp_path / "saved", "--max-update", 3)
+    (tmp_path / "watched").mkdir()
+    (tmp_path / "watched" / "__init__.py").write_text(WATCHED)
+    command = [*LAUNCHED, "-m", "admin_init.fairseq"] if how == "launched" else ["-c", SPAWNED]
+    arguments = training(data, tmp_path / "saved", "--max-update", 5, "--user-dir", "watched")
     arguments += ["--ddp-backend", "legacy_ddp", "--distributed-backend", "gloo"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    if how == "spawned":
+        store = f"file://{tmp_path}/store"
+        arguments += ["--distributed-world-size", 2, "--distributed-init-method", store]
     run = subprocess.run(
-        [*launch, "watched.py", *map(str, arguments)], capture_output=True, text=True, check=False
+        [sys.executable, *command, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stderr[-3000:]
     assert (tmp_path / "saved" / "checkpoint_last.pt").exists()
     assert (run.stdout + run.stderr).count("the omegas of the residual connections") == 1
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
-    mine, other = (omegas(rank["model"]) for rank in ranks)
-    for name, omega in mine.items():
-        assert torch.equal(omega, other[name]), name
+    for when in ("first", "last"):
+        for name, weight in ranks[0][when].items():
+            # The last is a mark that fairseq leaves uninitialized.
+            same = torch.equal(weight, ranks[1][when][name]) or name.endswith("_float_tensor")
+            assert same, (when, name)
+    assert ranks[0]["losses"] == ranks[1]["losses"]
+    assert ranks[0]["losses"][-1] < ranks[0]["losses"][0]
     batches = [rank["sample"] for rank in ranks]
     assert not torch.equal(batches[0]["src_tokens"], batches[1]["src_tokens"])
     # And they are those of both batches.
     model = copy.deepcopy(first["model"])
-    model.load_state_dict(ranks[0]["model"])
+    model.load_state_dict(ranks[0]["first"])
     expected = admin_init.profile(model, batches)
     for site, profiled in zip(admin_init.find_sites(model), expected.sites, strict=True):
         assert site.name == profiled.name
@@ -232,9 +306,47 @@ def test_two_processes_have_the_same_omegas(
         assert site.omega[0].item() == pytest.approx(profiled.omega, rel=1e-6)
 
 
+def test_half_precision_and_several_batches_an_update(
+    first: dict[str, Any], data: Path, tmp_path: Path, fairseq: Callable[..., None]
+) -> None:
+    # Without the last one, fairseq asks for a GPU.
+    half = ["--fp16", "--update-freq", 2, "--fp16-no-flatten-grads"]
+    fairseq(*training(data, tmp_path, "--max-update", 2, "--lr", 0, *half))
+    saved = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "checkpoint_last.pt"))
+    assert saved["optimizer_history"][-1]["num_updates"] == 2
+    # Profiled before the model is halved, on the first of the two batches.
+    for name, omega in omegas(first["model"].state_dict()).items():
+        assert torch.equal(saved["model"][name], omega.half().float()), name
+
+
+def test_profiling_leaves_no_trace(data: Path, tmp_path: Path) -> None:
+    arguments = map(str, training(data, tmp_path, "--dropout", 0.3)[1:])
+    parser = options.get_training_parser()
+    config = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, list(arguments)))
+    task = tasks.setup_task(config.task)
+    task.load_dataset("valid")
+    datasets = dict(task.datasets)
+    models = []
+    drawn = []
+    for profiled in (False, True):
+        seed_everything(7)
+        config.model.admin_profiled = not profiled
+        models.append(task.build_model(config.model))
+        drawn.append((torch.rand(()).item(), np.random.rand(), random.random()))  # noqa: NPY002
+    assert drawn[0] == drawn[1]
+    assert task.datasets == datasets
+    plain, profiled_model = models
+    assert profiled_model.training
+    assert omegas(plain.state_dict())["decoder.layers.2.ffn_skip.omega"].eq(1).all()
+    assert omegas(profiled_model.state_dict())["decoder.layers.2.ffn_skip.omega"].ne(1).all()
+    for name, value in profiled_model.named_parameters():
+        if not name.endswith(".omega"):
+            assert torch.equal(value, plain.get_parameter(name)), name
+
+
 def test_user_dir(data: Path, tmp_path: Path) -> None:
     folder = Path(plugin.__file__).parent / "user_dir" / "admin_fairseq_plugin"
-    command = "import admin_init.fairseq, fairseq_cli.train; fairseq_cli.train.cli_main()"
+    command = "import admin_init.fairseq, fairseq_cli.train as f; f.cli_main()"
     arguments = training(data, tmp_path / "saved", "--max-update", 1, "--user-dir", folder)
     run = subprocess.run(
         [sys.executable, "-c", command, *map(str, arguments[1:])],
@@ -247,9 +359,8 @@ def test_user_dir(data: Path, tmp_path: Path) -> None:
 
 
 def test_pre_ln_is_refused(data: Path, tmp_path: Path, fairseq: Callable[..., None]) -> None:
-    pre = ["--encoder-normalize-before", "--decoder-normalize-before"]
-    with pytest.raises(SystemExit, match=r"fairseq-train: .*Post-LN"):
-        fairseq(*training(data, tmp_path, "--max-update", 1, *pre))
+    with pytest.raises(SystemExit, match=r"fairseq-train: .*Post-LN.*--encoder-normalize"):
+        fairseq(*training(data, tmp_path, "--max-update", 1, "--encoder-normalize-before"))
 
 
 @pytest.mark.parametrize("arguments", [[], ["tarin", "data"]])
@@ -264,21 +375,3 @@ def test_the_paper_rule(data: Path, tmp_path: Path, fairseq: Callable[..., None]
     models_omegas = omegas(saved["model"])
     # sqrt(Var f_1) alone, where the reference rule adds the variance of x.
     assert models_omegas["encoder.layers.0.ffn_skip.omega"][0] < 1
-
-
-@pytest.mark.parametrize(
-    ("arch", "plain"),
-    [
-        ("transformer_admin", "transformer"),
-        ("transformer_admin_iwslt_de_en", "transformer_iwslt_de_en"),
-        ("transformer_admin_wmt_en_de", "transformer_wmt_en_de"),
-        ("transformer_admin_wmt_en_de_big", "transformer_wmt_en_de_big"),
-    ],
-)
-def test_the_architectures_are_fairseqs(arch: str, plain: str) -> None:
-    found, expected = Namespace(), Namespace()
-    models.ARCH_CONFIG_REGISTRY[arch](found)
-    models.ARCH_CONFIG_REGISTRY[plain](expected)
-    assert found == expected
-    assert found.encoder_normalize_before is False
-    assert models.ARCH_MODEL_REGISTRY[arch] is plugin.AdminTransformerModel

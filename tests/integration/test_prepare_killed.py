@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import sacremoses  # noqa: F401, joblib in it sets an environment variable, which no test may
 from command_line import call, kill_at
 
 CORPUS = ["prepare", "--corpus.train", "2000", "--corpus.valid", "20", "--corpus.test", "20"]

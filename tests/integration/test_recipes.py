@@ -62,10 +62,14 @@ def test_styles_and_engines_change_nothing_else(task: str) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_the_last_ten_epochs_are_averaged_and_validation_chooses(task: str) -> None:
     for names in ([], ["post.yaml"], ["pre.yaml"]):
-        *_, best, average = parse(f"{task}/fit.yaml", *names)["trainer"]["callbacks"]
+        *_, best, last, average = parse(f"{task}/fit.yaml", *names)["trainer"]["callbacks"]
         assert best["class_path"].endswith("ModelCheckpoint")
-        kept = {key: best["init_args"][key] for key in ("monitor", "mode", "save_last")}
-        assert kept == {"monitor": "val_nll", "mode": "min", "save_last": True}
+        kept = {key: best["init_args"][key] for key in ("monitor", "mode", "filename")}
+        assert kept == {"monitor": "val_nll", "mode": "min", "filename": "best"}
+        # Not `save_last` of the best: that is only saved when the best is.
+        assert last["class_path"].endswith("ModelCheckpoint")
+        kept = {key: last["init_args"][key] for key in ("monitor", "filename")}
+        assert kept == {"monitor": None, "filename": "last"}
         assert average["class_path"].endswith("AverageCheckpoints")
         assert average["init_args"] == {"last": 10, "monitor": "val_nll"}
 

@@ -1,7 +1,6 @@
 import sys
 
 import pytest
-import sacremoses  # noqa: F401, joblib in it sets an environment variable, which no test may
 
 from admin_init.translation.errors import CorpusError
 from admin_init.translation.moses import Moses

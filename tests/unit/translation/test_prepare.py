@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import sacrebleu
-import sacremoses  # noqa: F401, joblib in it sets an environment variable, which no test may
 
 from admin_init.translation.corpora import ParallelCorpus, ParallelFiles, parallel_files
 from admin_init.translation.databin import IndexedDataset

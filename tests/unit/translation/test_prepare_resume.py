@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Never
 
 import pytest
-import sacremoses  # noqa: F401, joblib in it sets an environment variable, which no test may
 
 from admin_init.translation.bpe import BytePairs
 from admin_init.translation.corpora import ParallelCorpus

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sacremoses  # noqa: F401, joblib in it sets an environment variable, which no test may
 
 from admin_init.translation.corpora import ParallelCorpus
 from admin_init.translation.databin import IndexedDataset
