@@ -29,7 +29,7 @@ class PrepareConfig:
     sample_words: int = 400_000
     """Most distinct words of both languages together that `subword-nmt` learns from: the most
     frequent ones. The other words are split too, by the merges that these give. The default takes
-    about 1 GB of memory, and leaves out none of IWSLT14's."""
+    about 1 GB of memory."""
 
     normalize: bool = False
     """Normalize punctuation and blank non-printing characters, as Moses' scripts do. With
