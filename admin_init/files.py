@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write UTF-8 text to a temporary neighbour of ``path``, and move it there."""
+def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) -> None:
+    """Let ``write`` fill a temporary neighbour of ``path``, and move it there."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not a file of `tempfile`: those only their owner can read, even after a rename.
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text, encoding="utf-8")
+        with part.open("wb") as file:
+            write(file)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write text in UTF-8, whole or not at all."""
+    write_whole(path, lambda file: file.write(text.encode("utf-8")))
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -17,7 +17,7 @@ from admin_init.callbacks.silence import distribution
 from admin_init.errors import AdminInitError
 from admin_init.files import write_json
 from admin_init.translation.averaging import write_average
-from admin_init.translation.checkpoint import read_checkpoint
+from admin_init.translation.checkpoint import read_checkpoint, write_checkpoint
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -102,7 +102,10 @@ class AverageCheckpoints(Callback):
         chosen = min(values, key=lambda name: (math.isnan(values[name]), sign * values[name]))
         if trainer.is_global_zero:
             sources = {"best": [candidates["best"]], "average": members}
-            write_average(sources[chosen], folder / CHOSEN)
+            if chosen == "average":
+                write_checkpoint(read_checkpoint(folder / AVERAGE), folder / CHOSEN)
+            else:
+                write_average(sources[chosen], folder / CHOSEN)
             report = {
                 name: {"checkpoints": [path.name for path in sources[name]], self.monitor: value}
                 for name, value in values.items()

@@ -24,9 +24,10 @@ from admin_init.nn import TransformerConfig
 from admin_init.rescale import install_
 from admin_init.translation.checkpoint import (
     TOLERANCE,
+    lightning_checkpoint,
+    load,
     load_module,
     probe,
-    read_checkpoint,
     relative_difference,
     write_checkpoint,
 )
@@ -75,20 +76,12 @@ def convert_checkpoint(source: str | os.PathLike[str], destination: str | os.Pat
     Raises:
         AdminInitError: ``source`` is neither, or the other library has no such model.
     """
-    if not Path(source).is_file():
-        raise AdminInitError(f"There is no checkpoint at {source}.")
-    try:
-        saved = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise AdminInitError(
-            f"{source} cannot be read as a checkpoint ({type(error).__name__}): it is damaged, or "
-            "holds more than tensors and plain values."
-        ) from error
+    saved = load(source)
     if isinstance(saved, dict) and "model" in saved and ("cfg" in saved or "args" in saved):
         converted, difference = ours(saved)
         written = "a checkpoint of ours"
     else:
-        converted, difference = fairseqs(read_checkpoint(source))
+        converted, difference = fairseqs(lightning_checkpoint(saved, source))
         written = f"a checkpoint of fairseq's {converted['args'].arch}"
     if not difference <= TOLERANCE:
         raise AdminInitError(

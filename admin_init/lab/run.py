@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import multiprocessing
-import os
 import statistics
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -30,6 +27,7 @@ from admin_init.translation.averaging import average_checkpoints
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule
 from admin_init.translation.optimization import OptimizationConfig
+from admin_init.translation.processes import end_with_parent
 from admin_init.translation.scoring import Bleu
 from admin_init.translation.search import SearchConfig
 
@@ -237,15 +235,8 @@ def enter_worker(threads: int) -> None:
     It ends when its parent does, however that ended: a repeated comparison must find nobody else
     writing to its folders.
     """
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", module="pytorch_lightning|torch")
     # The one logger of both distributions of Lightning; which it is depends on the imports.
     rank_zero.log.setLevel(logging.ERROR)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

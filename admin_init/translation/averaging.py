@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from admin_init.errors import AdminInitError
-from admin_init.translation.checkpoint import read_checkpoint
+from admin_init.translation.checkpoint import read_checkpoint, write_checkpoint
 
 AVERAGED = "averaged"
 """The key under which a checkpoint lists those that it is the average of."""
@@ -74,11 +72,7 @@ def write_average(
         AdminInitError: See :func:`average_checkpoints`.
     """
     average = average_checkpoints(paths)
-    destination = Path(destination)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
-        torch.save(average, Path(folder) / destination.name)
-        os.replace(Path(folder) / destination.name, destination)
+    write_checkpoint(average, destination)
     members: list[dict[str, Any]] = average[AVERAGED]
     return members
 

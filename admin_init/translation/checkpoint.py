@@ -26,19 +26,36 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         AdminInitError: There is no such file, or it is no checkpoint.
     """
+    return lightning_checkpoint(load(path), path)
+
+
+def lightning_checkpoint(content: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what was loaded from ``path``, if it is a Lightning checkpoint.
+
+    Raises:
+        AdminInitError: It is none.
+    """
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise AdminInitError(f"{path} is no Lightning checkpoint: it has no `state_dict`.")
+    return content
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Load what ``torch.save`` wrote, without running any code that it may hold.
+
+    Raises:
+        AdminInitError: There is no such file, or it holds something else.
+    """
     if not Path(path).is_file():
         raise AdminInitError(f"There is no checkpoint at {path}.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch's own message spans a page, and advises to run what the file holds.
         raise AdminInitError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is damaged, or "
             "holds more than tensors and plain values."
         ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise AdminInitError(f"{path} is no Lightning checkpoint: it has no `state_dict`.")
-    return checkpoint
 
 
 def load_module(checkpoint: dict[str, Any]) -> TranslationModule:

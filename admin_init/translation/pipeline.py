@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from admin_init.files import read_json, write_json
+from admin_init.files import read_json, write_json, write_whole
 from admin_init.translation.bpe import BytePairs
 from admin_init.translation.corpora import ParallelCorpus
 from admin_init.translation.errors import CorpusError
@@ -18,7 +18,7 @@ from admin_init.translation.processes import spread
 from admin_init.translation.reading import Reading
 from admin_init.translation.scratch import Scratch
 from admin_init.translation.sentencepieces import SentencePiece
-from admin_init.translation.shards import Shard, TextShard, write_whole
+from admin_init.translation.shards import Shard, TextShard
 from admin_init.translation.stages import (
     CountWords,
     PlacedShard,

@@ -59,15 +59,22 @@ def _enter(job: Callable[[Any], Any]) -> None:
     _job = job
     # Who presses Ctrl-C does not want to read what every worker was doing.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
 def _work(task: Any) -> Any:
     return _job(task)
 
 
-def _end_with_parent() -> None:
-    # However it ended: who repeats the command must find nobody else at work.
+def end_with_parent() -> None:
+    """Let this process end when its parent does, however that ended.
+
+    Who repeats a command must find nobody else at work.
+    """
+    threading.Thread(target=_outlive_nobody, daemon=True).start()
+
+
+def _outlive_nobody() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -7,17 +7,17 @@ need not be made again.
 from __future__ import annotations
 
 import json
-import os
 from array import array
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from admin_init.files import write_text, write_whole
 
 EOS = "</s>"
 
@@ -71,7 +71,7 @@ class TextShard:
         head = {"first_line": self.first_line, "read": self.read, "dropped": self.dropped}
         lines = [json.dumps(head), *(text for pair in self.pairs for text in pair)]
         content = "".join(f"{line}\n" for line in (*lines, *self.references))
-        write_whole(path, lambda file: file.write(content.encode("utf-8")))
+        write_text(path, content)
 
     @classmethod
     def load_head(cls, path: Path) -> Self:
@@ -197,16 +197,3 @@ class IdShardBuilder:
             dropped=self._dropped,
             drawn=drawn,
         )
-
-
-def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Writes a temporary neighbour of a file, and moves it there.
-
-    Args:
-        path: The file.
-        write: Writes the content.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        write(file)
-    part.replace(path)

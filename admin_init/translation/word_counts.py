@@ -8,7 +8,7 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-from admin_init.translation.shards import write_whole
+from admin_init.files import write_whole
 
 _FAN_IN = 64
 

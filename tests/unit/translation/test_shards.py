@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from admin_init.translation.shards import IdShard, IdShardBuilder, TextShard, write_whole
+from admin_init.files import write_whole
+from admin_init.translation.shards import IdShard, IdShardBuilder, TextShard
 
 
 def test_text_comes_back_with_all_its_odd_characters(tmp_path: Path) -> None:
