@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from admin_init.adapters.named import SitePattern, named_sites
     from admin_init.callbacks.admin import AdminInit
+    from admin_init.callbacks.stability import StabilityMonitor
     from admin_init.errors import (
         AdminInitError,
         FoldError,
@@ -30,6 +31,7 @@ _HOME = {
     "ProfileError": "errors",
     "SitePattern": "adapters.named",
     "SiteProfile": "profile_data",
+    "StabilityMonitor": "callbacks.stability",
     "TrainedModelError": "errors",
     "UnsupportedModelError": "errors",
     "apply_": "rescale",
@@ -49,6 +51,7 @@ __all__ = [
     "ProfileError",
     "SitePattern",
     "SiteProfile",
+    "StabilityMonitor",
     "TrainedModelError",
     "UnsupportedModelError",
     "apply_",

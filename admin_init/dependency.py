@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,29 +36,57 @@ def layer_dependency(profile: AdminProfile, stack: str) -> NDArray[np.float64]:
     if not sites:
         known = sorted({site.stack for site in profile.sites})
         raise ValueError(f"`stack` must be one of {known}, but is {stack!r}.")
-    beta = np.zeros((len(sites), len(sites) + 1))
-    shares = np.zeros(len(sites) + 1)
+    return dependency_from_variances(
+        [site.omega**2 * site.shortcut_variance for site in sites],
+        [site.variance for site in sites],
+    )
+
+
+def dependency_from_variances(
+    shortcut: Sequence[float], branch: Sequence[float]
+) -> NDArray[np.float64]:
+    """Compute the shares of one stack from the variances of its residual sums' terms.
+
+    Args:
+        shortcut: Of each sub-layer in turn, the variance of the shortcut as it enters the sum.
+        branch: The same of the branch.
+
+    Returns:
+        beta, of shape (sub-layers, sub-layers + 1); column 0 is the embedding.
+
+    Raises:
+        ValueError: Both terms of a sub-layer are constant.
+    """
+    beta = np.zeros((len(branch), len(branch) + 1))
+    shares = np.zeros(len(branch) + 1)
     shares[0] = 1.0
-    for i, site in enumerate(sites):
-        shortcut = site.omega**2 * site.shortcut_variance
-        norm = math.sqrt(shortcut + site.variance)
-        shares *= math.sqrt(shortcut) / norm
-        shares[i + 1] = math.sqrt(site.variance) / norm
+    for i, (x, f) in enumerate(zip(shortcut, branch, strict=True)):
+        if x + f == 0:
+            raise ValueError(
+                f"The shortcut and the branch of sub-layer {i + 1} are both constant, so its "
+                "output is made of nothing. Measure on a batch that holds different tokens."
+            )
+        shares *= math.sqrt(x / (x + f))
+        shares[i + 1] = math.sqrt(f / (x + f))
         beta[i] = shares
     return beta
 
 
 def dependency_figure(profile: AdminProfile) -> Figure:
     """Draw :func:`layer_dependency` of each stack as a heat map."""
+    names = dict.fromkeys(site.stack for site in profile.sites)
+    return draw_dependency({name: layer_dependency(profile, name) for name in names})
+
+
+def draw_dependency(shares: Mapping[str, NDArray[np.float64]]) -> Figure:
+    """Draw the shares of :func:`dependency_from_variances`, by title, as heat maps in a row."""
     # matplotlib is heavy, and only pictures need it.
     from matplotlib.colors import PowerNorm  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    names = list(dict.fromkeys(site.stack for site in profile.sites))
-    figure = Figure(figsize=(5 * len(names), 4.2), layout="constrained")
-    axes = figure.subplots(1, len(names), squeeze=False)[0]
-    for axis, name in zip(axes, names, strict=True):
-        beta = layer_dependency(profile, name)
+    figure = Figure(figsize=(5 * len(shares), 4.2), layout="constrained")
+    axes = figure.subplots(1, len(shares), squeeze=False)[0]
+    for axis, (name, beta) in zip(axes, shares.items(), strict=True):
         image = axis.imshow(
             np.ma.masked_equal(beta, 0),
             cmap="viridis",

@@ -12,8 +12,8 @@ from admin_init.adapters.skip import Rows, SkipSite
 from admin_init.errors import NotPostLNError
 from admin_init.nn.attention import CrossAttention, SelfAttention
 from admin_init.nn.feed_forward import FeedForward
+from admin_init.nn.layers import DecoderLayer, EncoderLayer
 from admin_init.nn.residual import PostResidual, SkipConnection
-from admin_init.nn.transformer import DecoderLayer, EncoderLayer
 from admin_init.sites import ResidualSite, layer_stack, register_adapter
 from admin_init.skip import ScaledSkip
 

@@ -1,11 +1,14 @@
-"""A Transformer for translation whose residual connections are a choice of style."""
+"""Transformers whose residual connections are a choice of style."""
 
 from admin_init.nn.config import TransformerConfig
+from admin_init.nn.language_model import LanguageModel, MaskedLanguageModel
 from admin_init.nn.residual import RESIDUAL_STYLES, ResidualStyle, register_style
 from admin_init.nn.transformer import Transformer
 
 __all__ = [
     "RESIDUAL_STYLES",
+    "LanguageModel",
+    "MaskedLanguageModel",
     "ResidualStyle",
     "Transformer",
     "TransformerConfig",

@@ -48,6 +48,22 @@ def causal_padding_mask(padding: Tensor | None, dtype: torch.dtype) -> Tensor | 
     return mask.masked_fill_(hidden, float("-inf"))[:, None]
 
 
+def any_padding(mask: Tensor) -> bool:
+    """Say whether a mask of shape (N, T) hides anything; a compiled graph takes it to."""
+    # Reading the answer costs a wait for the device, once a pass, and buys attention without a
+    # mask. A compiled graph cannot branch on it, and takes the mask.
+    return torch.compiler.is_compiling() or bool(mask.any())
+
+
+def padding_before_tokens(padding: Tensor) -> Tensor | None:
+    """Return ``padding`` if a causal attention could see any of it, else None.
+
+    Args:
+        padding: True where there is no token, shape (N, T).
+    """
+    return padding if any_padding(padding[:, :-1] & ~padding[:, 1:]) else None
+
+
 class AttentionOptions(TypedDict, total=False):
     """What an attention can be built without."""
 

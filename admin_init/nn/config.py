@@ -13,7 +13,7 @@ Positions = Literal["sinusoidal", "learned"]
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """Shape of a :class:`~admin_init.nn.transformer.Transformer`.
+    """Shape of a :class:`~admin_init.nn.Transformer`, or of a model with one of its stacks.
 
     Raises:
         ValueError: Values that make no model; the message lists every one of them.
@@ -32,10 +32,10 @@ class TransformerConfig:
     """Number of attention heads; divides `dim`."""
 
     encoder_layers: int = 6
-    """Number of encoder layers."""
+    """Number of encoder layers; 0 in a decoder-only model."""
 
     decoder_layers: int = 6
-    """Number of decoder layers."""
+    """Number of decoder layers; 0 in an encoder-only model."""
 
     dropout: float = 0.1
     """Probability of dropping a channel of the embeddings and of every sub-layer's output."""
@@ -47,7 +47,7 @@ class TransformerConfig:
     """Probability of dropping an inner channel of the feed-forward sub-layers."""
 
     residual: str = "post"
-    """Residual style, such as `post`, `pre`, `admin` or `admin-closed`."""
+    """Residual style: one of `post`, `pre`, `admin` and the others of RESIDUAL_STYLES."""
 
     share_embeddings: Sharing = "all"
     """Which embeddings are one: source, target and output (`all`), the last two, or none."""
@@ -67,6 +67,15 @@ class TransformerConfig:
             for name in _COUNTS
             if (value := getattr(self, name)) is not None and value < 1
         ]
+        problems += [
+            f"`{name}` must be at least 0, but is {value}."
+            for name in _LAYERS
+            if (value := getattr(self, name)) < 0
+        ]
+        if not any(getattr(self, name) for name in _LAYERS):
+            problems.append(
+                "`encoder_layers` or `decoder_layers` must be at least 1, but both are 0."
+            )
         problems += [
             f"`{name}` must be at least 0 and below 1, but is {value}."
             for name in _PROBABILITIES
@@ -99,10 +108,9 @@ _COUNTS = (
     "dim",
     "ffn_dim",
     "heads",
-    "encoder_layers",
-    "decoder_layers",
     "max_positions",
 )
+_LAYERS = ("encoder_layers", "decoder_layers")
 _PROBABILITIES = ("dropout", "attention_dropout", "activation_dropout")
 
 

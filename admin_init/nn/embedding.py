@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from admin_init.nn.config import TransformerConfig
+
 
 def position_ids(tokens: Tensor, padding_idx: int) -> Tensor:
     """Number the tokens of each row from ``padding_idx + 1``, padding not counted (fairseq).
@@ -114,3 +116,25 @@ class InputEmbedding(nn.Module):
     def extra_repr(self) -> str:
         """What the parameters do not show, as ``print(model)`` does."""
         return f"max_positions={self.max_positions}, dropout={self.dropout}"
+
+
+def token_embedding(config: TransformerConfig) -> nn.Embedding:
+    """Build the token embedding, V x D.
+
+    Raises:
+        ValueError: The vocabulary's size is not known yet.
+    """
+    if config.vocabulary_size is None:
+        raise ValueError("`vocabulary_size` must be set to build a model, but is None.")
+    return nn.Embedding(config.vocabulary_size, config.dim, config.padding_idx)
+
+
+def input_embedding(config: TransformerConfig, tokens: nn.Embedding) -> InputEmbedding:
+    """Build the input of a stack on ``tokens``, which may be shared."""
+    return InputEmbedding(
+        tokens,
+        padding_idx=config.padding_idx,
+        max_positions=config.max_positions,
+        learned=config.positions == "learned",
+        dropout=config.dropout,
+    )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import admin_init
 from admin_init.nn import TransformerConfig
-from admin_init.nn.transformer import TransformerDecoder, TransformerEncoder
+from admin_init.nn.stacks import TransformerDecoder, TransformerEncoder
 
 DATA = Path(__file__).parents[1] / "data" / "transformer_clinic"
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from admin_init.nn import TransformerConfig
-from admin_init.nn.transformer import TransformerDecoder, TransformerEncoder
+from admin_init.nn.stacks import TransformerDecoder, TransformerEncoder
 from admin_init.skip import ScaledSkip
 
 GOLDEN = Path(__file__).parents[1] / "data" / "transformer_clinic"

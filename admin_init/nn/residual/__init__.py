@@ -1,6 +1,7 @@
 """Residual styles, one file each; importing this package registers them all."""
 
 from admin_init.nn.residual.admin import AdminStyle, ClosedAdminStyle, ConstantAdminStyle
+from admin_init.nn.residual.b2t import B2TResidual, B2TStyle, ScaledB2TStyle
 from admin_init.nn.residual.base import (
     RESIDUAL_STYLES,
     Branch,
@@ -9,32 +10,65 @@ from admin_init.nn.residual.base import (
     ResidualStyle,
     SkipConnection,
     StackEnd,
+    StackKind,
     StackShape,
     State,
     register_style,
     residual_style,
 )
+from admin_init.nn.residual.deepnorm import DeepNormResidual, DeepNormStyle
+from admin_init.nn.residual.keel import KeelResidual, KeelStyle
+from admin_init.nn.residual.layerscale import LayerScaleResidual, LayerScaleStyle
+from admin_init.nn.residual.lns import LNSResidual, LNSStyle
+from admin_init.nn.residual.peri_ln import PeriResidual, PeriStyle
 from admin_init.nn.residual.post import PostResidual, PostStyle
 from admin_init.nn.residual.pre import FinalNorm, PreResidual, PreStyle
+from admin_init.nn.residual.resi_dual import ResiDualEnd, ResiDualResidual, ResiDualStyle
+from admin_init.nn.residual.rezero import Gate, ReZeroResidual, ReZeroStyle
+from admin_init.nn.residual.sub_ln import SubLNStyle
+from admin_init.nn.residual.t_fixup import TFixupResidual, TFixupStyle
 
 __all__ = [
     "RESIDUAL_STYLES",
     "AdminStyle",
+    "B2TResidual",
+    "B2TStyle",
     "Branch",
     "ClosedAdminStyle",
     "ConstantAdminStyle",
+    "DeepNormResidual",
+    "DeepNormStyle",
     "FinalNorm",
+    "Gate",
+    "KeelResidual",
+    "KeelStyle",
+    "LNSResidual",
+    "LNSStyle",
+    "LayerScaleResidual",
+    "LayerScaleStyle",
+    "PeriResidual",
+    "PeriStyle",
     "Place",
     "PostResidual",
     "PostStyle",
     "PreResidual",
     "PreStyle",
+    "ReZeroResidual",
+    "ReZeroStyle",
+    "ResiDualEnd",
+    "ResiDualResidual",
+    "ResiDualStyle",
     "ResidualConnection",
     "ResidualStyle",
+    "ScaledB2TStyle",
     "SkipConnection",
     "StackEnd",
+    "StackKind",
     "StackShape",
     "State",
+    "SubLNStyle",
+    "TFixupResidual",
+    "TFixupStyle",
     "register_style",
     "residual_style",
 ]

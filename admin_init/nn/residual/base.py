@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 Place = Literal["self_attn", "cross_attn", "ffn"]
 """Which sub-layer of a layer, in the order of execution: every layer begins with ``self_attn`` and
-ends with ``ffn``; an encoder's has no ``cross_attn``."""
+ends with ``ffn``; only a decoder beside an encoder has ``cross_attn``."""
 
 State = dict[str, Tensor]
 """What the connections of a stack hand on to each other during one forward pass."""
@@ -20,11 +20,15 @@ Branch = Callable[[Tensor], Tensor]
 """A sub-layer without its residual connection, dropout included: (N, T, D) to (N, T, D)."""
 
 
+StackKind = Literal["encoder", "decoder"]
+"""A decoder has a causal mask, and cross-attention where there is an encoder."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StackShape:
     """The stack that a style connects."""
 
-    kind: Literal["encoder", "decoder"]
+    kind: StackKind
     """Which stack of the model it is."""
 
     dim: int
@@ -37,9 +41,19 @@ class StackShape:
     """Number of layers M of the decoder, 0 where the model has none."""
 
     @property
+    def layers(self) -> int:
+        """Number of layers of this stack."""
+        return self.encoder_layers if self.kind == "encoder" else self.decoder_layers
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is the only stack of an encoder-only or decoder-only model."""
+        return not (self.encoder_layers and self.decoder_layers)
+
+    @property
     def sublayers(self) -> int:
-        """Number of residual connections: 2 N in an encoder, 3 M in a decoder."""
-        return 2 * self.encoder_layers if self.kind == "encoder" else 3 * self.decoder_layers
+        """Number of residual connections: 3 a layer where it has cross-attention, else 2."""
+        return (3 if self.kind == "decoder" and not self.alone else 2) * self.layers
 
 
 class SkipConnection(nn.Module):

@@ -55,7 +55,7 @@ class FinalNorm(StackEnd):
 class PreStyle(ResidualStyle):
     """Pre-LN: every branch begins with a norm, and the stack ends in one."""
 
-    def connection(self, layer: int, place: Place) -> PreResidual:
+    def connection(self, layer: int, place: Place) -> ResidualConnection:
         """See :class:`ResidualStyle`."""
         return PreResidual(self.shape.dim)
 

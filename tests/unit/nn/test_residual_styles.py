@@ -6,27 +6,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from admin_init.nn import RESIDUAL_STYLES, ResidualStyle, Transformer, TransformerConfig
+from admin_init.nn import RESIDUAL_STYLES, Transformer, TransformerConfig
 from admin_init.nn.residual import (
-    Branch,
     FinalNorm,
-    Place,
     PostResidual,
     PostStyle,
     PreResidual,
     PreStyle,
     ResidualConnection,
     SkipConnection,
-    StackEnd,
     StackShape,
-    State,
     register_style,
     residual_style,
 )
 from admin_init.skip import ScaledSkip
-
-Sketch = Callable[[type[ResidualStyle]], Transformer]
-LayerByHand = Callable[[nn.Module, Tensor], Tensor]
 
 
 def build(residual: str = "post", **options: Any) -> Transformer:
@@ -137,7 +130,7 @@ class TestStyles:
 class TestRegistry:
     def test_an_unknown_name_is_answered_with_the_known_ones(self) -> None:
         shape = StackShape(kind="encoder", dim=8, encoder_layers=1, decoder_layers=1)
-        with pytest.raises(ValueError, match=r"one of admin, .*post, pre, but is 'sandwich'"):
+        with pytest.raises(ValueError, match=r"one of admin, .*post, pre, .*, but is 'sandwich'"):
             residual_style("sandwich", shape)
 
     def test_a_name_is_given_once(self) -> None:
@@ -146,192 +139,6 @@ class TestRegistry:
         assert RESIDUAL_STYLES["post"] is PostStyle
 
 
-# Sketches of other people's residual connections, to see that a style can say what they need.
-
-
-class B2TResidual(PostResidual):
-    def __init__(self, dim: int, place: Place) -> None:
-        super().__init__(dim)
-        self.place = place
-
-    def forward(self, x: Tensor, branch: Branch, state: State) -> Tensor:
-        if self.place == "self_attn":
-            state["layer input"] = x
-        total = self.skip(x, branch(x))
-        return self.norm(total + state["layer input"] if self.place == "ffn" else total)
-
-
-class B2TStyle(ResidualStyle):
-    """arXiv 2206.00330."""
-
-    def connection(self, layer: int, place: Place) -> ResidualConnection:
-        return B2TResidual(self.shape.dim, place)
-
-
-class SubLNStyle(PreStyle):
-    """arXiv 2210.06423."""
-
-    def inner_norm(self, layer: int, place: Place, width: int) -> nn.Module | None:
-        return None if place == "cross_attn" else nn.LayerNorm(width)
-
-    def initialize_(self, stack: nn.Module, embedding: nn.Module | None) -> None:
-        gain = math.sqrt(math.log(2 * self.shape.encoder_layers))
-        for layer in stack.layers:
-            layer.self_attn.projections()["value"].mul_(gain)
-            layer.ffn.fc1.weight.mul_(gain)
-
-
-class ResiDualResidual(PostResidual):
-    def forward(self, x: Tensor, branch: Branch, state: State) -> Tensor:
-        output = branch(x)
-        state["dual"] = state.get("dual", x) + output
-        return self.norm(self.skip(x, output))
-
-
-class ResiDualEnd(StackEnd):
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(dim)
-
-    def forward(self, x: Tensor, state: State) -> Tensor:
-        return x + self.norm(state["dual"])
-
-
-class ResiDualStyle(ResidualStyle):
-    """arXiv 2304.14802."""
-
-    def connection(self, layer: int, place: Place) -> ResidualConnection:
-        return ResiDualResidual(self.shape.dim)
-
-    def end(self) -> StackEnd:
-        return ResiDualEnd(self.shape.dim)
-
-
-class ReZeroResidual(ResidualConnection):
-    def __init__(self, alpha: nn.Parameter | float) -> None:
-        super().__init__()
-        self.alpha = alpha
-
-    def forward(self, x: Tensor, branch: Branch, state: State) -> Tensor:
-        return x + self.alpha * branch(x)
-
-
-class ReZeroStyle(ResidualStyle):
-    """arXiv 2003.04887."""
-
-    def connection(self, layer: int, place: Place) -> ResidualConnection:
-        if place == "self_attn":
-            self.alpha = nn.Parameter(torch.zeros(()))
-        return ReZeroResidual(self.alpha)
-
-
-class TFixupStyle(ResidualStyle):
-    """Huang et al. 2020, in part."""
-
-    def connection(self, layer: int, place: Place) -> ResidualConnection:
-        return ReZeroResidual(1.0)
-
-    def initialize_(self, stack: nn.Module, embedding: nn.Module | None) -> None:
-        if embedding is not None:
-            embedding.tokens.weight.mul_((9 * len(stack.layers)) ** -0.25)
-
-
-@pytest.fixture
-def sketch(monkeypatch: pytest.MonkeyPatch) -> Sketch:
-    def register(style: type[ResidualStyle]) -> Transformer:
-        monkeypatch.setitem(RESIDUAL_STYLES, "sketch", style)
-        return build("sketch")
-
-    return register
-
-
 def _sentences() -> tuple[Tensor, Tensor]:
     torch.manual_seed(1)
     return torch.randint(4, 20, (2, 6)), torch.randint(4, 20, (2, 5))
-
-
-def every_parameter_has_a_gradient(model: Transformer) -> bool:
-    model(*_sentences()).square().mean().backward()
-    return all(p.grad is not None and p.grad.any() for p in model.parameters())
-
-
-def encode_by_hand(model: Transformer, layer_by_hand: LayerByHand) -> tuple[Tensor, Tensor, Tensor]:
-    x = torch.randn(2, 5, 16)
-    expected = x
-    for layer in model.encoder.layers:
-        expected = layer_by_hand(layer, expected)
-    return model.encoder(x), x, expected
-
-
-class TestSketches:
-    def test_b2t(self, sketch: Sketch) -> None:
-        model = sketch(B2TStyle)
-        perturb_(model)
-
-        def layer_by_hand(layer: nn.Module, x: Tensor) -> Tensor:
-            hidden = layer.self_attn_residual.norm(x + layer.self_attn(x))
-            return layer.ffn_residual.norm(x + hidden + layer.ffn(hidden))
-
-        output, _, expected = encode_by_hand(model, layer_by_hand)
-        torch.testing.assert_close(output, expected)
-        assert every_parameter_has_a_gradient(model)
-
-    def test_sub_ln(self, sketch: Sketch) -> None:
-        model = sketch(SubLNStyle)
-        plain = build("pre")
-        value = model.encoder.layers[0].self_attn.projections()["value"]
-        bound = math.sqrt(6 / 32) / math.sqrt(2) * math.sqrt(math.log(6))
-        assert 0.9 * bound < value.abs().max() <= bound * 1.0001
-        perturb_(model)
-        # By hand: a plain attention whose output projection is the norm and the projection.
-        seen = plain.encoder.layers[0].self_attn
-
-        def layer_by_hand(layer: nn.Module, x: Tensor) -> Tensor:
-            attention, ffn = layer.self_attn, layer.ffn
-            seen.in_proj, seen.out_proj = attention.in_proj, nn.Identity()
-            heads = seen(layer.self_attn_residual.norm(x))
-            x = x + attention.out_proj(attention.inner_norm(heads))
-            inner = ffn.fc1(layer.ffn_residual.norm(x)).relu()
-            assert ffn.inner_norm.normalized_shape == (24,)
-            return x + ffn.fc2(ffn.inner_norm(inner))
-
-        output, _, expected = encode_by_hand(model, layer_by_hand)
-        torch.testing.assert_close(output, model.encoder.end.norm(expected))
-        assert all(layer.cross_attn.inner_norm is None for layer in model.decoder.layers)
-        assert every_parameter_has_a_gradient(model)
-
-    def test_resi_dual(self, sketch: Sketch) -> None:
-        model = sketch(ResiDualStyle)
-        perturb_(model)
-        branches = []
-
-        def layer_by_hand(layer: nn.Module, x: Tensor) -> Tensor:
-            branches.append(layer.self_attn(x))
-            x = layer.self_attn_residual.norm(x + branches[-1])
-            branches.append(layer.ffn(x))
-            return layer.ffn_residual.norm(x + branches[-1])
-
-        output, x, expected = encode_by_hand(model, layer_by_hand)
-        torch.testing.assert_close(output, expected + model.encoder.end.norm(x + sum(branches)))
-        assert torch.equal(model.encoder(x), output)  # nothing is left from the pass before
-        assert every_parameter_has_a_gradient(model)
-
-    def test_rezero_shares_a_scalar_within_a_layer(self, sketch: Sketch) -> None:
-        model = sketch(ReZeroStyle)
-        alphas = [p for name, p in model.named_parameters() if name.endswith("alpha")]
-        assert len(alphas) == 3 + 2
-        x = torch.randn(2, 5, 16)
-        assert torch.equal(model.encoder(x), x)
-        perturb_(model)
-        assert every_parameter_has_a_gradient(model)
-
-    @pytest.mark.parametrize(("sharing", "layers"), [("all", 3), ("target", 2), ("none", 2)])
-    def test_t_fixup_scales_a_shared_embedding_once(
-        self, sketch: Sketch, sharing: str, layers: int
-    ) -> None:
-        sketch(TFixupStyle)
-        model = build("sketch", share_embeddings=sharing, vocabulary_size=400)
-        source = model.encoder_embedding.tokens.weight.std().item()
-        target = model.decoder_embedding.tokens.weight.std().item()
-        assert source == pytest.approx(16**-0.5 * (9 * 3) ** -0.25, rel=0.05)
-        assert target == pytest.approx(16**-0.5 * (9 * layers) ** -0.25, rel=0.05)

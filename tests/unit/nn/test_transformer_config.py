@@ -10,8 +10,11 @@ from admin_init.nn import RESIDUAL_STYLES, TransformerConfig
     [
         ({"dim": 30}, "`dim` must be divisible by `heads` = 8, but is 30"),
         ({"dim": 7, "heads": 7}, "`dim` must be even and at least 4 for sinusoidal"),
-        ({"encoder_layers": 0}, "`encoder_layers` must be at least 1, but is 0"),
-        ({"decoder_layers": 0}, "`decoder_layers` must be at least 1, but is 0"),
+        ({"encoder_layers": -1}, "`encoder_layers` must be at least 0, but is -1"),
+        (
+            {"encoder_layers": 0, "decoder_layers": 0},
+            "`decoder_layers` must be at least 1, but both",
+        ),
         ({"heads": 0}, "`heads` must be at least 1, but is 0"),
         ({"dropout": 1.0}, "`dropout` must be at least 0 and below 1, but is 1.0"),
         ({"residual": "psot"}, "`residual` must be one of admin, admin-closed, .*but is 'psot'"),

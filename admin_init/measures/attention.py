@@ -1,0 +1,67 @@
+"""Attention logits and entropy, whose growth or collapse announces divergence.
+
+Shapes: N sequences, H heads, T queries, S keys, d_h channels a head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def largest_attention_logit(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+    r"""Compute the largest attention logit, :math:`\max \langle q, k\rangle / \sqrt{d_h}`.
+
+    Its growth precedes divergence at high learning rates (Dehghani et al., arXiv 2302.05442;
+    Wortsman et al., arXiv 2309.14322, section 3.1).
+
+    Args:
+        query: Shape (N, H, T, d_h).
+        key: Shape (N, H, S, d_h).
+        mask: As :func:`torch.nn.functional.scaled_dot_product_attention` takes it: True where a
+            query sees a key, or what is added to the logits; broadcasts to (N, H, T, S).
+
+    Returns:
+        A float32 scalar.
+    """
+    return attention_logits(query, key, mask).amax()
+
+
+def attention_entropy(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+    r"""Compute the mean entropy of the attention weights A, :math:`-\sum_s A_s \log A_s`, in nats.
+
+    Near 0 every query attends to one key, and training becomes unstable (Zhai et al.,
+    arXiv 2303.06296).
+
+    Args:
+        query: Shape (N, H, T, d_h).
+        key: Shape (N, H, S, d_h).
+        mask: As for :func:`largest_attention_logit`. Each query must see a key.
+
+    Returns:
+        Mean over sequences, heads and queries: a float32 scalar.
+    """
+    weights = attention_logits(query, key, mask).softmax(-1)
+    entropy: Tensor = torch.special.entr(weights).sum(-1).mean()
+    return entropy
+
+
+def attention_logits(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Compute attention logits in float32, -inf where the mask hides a key.
+
+    Args:
+        query: Shape (N, H, T, d_h).
+        key: Shape (N, H, S, d_h).
+        mask: As for :func:`largest_attention_logit`.
+
+    Returns:
+        Shape (N, H, T, S).
+    """
+    # A product that autocast takes to half precision is not in float32.
+    with torch.autocast(query.device.type, enabled=False):
+        logits: Tensor = query.float() @ key.float().transpose(-2, -1) / query.shape[-1] ** 0.5
+    if mask is None:
+        return logits
+    if mask.dtype == torch.bool:
+        return logits.masked_fill(~mask, float("-inf"))
+    return logits + mask

@@ -1,0 +1,138 @@
+"""What each sub-layer's output is made of, in a model of any residual style."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from admin_init.dependency import dependency_from_variances
+from admin_init.measures.names import stack_names, sublayer_name
+from admin_init.moments import variance
+from admin_init.nn.residual import SkipConnection
+from admin_init.skip import ScaledSkip
+
+
+class Term(NamedTuple):
+    """The two terms of one residual connection's sum, as they enter it."""
+
+    name: str
+    """The sub-layer, such as ``encoder.layers.0.self_attn``."""
+    shortcut_variance: float
+    """Variance of the shortcut, times omega or alpha where there is one."""
+    branch_variance: float
+    """Variance of the branch."""
+
+
+def branch_terms(model: nn.Module, run: Callable[[], object]) -> dict[str, list[Term]]:
+    """Measure both terms of every residual sum in one forward pass.
+
+    Variances are population variances over all elements, padding included, in float32.
+
+    Args:
+        model: A model of :mod:`admin_init.nn`, or any other in which Admin is installed
+            (:func:`admin_init.install_`). Its mode decides on dropout.
+        run: Passes once through the model; what it returns is not looked at.
+
+    Returns:
+        The terms in the order of execution, by stack (``encoder``, ``decoder``).
+
+    Raises:
+        ValueError: No residual sum of a known kind ran.
+    """
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    with ExitStack() as stack, torch.no_grad():
+        for handle in observe_terms(model, lambda name, *terms: seen.update({name: terms})):
+            stack.callback(handle.remove)
+        run()
+    if not seen:
+        raise ValueError(
+            f"No residual connection of {type(model).__name__} can be observed. Use a model of "
+            "`admin_init.nn`, or call `admin_init.install_(model)` first."
+        )
+    grouped: dict[str, list[Term]] = {}
+    stacks = stack_names(seen)
+    for name, (shortcut, branch) in seen.items():
+        grouped.setdefault(stacks[name], []).append(Term(name, float(shortcut), float(branch)))
+    return grouped
+
+
+def layer_dependency(terms: Sequence[Term]) -> NDArray[np.float64]:
+    r"""Compute the share of every branch in every sub-layer's output (arXiv 2004.08249, figure 1).
+
+    With independent terms, output i is :math:`\sum_{j \le i} \beta_{ij} \hat f_j` times a scale,
+    where :math:`\hat f_j` is branch j divided by its standard deviation, :math:`\hat f_0` the
+    embedding, and :math:`\sum_j \beta_{ij}^2 = 1`. A norm after the sum changes the scale alone, so
+    the shares of Pre-LN, whose stream is not normalised between sub-layers, follow the same
+    recursion as those of Post-LN. It is an approximation where the terms are correlated: B2T's
+    second path to the layer's input and ResiDual's second stream are not in the shares.
+
+    Args:
+        terms: Of one stack, in the order of execution, see :func:`branch_terms`.
+
+    Returns:
+        beta, of shape (sub-layers, sub-layers + 1); column 0 is the embedding.
+
+    Raises:
+        ValueError: Both terms of a sub-layer are constant.
+    """
+    return dependency_from_variances(
+        [term.shortcut_variance for term in terms], [term.branch_variance for term in terms]
+    )
+
+
+def branch_share(term: Term) -> float:
+    """Compute the branch's standard deviation over that of the sum of independent terms.
+
+    Args:
+        term: One residual connection, see :func:`branch_terms`.
+
+    Returns:
+        From 0, where the sub-layer only passes its input on, to 1; NaN where both are constant.
+    """
+    total = term.shortcut_variance + term.branch_variance
+    return math.sqrt(term.branch_variance / total) if total else math.nan
+
+
+def observe_terms(
+    model: nn.Module, record: Callable[[str, Tensor, Tensor], object]
+) -> list[RemovableHandle]:
+    """Show the variances of every residual sum to ``record``, until the handles are removed.
+
+    A compiled graph shows nothing.
+
+    Args:
+        model: See :func:`branch_terms`.
+        record: Called at each pass with the sub-layer's name and the variances of the shortcut
+            and of the branch, float32 scalars.
+
+    Returns:
+        The handles of the hooks.
+    """
+
+    def hook_of(name: str) -> Any:
+        @torch.no_grad()
+        def hook(module: nn.Module, args: tuple[Tensor, Tensor], kwargs: dict[str, Any]) -> None:
+            # What is compiled while the hook is there would keep it for good.
+            if torch.compiler.is_compiling():
+                return
+            shortcut, branch = args
+            if isinstance(module, ScaledSkip):
+                omega = kwargs.get("omega")
+                shortcut = shortcut * (module.omega if omega is None else omega)
+            record(name, variance(shortcut), variance(branch))
+
+        return hook
+
+    return [
+        module.register_forward_pre_hook(hook_of(sublayer_name(name)), with_kwargs=True)
+        for name, module in model.named_modules()
+        if isinstance(module, SkipConnection | ScaledSkip)
+    ]

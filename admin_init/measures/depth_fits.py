@@ -1,0 +1,73 @@
+"""How the output change grows with depth (arXiv 2004.08249, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A least-squares line ``intercept + slope * u``."""
+
+    intercept: float
+    slope: float
+    r2: float
+    """Share of the variance that it explains; 1 at best."""
+
+
+@dataclass(frozen=True)
+class Fits:
+    """How the output change grows with the depth N, in sub-layers."""
+
+    linear: Fit
+    """Over u = N: what is expected of Post-LN."""
+    logarithmic: Fit
+    """Over u = ln N: what is expected of Admin and Pre-LN."""
+
+    @property
+    def better(self) -> Literal["linear", "logarithmic"]:
+        """The fit that explains more of the variance."""
+        return "linear" if self.linear.r2 > self.logarithmic.r2 else "logarithmic"
+
+
+def depth_fits(depths: Sequence[int], changes: Sequence[float]) -> Fits:
+    """Fit output changes to ``a + b * N`` and to ``a + b * ln(N)`` by least squares.
+
+    Args:
+        depths: Numbers N of sub-layers; three different ones at least.
+        changes: The change at each of them, see :func:`output_change`. Several seeds at one depth
+            are so many points.
+
+    Returns:
+        Both fits.
+
+    Raises:
+        ValueError: The points are too few, do not match, or are not positive and finite.
+    """
+    n = np.asarray(depths, dtype=np.float64)
+    y = np.asarray(changes, dtype=np.float64)
+    if n.shape != y.shape or len(np.unique(n)) < 3:
+        raise ValueError(
+            "`depths` and `changes` must be equally long and hold three different depths at "
+            f"least, but are {list(depths)} and {list(changes)}."
+        )
+    if not (np.isfinite(y).all() and (n > 0).all()):
+        raise ValueError(
+            "`depths` must be positive and `changes` finite, but are "
+            f"{list(depths)} and {list(changes)}. Leave out the models that overflowed."
+        )
+    return Fits(linear=_fit(n, y), logarithmic=_fit(np.log(n), y))
+
+
+def _fit(u: NDArray[np.float64], y: NDArray[np.float64]) -> Fit:
+    slope, intercept = np.polyfit(u, y, 1)
+    residual = y - (intercept + slope * u)
+    total = ((y - y.mean()) ** 2).sum()
+    # Of points that do not vary there is nothing to explain.
+    r2 = 1 - (residual**2).sum() / total if total else 0.0
+    return Fit(float(intercept), float(slope), float(r2))

@@ -1,0 +1,65 @@
+"""The bottom-to-top connection."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from admin_init.nn.residual.base import (
+    Branch,
+    Place,
+    ResidualConnection,
+    ResidualStyle,
+    SkipConnection,
+    State,
+    register_style,
+)
+from admin_init.nn.residual.weights import projections
+
+
+class B2TResidual(ResidualConnection):
+    """``LN(x + f(x))``; in the last sub-layer ``LN(x_in + x + f(x))``, x_in the layer's input.
+
+    Args:
+        dim: Number of channels D.
+        place: Which sub-layer of the layer.
+    """
+
+    def __init__(self, dim: int, place: Place) -> None:
+        super().__init__()
+        self.place = place
+        self.skip = SkipConnection()
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, branch: Branch, state: State) -> Tensor:
+        """See :class:`ResidualConnection`."""
+        if self.place == "self_attn":
+            state["layer_input"] = x
+        shortcut = state["layer_input"] + x if self.place == "ffn" else x
+        normed: Tensor = self.norm(self.skip(shortcut, branch(x)))
+        return normed
+
+
+@register_style("b2t")
+class B2TStyle(ResidualStyle):
+    """B2T connection (Takase et al., arXiv 2206.00330): Post-LN with a path around each layer."""
+
+    scaled: ClassVar[bool] = False
+
+    def connection(self, layer: int, place: Place) -> B2TResidual:
+        """See :class:`ResidualStyle`."""
+        return B2TResidual(self.shape.dim, place)
+
+    def initialize_(self, stack: nn.Module, embedding: nn.Module | None) -> None:
+        """Scale all the matrices, where asked for."""
+        if self.scaled:
+            for projection in projections(stack):
+                projection.weight.mul_(self.shape.layers**-0.5)
+
+
+@register_style("b2t-scaled")
+class ScaledB2TStyle(B2TStyle):
+    """B2T with the option of its released code: all the matrices times (layers)^(-1/2)."""
+
+    scaled = True

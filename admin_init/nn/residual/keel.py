@@ -1,0 +1,54 @@
+"""KEEL."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from admin_init.nn.residual.base import (
+    Branch,
+    Place,
+    ResidualConnection,
+    ResidualStyle,
+    SkipConnection,
+    State,
+    register_style,
+)
+
+
+class KeelResidual(ResidualConnection):
+    """``LN(alpha * x + f(LN(x)))`` with norms that have no bias.
+
+    Args:
+        dim: Number of channels D.
+        alpha: Scale of the shortcut.
+        outer: Whether the sum is normalised.
+    """
+
+    def __init__(self, dim: int, alpha: float, *, outer: bool = True) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.inner = nn.LayerNorm(dim, bias=False)
+        self.skip = SkipConnection()
+        self.norm = nn.LayerNorm(dim, bias=False) if outer else nn.Identity()
+
+    def forward(self, x: Tensor, branch: Branch, state: State) -> Tensor:
+        """See :class:`ResidualConnection`."""
+        normed: Tensor = self.norm(self.skip(self.alpha * x, branch(self.inner(x))))
+        return normed
+
+
+@register_style("keel")
+class KeelStyle(ResidualStyle):
+    """KEEL (Chen and Wei, arXiv 2601.19895, section 3.1): Post-LN with a highway of constant scale.
+
+    alpha is the number of sub-layers of the stack. The first attention is ``x + f(LN(x))``, without
+    outer norm, and the first FFN has alpha = 1. The paper is about decoder-only models: the
+    encoder, and a decoder that counts its cross-attention among the sub-layers, are our extension,
+    in which the first cross-attention has alpha = 1 as well.
+    """
+
+    def connection(self, layer: int, place: Place) -> KeelResidual:
+        """See :class:`ResidualStyle`."""
+        alpha = 1.0 if layer == 0 else float(self.shape.sublayers)
+        first = layer == 0 and place == "self_attn"
+        return KeelResidual(self.shape.dim, alpha, outer=not first)

@@ -1,0 +1,50 @@
+"""LayerNorm Scaling."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from admin_init.nn.residual.base import (
+    Branch,
+    Place,
+    ResidualConnection,
+    SkipConnection,
+    State,
+    register_style,
+)
+from admin_init.nn.residual.pre import PreStyle
+
+
+class LNSResidual(ResidualConnection):
+    """``x + f(LN(x) / sqrt(l))``, l the index of the layer, from 1.
+
+    Args:
+        dim: Number of channels D.
+        layer: The index l.
+    """
+
+    def __init__(self, dim: int, layer: int) -> None:
+        super().__init__()
+        self.scale = 1 / math.sqrt(layer)
+        self.norm = nn.LayerNorm(dim)
+        self.skip = SkipConnection()
+
+    def forward(self, x: Tensor, branch: Branch, state: State) -> Tensor:
+        """See :class:`ResidualConnection`."""
+        total: Tensor = self.skip(x, branch(self.scale * self.norm(x)))
+        return total
+
+
+@register_style("lns")
+class LNSStyle(PreStyle):
+    """LayerNorm Scaling (Sun et al., arXiv 2502.05795): Pre-LN whose norms shrink with depth.
+
+    The index is that of the layer: its sub-layers have the same factor, cross-attention too, of
+    which the paper, on decoder-only models, says nothing. The initialization is not scaled.
+    """
+
+    def connection(self, layer: int, place: Place) -> ResidualConnection:
+        """See :class:`ResidualStyle`."""
+        return LNSResidual(self.shape.dim, layer + 1)

@@ -1,0 +1,71 @@
+"""ReZero."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from admin_init.nn.residual.base import (
+    Branch,
+    Place,
+    ResidualConnection,
+    ResidualStyle,
+    SkipConnection,
+    State,
+    register_style,
+)
+
+
+class Gate(nn.Module):
+    """A trainable scalar that starts at 0.
+
+    A module, not a bare parameter: what moves a model to another device keeps a module that
+    several others share one, and makes of a shared parameter two.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.zeros(()))
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """Scale a tensor of any shape."""
+        return self.alpha * branch
+
+
+class ReZeroResidual(ResidualConnection):
+    """``x + alpha * f(x)``.
+
+    Args:
+        gate: What holds alpha.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self.gate = gate
+        self.skip = SkipConnection()
+
+    def forward(self, x: Tensor, branch: Branch, state: State) -> Tensor:
+        """See :class:`ResidualConnection`."""
+        total: Tensor = self.skip(x, self.gate(branch(x)))
+        return total
+
+
+@register_style("rezero")
+class ReZeroStyle(ResidualStyle):
+    """ReZero (Bachlechner et al., arXiv 2003.04887): no norm, every branch starts at 0.
+
+    The sub-layers of a layer share one alpha. The paper's Transformers are stacks of self-attention
+    and FFN; cross-attention takes the alpha of its layer as well.
+    """
+
+    def connection(self, layer: int, place: Place) -> ReZeroResidual:
+        """See :class:`ResidualStyle`."""
+        if place == "self_attn":
+            self._gate = Gate()
+        return ReZeroResidual(self._gate)
+
+    def initialize_(self, stack: nn.Module, embedding: nn.Module | None) -> None:
+        """Set every alpha to 0."""
+        for module in stack.modules():
+            if isinstance(module, Gate):
+                nn.init.zeros_(module.alpha)

@@ -1,0 +1,69 @@
+"""T-Fixup."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from admin_init.nn.residual.base import (
+    Branch,
+    Place,
+    ResidualConnection,
+    ResidualStyle,
+    SkipConnection,
+    State,
+    register_style,
+)
+from admin_init.nn.residual.weights import projections
+
+
+class TFixupResidual(ResidualConnection):
+    """``x + f(x)``, no norm anywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.skip = SkipConnection()
+
+    def forward(self, x: Tensor, branch: Branch, state: State) -> Tensor:
+        """See :class:`ResidualConnection`."""
+        total: Tensor = self.skip(x, branch(x))
+        return total
+
+
+@register_style("t-fixup")
+class TFixupStyle(ResidualStyle):
+    """T-Fixup (Huang et al., ICML 2020): an initialization instead of norms.
+
+    It is meant to be trained without warm-up. After Xavier initialization, FFN, value and output
+    projections are scaled by .67 N^(-1/4) in an encoder of N layers and by (9 M)^(-1/4) in a
+    decoder of M layers; embeddings, normal of standard deviation D^(-1/2), by (9 N)^(-1/4) and
+    (9 M)^(-1/4), a shared one by the encoder's factor. Value projections are also scaled by
+    sqrt(2), which undoes the 1 / sqrt(2) that they are drawn with here as in the released code.
+
+    The paper is about encoder-decoder models: its decoder counts three sub-layers a layer. A stack
+    alone has two, and takes the encoder's factors.
+    """
+
+    @property
+    def scale(self) -> float:
+        """Factor of FFN, value and output projections."""
+        layers = self.shape.layers
+        encoder = self.shape.kind == "encoder" or self.shape.alone
+        return float(0.67 * layers**-0.25 if encoder else (9 * layers) ** -0.25)
+
+    @property
+    def embedding_scale(self) -> float:
+        """Factor of the stack's own token embedding."""
+        return float((9 * self.shape.layers) ** -0.25)
+
+    def connection(self, layer: int, place: Place) -> TFixupResidual:
+        """See :class:`ResidualStyle`."""
+        return TFixupResidual()
+
+    def initialize_(self, stack: nn.Module, embedding: nn.Module | None) -> None:
+        """Scale what Xavier drew."""
+        for projection in projections(stack):
+            if projection.scales_branch:
+                undo = 2**0.5 if projection.name == "value" else 1.0
+                projection.weight.mul_(self.scale * undo)
+        if embedding is not None:
+            embedding.get_parameter("tokens.weight").mul_(self.embedding_scale)

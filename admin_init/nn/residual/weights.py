@@ -1,0 +1,40 @@
+"""The weights of a stack that some styles start in their own way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from admin_init.nn.attention import Attention, CrossAttention
+from admin_init.nn.feed_forward import FeedForward
+
+
+class Projection(NamedTuple):
+    """A matrix of a sub-layer."""
+
+    name: str
+    """``query``, ``key``, ``value`` and ``output`` in attention, ``fc1`` and ``fc2`` in an FFN."""
+    weight: Tensor
+    """Shape (out, in); a view on the parameter."""
+    cross_attention: bool
+    """Whether it is one of a cross-attention."""
+
+    @property
+    def scales_branch(self) -> bool:
+        """Whether the branch's output is proportional to it: not so of queries and keys."""
+        return self.name not in ("query", "key")
+
+
+def projections(stack: nn.Module) -> Iterator[Projection]:
+    """Yield the matrices of all the sub-layers of ``stack``, in the order of execution."""
+    for module in stack.modules():
+        match module:
+            case Attention():
+                cross = isinstance(module, CrossAttention)
+                for name, weight in module.projections().items():
+                    yield Projection(name, weight, cross)
+            case FeedForward():
+                yield Projection("fc1", module.fc1.weight, False)
+                yield Projection("fc2", module.fc2.weight, False)
