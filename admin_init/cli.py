@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 from rich.console import Console
@@ -18,6 +18,10 @@ from rich.console import Console
 from admin_init.errors import AdminInitError
 from admin_init.omega import Rule
 from admin_init.translation.sources import CorpusConfig
+
+if TYPE_CHECKING:
+    from admin_init.lab.compare import Outcome
+    from admin_init.lab.comparison import Comparison
 
 TRAINER_COMMANDS = {
     "fit": "Train a model, as a recipe says.",
@@ -95,15 +99,51 @@ def profile(recipe: str, output: str, batches: int = 1, rule: Rule = "reference"
 def compare(**settings: Any) -> int:
     """Train variants of a model side by side, judge each, and write a report."""
     from admin_init.lab import compare as lab
-    from admin_init.lab import report
     from admin_init.lab.comparison import Comparison
 
     comparison = Comparison(**settings)
-    outcome = lab.compare(comparison)
+    return _report(comparison, lab.compare(comparison))
+
+
+def merge(folders: Sequence[str], output: str) -> int:
+    """Unite what several computers have done of one comparison, and write its report.
+
+    Args:
+        folders: The folders that `admin-init compare` wrote, with `--share 1/2` and `--share 2/2`.
+        output: Folder that is written.
+    """
+    from admin_init.lab import merge as lab
+
+    return _report(*lab.merge(folders, output))
+
+
+def study(name: str, **settings: Any) -> int:
+    """Measure residual styles in the small: draw, and say what is found.
+
+    Args:
+        name: Which study.
+        settings: Its options.
+    """
+    from admin_init.lab import studies
+
+    findings = studies.STUDIES[name](**settings)
+    console = Console()
+    console.print(findings.table())
+    for sentence in findings.sentences:
+        console.print(sentence, highlight=False, markup=False)
+    for path in findings.save(settings["output"]):
+        _print(str(path))
+    return 0
+
+
+def _report(comparison: Comparison, outcome: Outcome) -> int:
+    from admin_init.lab import report
+    from admin_init.lab.summary import summary
+
     report.write_report(comparison, outcome)
     console = Console()
     console.print(report.table(comparison, outcome))
-    for sentence in report.summary(outcome.results):
+    for sentence in summary(outcome.results):
         console.print(sentence, highlight=False, markup=False)
     for run, error in outcome.errors.items():
         sys.stderr.write(f"{run} was stopped by an error:\n{error}")
@@ -214,6 +254,16 @@ COMMANDS = {
     "compare": Command(
         compare, ("--config FILE",), "admin-init compare --config recipes/demo/compare.yaml"
     ),
+    "merge": Command(
+        merge,
+        ("--folders FOLDER ...", "--output FOLDER"),
+        "admin-init merge --folders runs/demo --output runs/both",
+    ),
+    "study": Command(
+        study,
+        ("NAME",),
+        "admin-init study dependency --output runs/lab/dependency",
+    ),
     "translate": Command(
         translate,
         ("--checkpoint FILE",),
@@ -235,6 +285,13 @@ COMMANDS = {
         f"admin-init convert --checkpoint {_CHECKPOINT} --output checkpoint.pt",
     ),
 }
+
+
+_LISTED = {
+    "average": ("checkpoints", "FILE", "What is averaged, in the order of training."),
+    "merge": ("folders", "FOLDER", "What `admin-init compare` wrote on each computer."),
+}
+"""Options that take several words, by command."""
 
 
 class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -283,11 +340,21 @@ def command_parser(name: str) -> ArgumentParser:
         from admin_init.lab.comparison import Comparison
 
         parser.add_class_arguments(Comparison, as_group=False)
-    elif name == "average":
+    elif name in _LISTED:
         # Or the list would have to be typed as JSON.
-        listed = "What is averaged, in the order of training."
-        parser.add_argument("--checkpoints", nargs="+", metavar="FILE", help=listed)
-        parser.add_function_arguments(command.run, as_group=False, skip={"checkpoints"})
+        option, metavar, listed = _LISTED[name]
+        parser.add_argument(f"--{option}", nargs="+", metavar=metavar, help=listed)
+        parser.add_function_arguments(command.run, as_group=False, skip={option})
+    elif name == "study":
+        from admin_init.lab.studies import STUDIES
+
+        studies = parser.add_subcommands(dest="name", metavar="NAME", title="studies")
+        for key, run in STUDIES.items():
+            purpose = (inspect.getdoc(run) or "").partition("\n")[0]
+            one = ArgumentParser(formatter_class=_Formatter, description=purpose)
+            one.add_argument("--config", action="config", help="YAML file with any of the options.")
+            one.add_function_arguments(run, as_group=False)
+            studies.add_subcommand(key, one, help=purpose)
     else:
         parser.add_function_arguments(command.run, as_group=False)
     return parser
@@ -298,7 +365,10 @@ def _run(name: str, arguments: list[str]) -> int:
         raise AdminInitError("a comparison needs a `--config FILE` that says what to compare.")
     parser = command_parser(name)
     settings = parser.instantiate_classes(parser.parse_args(arguments)).as_dict()
-    settings.pop("config")
+    settings.pop("config", None)
+    if name == "study":
+        settings |= settings.pop(settings["name"])
+        settings.pop("config", None)
     return COMMANDS[name].run(**settings)
 
 
@@ -331,8 +401,8 @@ def _overview(name: str) -> int:
         name: (inspect.getdoc(command.run) or "").partition("\n")[0]
         for name, command in COMMANDS.items()
     }
-    order = ("prepare", "compare", "fit", "validate", "test", "predict", "profile", "translate")
-    lines = [f"  {key:10} {purposes[key]}" for key in (*order, "average", "fold", "convert")]
+    order = "prepare compare merge study fit validate test predict profile translate average fold"
+    lines = [f"  {key:10} {purposes[key]}" for key in (*order.split(), "convert")]
     text = "\n".join(
         [
             "usage: admin-init COMMAND [--OPTION VALUE ...]",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import queue
 import traceback
@@ -16,7 +15,7 @@ from concurrent.futures import (
     wait,
 )
 from contextlib import contextmanager
-from dataclasses import asdict
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,18 +24,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from admin_init.errors import AdminInitError
-from admin_init.files import read_json, write_json
-from admin_init.lab.comparison import Comparison, Variant
-from admin_init.lab.run import Result, build, enter_worker, finished, train
+from admin_init.lab.comparison import Comparison
+from admin_init.lab.grid import Variant
+from admin_init.lab.result import Result, finished
+from admin_init.lab.run import build, enter_worker, train
+from admin_init.lab.settings import check_unchanged, write_settings
 from admin_init.lab.verdict import unigram_entropy
 from admin_init.translation.databin import IndexedDataset
 from admin_init.translation.prepare import prepare
-
-SETTINGS = "comparison.json"
-
-# What may change when a comparison is repeated: it decides which runs there are and how they are
-# scheduled, not what comes of one.
-_FREE = ("title", "output", "grid", "workers", "threads", "criteria")
+from admin_init.translation.processes import end_with_parent
 
 
 class Outcome(NamedTuple):
@@ -54,21 +50,22 @@ def compare(comparison: Comparison) -> Outcome:
     """Run a comparison; when repeated, finished runs are kept and interrupted ones taken up.
 
     Writes, below ``comparison.output``: ``data-bin``, and a folder for each run with TensorBoard's
-    events, ``last.ckpt`` and ``result.json``.
+    events, ``last.ckpt`` and ``result.json``. However often it was killed on the way, the results
+    are those of an undisturbed comparison but for their ``seconds``, unless ``max_minutes`` ends
+    the runs.
 
     Raises:
         AdminInitError: The folder holds runs of other settings, or the corpus cannot be used.
     """
     output = Path(comparison.output)
     _check_models(comparison)
-    settings = _settings(comparison)
-    _check_unchanged(settings, output)
+    check_unchanged(comparison)
     corpus = comparison.corpus.open()
     prepare(corpus, output / "data-bin", vocabulary_size=comparison.vocabulary_size)
-    write_json(output / SETTINGS, settings)
     languages = f"{corpus.source_lang}-{corpus.target_lang}"
     entropy = _entropy(output / "data-bin" / f"train.{languages}.{corpus.target_lang}")
-    variants = comparison.grid.variants()
+    write_settings(comparison, entropy)
+    variants = comparison.variants()
     results = {
         variant: result
         for variant in variants
@@ -105,29 +102,12 @@ def _train_all(
 
 
 def _check_models(comparison: Comparison) -> None:
-    """Refuse at once what every single run would be refused for."""
-    try:
-        build(comparison, Variant("post", 1, 1, 1.0, 1), None)
-    except (TypeError, ValueError) as error:
-        raise AdminInitError(f"No model can be built from these settings: {error}") from error
-
-
-def _settings(comparison: Comparison) -> Any:
-    settings = {key: value for key, value in asdict(comparison).items() if key not in _FREE}
-    return json.loads(json.dumps(settings))  # as they are read back: a tuple is a list then
-
-
-def _check_unchanged(settings: Any, output: Path) -> None:
-    if not (output / SETTINGS).exists():
-        return
-    before = read_json(output / SETTINGS)
-    changed = [key for key in settings if settings[key] != before.get(key)]
-    if changed:
-        raise AdminInitError(
-            f"{output} holds runs of other settings: "
-            + "; ".join(f"`{key}` was {before.get(key)}, is {settings[key]}" for key in changed)
-            + ". Choose another `output`, or remove that folder."
-        )
+    """Refuse at once what a run would be refused for."""
+    for variant in comparison.variants():
+        try:
+            build(comparison, variant, None)
+        except (TypeError, ValueError) as error:
+            raise AdminInitError(f"No model can be built for {variant.name}: {error}") from error
 
 
 def _entropy(prefix: Path) -> float:
@@ -141,7 +121,9 @@ _CONTEXT = multiprocessing.get_context("spawn")
 
 @contextmanager
 def _executor(comparison: Comparison) -> Iterator[tuple[Executor, Any]]:
-    with _CONTEXT.Manager() as manager, ThreadPoolExecutor(comparison.workers) as executor:
+    manager = SyncManager(ctx=_CONTEXT)
+    manager.start(end_with_parent)
+    with manager, ThreadPoolExecutor(comparison.workers) as executor:
         try:
             yield executor, manager.Queue()
         finally:

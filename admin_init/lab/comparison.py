@@ -2,72 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, get_args
 
 from admin_init.errors import AdminInitError
+from admin_init.lab.grid import Grid, Precision, Variant
 from admin_init.lab.verdict import Criteria
 from admin_init.translation.engine import FairseqConfig
 from admin_init.translation.sources import CorpusConfig
-
-
-class Variant(NamedTuple):
-    """One point of the grid: one run."""
-
-    residual: str
-    """Residual style."""
-    encoder_layers: int
-    """Number of encoder layers."""
-    decoder_layers: int
-    """Number of decoder layers."""
-    learning_rate: float
-    """Highest learning rate."""
-    seed: int
-    """Of the initialization, the order of the batches and dropout."""
-
-    @property
-    def depth(self) -> str:
-        """Encoder and decoder layers, as the papers write them: ``18-18``."""
-        return f"{self.encoder_layers}-{self.decoder_layers}"
-
-    @property
-    def name(self) -> str:
-        """Name of the run, and of its folder."""
-        return f"{self.residual}_{self.depth}_lr{self.learning_rate:g}_seed{self.seed}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """Everything that differs between runs; a run for each combination."""
-
-    residual: list[str] = field(default_factory=lambda: ["post", "pre", "admin"])
-    """Residual styles."""
-
-    depth: list[str] = field(default_factory=lambda: ["18-18"])
-    """Encoder and decoder layers, such as `18-18`."""
-
-    learning_rate: list[float] = field(default_factory=lambda: [1e-3])
-    """Highest learning rates."""
-
-    seed: list[int] = field(default_factory=lambda: [1])
-    """Seeds of the initialization, the batches and dropout."""
-
-    def variants(self) -> list[Variant]:
-        """List the runs; those of one seed together.
-
-        Raises:
-            AdminInitError: A depth is not of the form `18-18`.
-        """
-        variants = []
-        for seed, depth, rate, residual in itertools.product(
-            self.seed, self.depth, self.learning_rate, self.residual
-        ):
-            layers = depth.split("-")
-            if len(layers) != 2 or not all(part.isdecimal() for part in layers):
-                raise AdminInitError(f"`depth` must be of the form `18-18`, but is {depth!r}.")
-            variants.append(Variant(residual, int(layers[0]), int(layers[1]), rate, seed))
-        return variants
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +50,18 @@ class Comparison:
     label_smoothing: float = 0.1
     """Probability mass spread over the vocabulary."""
 
-    max_steps: int = 500
-    """Updates of each run."""
+    max_steps: int | None = 500
+    """Updates of each run; null where `max_minutes` alone decides."""
+
+    max_minutes: float | None = None
+    """Minutes of training and validation of each run, also those before an interruption. Whichever
+    comes first, ends the run; what comes of minutes depends on the machine."""
 
     max_tokens: int = 1024
     """The most tokens of a side of a batch."""
+
+    precision: Precision = "32-true"
+    """Of the arithmetic, as Lightning's Trainer takes it."""
 
     validate_every: int = 100
     """Updates between two validations; each also writes a checkpoint."""
@@ -123,6 +72,17 @@ class Comparison:
     average: int = 1
     """How many of the last checkpoints, one a validation, are averaged into the model that is
     scored."""
+
+    sensitivity: bool = False
+    """Whether to validate before the first update too, which the sensitivity to the learning rate
+    is computed from. It changes nothing in the training."""
+
+    monitor_every: int = 0
+    """Updates between two measurements of StabilityMonitor, which go to TensorBoard; 0 for none."""
+
+    share: str = "1/1"
+    """Which of the runs: of `2/3` every third, beginning with the second. Several computers can
+    share a grid so; `admin-init merge` unites what they have done."""
 
     workers: int = 1
     """Runs at a time, each in a process of its own."""
@@ -136,21 +96,58 @@ class Comparison:
     def __post_init__(self) -> None:
         problems = [
             f"`{name}` must be at least 1, but is {value}."
-            for name in (
-                "max_steps",
-                "max_tokens",
-                "validate_every",
-                "average",
-                "workers",
-                "threads",
-            )
-            if (value := getattr(self, name)) < 1
+            for name in _COUNTS
+            if (value := getattr(self, name)) is not None and value < 1
         ]
-        names = [variant.name for variant in self.grid.variants()]
+        if self.max_minutes is None and self.max_steps is None:
+            problems.append("`max_steps` or `max_minutes` must be given, but both are null.")
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            problems.append(f"`max_minutes` must be positive, but is {self.max_minutes}.")
+        if self.monitor_every < 0:
+            problems.append(f"`monitor_every` must be at least 0, but is {self.monitor_every}.")
+        share = self.share.split("/")
+        if len(share) != 2 or not all(map(str.isdecimal, share)) or not _is_share(*share):
+            problems.append(f"`share` must be of the form `2/3`, but is {self.share!r}.")
+        problems += self._problems_of_the_grid()
+        if problems:
+            raise AdminInitError(" ".join(problems))
+
+    def _problems_of_the_grid(self) -> list[str]:
+        variants = self.grid.variants()
+        names = [variant.name for variant in variants]
+        problems = []
         if not names:
             problems.append("`grid` must give at least one run, but one of its lists is empty.")
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             problems.append(f"`grid` must give every run once, but gives {twice} several times.")
-        if problems:
-            raise AdminInitError(" ".join(problems))
+        known = get_args(Precision)
+        problems += [
+            f"`precision` must be one of {', '.join(known)}, but is {value!r}."
+            for value in (self.precision, *(self.grid.precision or []))
+            if value not in known
+        ]
+        problems += [
+            f"`grid.max_tokens` must be at least 1, but is {value}."
+            for value in self.grid.max_tokens or []
+            if value < 1
+        ]
+        alone = [variant.depth for variant in variants if 0 in variant.layers]
+        if self.bleu and alone:
+            problems.append(
+                "`bleu` needs an encoder and a decoder, since nothing can search for translations "
+                f"without one of them, but `depth` is {alone[0]!r}. Set `bleu` to false."
+            )
+        return problems
+
+    def variants(self) -> list[Variant]:
+        """List the runs of this computer's share of the grid."""
+        first, step = map(int, self.share.split("/"))
+        return self.grid.variants()[first - 1 :: step]
+
+
+_COUNTS = ("max_steps", "max_tokens", "validate_every", "average", "workers", "threads")
+
+
+def _is_share(first: str, step: str) -> bool:
+    return 1 <= int(first) <= int(step)

@@ -1,155 +1,86 @@
-"""Show what came of a comparison: a table, a picture, a page."""
+"""Show what came of a comparison: a table, pictures, a page."""
 
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader
-from matplotlib.figure import Figure
 from rich import box
 from rich.markup import escape
 from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
 
-from admin_init.files import write_text
+from admin_init.files import write_text, write_whole
 from admin_init.lab.compare import Outcome
 from admin_init.lab.comparison import Comparison
-from admin_init.lab.run import Result
+from admin_init.lab.curves import curves, gradient_norms
+from admin_init.lab.groups import Group, groups, interval
+from admin_init.lab.pictures import png
+from admin_init.lab.result import Result
+from admin_init.lab.summary import sensitivities, summary
 
-# Okabe and Ito's palette, which the colour-blind can tell apart; line styles serve a grey print.
-_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_LINES = ("-", "--", "-.", ":")
-_COLUMNS = {
-    "residual": "style",
-    "depth": "layers",
-    "learning_rate": "lr",
-    "seed": "seed",
-    "outcome": "outcome",
-    "val_nll": "val NLL",
-    "source_gain": "source gain",
-    "bleu": "BLEU",
-    "grad_norm": "grad norm",
-    "seconds": "seconds",
-}
-_WORDS = ("residual", "depth", "outcome")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_WORDS = ("style", "setting", "outcome", "seeds trained")
+"""Columns that are aligned as words."""
 
 
 def write_report(comparison: Comparison, outcome: Outcome) -> None:
     """Write ``results.jsonl``, ``report.png`` and ``report.html`` into the comparison's folder.
 
-    The page is self-contained: its picture is part of it, and it loads nothing.
+    The page is self-contained: its pictures are part of it, and it loads nothing.
     """
     folder = Path(comparison.output)
     lines = (json.dumps(_finite(result.row())) + "\n" for result in outcome.results)
     write_text(folder / "results.jsonl", "".join(lines))
-    picture = _png(figure(comparison, outcome))
-    partial = folder / ".report.png"
-    partial.write_bytes(picture)
-    partial.replace(folder / "report.png")
+    course = curves(outcome.results, outcome.entropy)
+    picture = png(course)
+    write_whole(folder / "report.png", lambda file: file.write(picture))
+    by_layer = gradient_norms(outcome.results)
+    _show_in_tensorboard(folder / "report", {"course": course, "gradient norm by layer": by_layer})
+    pictures = {"Training loss, validation NLL and gradient norm of all runs": picture}
+    if by_layer is not None:
+        pictures["Gradient norm of every sub-layer at the first validation"] = png(by_layer)
+    found = groups(outcome.results)
     templates = Environment(loader=PackageLoader("admin_init.lab"), autoescape=True)
     page = templates.get_template("report.html.jinja").render(
         comparison=comparison,
         outcome=outcome,
-        columns=_COLUMNS,
         words=_WORDS,
-        rows=[(result, _cells(result)) for result in outcome.results],
+        styles=[(group, _group_cells(group)) for group in found],
+        runs=[(run, _run_cells(group, run)) for group in found for run in group.runs],
         signatures=sorted({r.bleu_signature for r in outcome.results if r.bleu_signature}),
         summary=summary(outcome.results),
-        picture=base64.b64encode(picture).decode(),
+        sensitivities=sensitivities(outcome.results),
+        pictures={title: base64.b64encode(content).decode() for title, content in pictures.items()},
     )
     write_text(folder / "report.html", page)
 
 
+def _show_in_tensorboard(folder: Path, figures: dict[str, Figure | None]) -> None:
+    # Its events are added to those that lie there, and the report replaces the one before.
+    shutil.rmtree(folder, ignore_errors=True)
+    with SummaryWriter(str(folder)) as writer:
+        for title, figure in figures.items():
+            if figure is not None:
+                writer.add_figure(title, figure)
+
+
 def table(comparison: Comparison, outcome: Outcome) -> Table:
-    """Lay out the results for a terminal."""
+    """Lay out the results for a terminal: a line for each style and setting, over its seeds."""
     view = Table(title=escape(comparison.title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for key, title in _COLUMNS.items():
-        view.add_column(title, justify="left" if key in _WORDS else "right", overflow="fold")
-    for result in outcome.results:
-        style = "" if result.trained else "red"
-        view.add_row(*_cells(result).values(), style=style)
+    rows = [(group, _group_cells(group)) for group in groups(outcome.results)]
+    for title in rows[0][1] if rows else ():
+        view.add_column(title, justify="left" if title in _WORDS else "right", overflow="fold")
+    for group, cells in rows:
+        view.add_row(*cells.values(), style="" if group.failure is None else "red")
     return view
-
-
-def summary(results: list[Result]) -> list[str]:
-    """Say in a sentence each, how the styles fared at every depth and learning rate."""
-    groups: dict[tuple[str, str, float], list[Result]] = {}
-    for result in results:
-        key = result.depth, result.residual, result.learning_rate
-        groups.setdefault(key, []).append(result)
-    sentences = []
-    for (depth, residual, rate), runs in groups.items():
-        good = [run for run in runs if run.trained]
-        nll = _span([run.val_nll for run in runs], 2)
-        bleu = _span([run.bleu for run in runs if run.bleu is not None], 1)
-        sentence = (
-            f"{residual} at {depth} layers, learning rate {rate:g}: trained on {len(good)} of "
-            f"{len(runs)} {'seed' if len(runs) == 1 else 'seeds'}; validation NLL {nll}"
-            f"{f', BLEU {bleu}' if bleu else ''}."
-        )
-        failed = next((run for run in runs if not run.trained), None)
-        sentences.append(sentence + (f" Seed {failed.seed}: {failed.reason}." if failed else ""))
-    return sentences
-
-
-def _span(values: list[float], digits: int) -> str:
-    texts = {f"{value:.{digits}f}" for value in values}
-    ends = sorted(texts, key=lambda text: (text == "nan", float(text)))
-    return " to ".join((ends[0], ends[-1])) if len(ends) > 1 else "".join(ends)
-
-
-def figure(comparison: Comparison, outcome: Outcome) -> Figure:
-    """Draw training loss, validation NLL and gradient norm of all the runs over each other."""
-    drawing = Figure(figsize=(15, 4.6), layout="constrained")
-    loss, nll, norm = drawing.subplots(1, 3)
-    kinds = list(dict.fromkeys((r.residual, r.depth, r.learning_rate) for r in outcome.results))
-    several = len({kind[1:] for kind in kinds}) > 1
-    for result in outcome.results:
-        kind = kinds.index((result.residual, result.depth, result.learning_rate))
-        first = next(
-            r for r in outcome.results if (r.residual, r.depth, r.learning_rate) == kinds[kind]
-        )
-        name = f"{result.residual} {result.depth} lr {result.learning_rate:g}"
-        look = {
-            "color": _COLOURS[kind % len(_COLOURS)],
-            "linestyle": _LINES[kind % len(_LINES)],
-            "label": (name if several else result.residual) if result is first else None,
-        }
-        course = result.history
-        updates = range(1, len(course["train_loss"]) + 1)
-        loss.plot(updates, course["train_loss"], linewidth=1, **look)
-        norm.plot(range(1, len(course["grad_norm"]) + 1), course["grad_norm"], linewidth=1, **look)
-        steps = [entry["step"] for entry in course["validation"]]
-        nll.plot(steps, [entry["nll"] for entry in course["validation"]], marker="o", **look)
-    nll.axhline(outcome.entropy, color="grey", linewidth=1)
-    nll.annotate(
-        "unigram entropy",
-        (1, outcome.entropy),
-        xycoords=("axes fraction", "data"),
-        xytext=(-4, 3),
-        textcoords="offset points",
-        ha="right",
-        color="grey",
-    )
-    loss.set(xlabel="update", ylabel="nats per token, label-smoothed", title="training loss")
-    nll.set(xlabel="update", ylabel="nats per token", title="validation NLL")
-    norm.set(xlabel="update", ylabel="2-norm", title="gradient norm", yscale="log")
-    for axis in (loss, nll, norm):
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    if outcome.results:
-        loss.legend(frameon=False)
-    return drawing
-
-
-def _png(drawing: Figure) -> bytes:
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, dpi=120)
-    return buffer.getvalue()
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
@@ -158,17 +89,31 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
     return row | lost
 
 
-def _cells(result: Result) -> dict[str, str]:
-    values = {
-        "residual": result.residual,
-        "depth": result.depth,
-        "learning_rate": f"{result.learning_rate:g}",
-        "seed": str(result.seed),
-        "outcome": "trained" if result.trained else "failed",
-        "val_nll": f"{result.val_nll:.3f}",
-        "source_gain": f"{result.source_gain:.3f}",
-        "bleu": "" if result.bleu is None else f"{result.bleu:.1f}",
-        "grad_norm": f"{result.grad_norm:.3g}",
-        "seconds": f"{result.seconds:.0f}",
+def _group_cells(group: Group) -> dict[str, str]:
+    runs = group.runs
+    return {
+        "style": group.style,
+        "setting": group.setting,
+        "seeds trained": f"{group.trained} of {len(runs)}",
+        "val NLL": interval(group.nlls, 2),
+        "source gain": interval([run.source_gain for run in runs], 2),
+        "BLEU": interval([run.bleu for run in runs if run.bleu is not None], 1),
+        "grad norm": interval([run.grad_norm for run in runs], 2),
+        "seconds": f"{sum(run.seconds for run in runs) / len(runs):.0f}",
     }
-    return {key: values[key] for key in _COLUMNS}
+
+
+def _run_cells(group: Group, run: Result) -> dict[str, str]:
+    return {
+        "style": group.style,
+        "setting": group.setting,
+        "seed": str(run.seed),
+        "outcome": "trained" if run.trained else "failed",
+        "val NLL": f"{run.val_nll:.3f}",
+        "source gain": f"{run.source_gain:.3f}",
+        "BLEU": "" if run.bleu is None else f"{run.bleu:.1f}",
+        "grad norm": f"{run.grad_norm:.3g}",
+        "spikes": str(len(run.history.get("spikes", []))),
+        "updates": str(run.updates),
+        "seconds": f"{run.seconds:.0f}",
+    }

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import statistics
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,12 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from admin_init.callbacks.admin import AdminInit
 from admin_init.callbacks.random_state import RandomState
-from admin_init.files import read_json, write_json
-from admin_init.lab.comparison import Comparison, Variant
+from admin_init.callbacks.stability import StabilityMonitor
+from admin_init.files import write_json
+from admin_init.lab.comparison import Comparison
+from admin_init.lab.grid import Variant
 from admin_init.lab.history import History
+from admin_init.lab.result import RESULT, Result, judged
 from admin_init.nn import TransformerConfig
 from admin_init.translation.averaging import average_checkpoints
 from admin_init.translation.datamodule import TranslationDataModule
@@ -31,52 +33,7 @@ from admin_init.translation.processes import end_with_parent
 from admin_init.translation.scoring import Bleu
 from admin_init.translation.search import SearchConfig
 
-RESULT = "result.json"
 SNAPSHOT = "snapshot-"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """What came of a run."""
-
-    run: str
-    """Name of the run, and of its folder."""
-    residual: str
-    """Residual style."""
-    depth: str
-    """Encoder and decoder layers."""
-    learning_rate: float
-    """Highest learning rate."""
-    seed: int
-    """Of the initialization, the batches and dropout."""
-    trained: bool
-    """Whether it trained, by the criteria of the comparison."""
-    reason: str
-    """Why it is said to have trained, or failed."""
-    val_nll: float
-    """Final validation NLL, nats per target token, not smoothed."""
-    source_gain: float
-    """How much that rises when the sources are shuffled."""
-    bleu: float | None
-    """sacreBLEU on the test split, where asked for; 0 where the model computes NaN."""
-    bleu_signature: str | None
-    """sacreBLEU's signature: how the score was computed."""
-    grad_norm: float
-    """Median over the updates of the 2-norm of all gradients."""
-    seconds: float
-    """Training and validation."""
-    history: dict[str, Any]
-    """Losses and gradient norms of all updates, and all validations."""
-
-    @classmethod
-    def load(cls, path: Path) -> Result:
-        """Read a finished run's result."""
-        values = read_json(path)
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
-
-    def row(self) -> dict[str, Any]:
-        """Return all but the history, for tables."""
-        return {key: value for key, value in asdict(self).items() if key != "history"}
 
 
 def build(
@@ -88,29 +45,40 @@ def build(
         TypeError: A setting is unknown, or is one that the grid gives.
         ValueError: A setting is out of its range.
     """
+    encoder_layers, decoder_layers = variant.layers
     return TranslationModule(
         TransformerConfig(
-            **comparison.transformer,
+            **_shape(comparison.transformer, variant.width),
             vocabulary_size=vocabulary_size,
             residual=variant.residual,
-            encoder_layers=variant.encoder_layers,
-            decoder_layers=variant.decoder_layers,
+            encoder_layers=encoder_layers,
+            decoder_layers=decoder_layers,
         ),
-        OptimizationConfig(**comparison.optimization, learning_rate=variant.learning_rate),
+        OptimizationConfig(
+            **_updates(comparison.optimization, variant), learning_rate=variant.learning_rate
+        ),
         SearchConfig(**comparison.search),
         label_smoothing=comparison.label_smoothing,
         fairseq=comparison.fairseq,
     )
 
 
-def finished(comparison: Comparison, variant: Variant, entropy: float) -> Result | None:
-    """Return the result of a variant that was trained before, judged by the criteria of now."""
-    path = Path(comparison.output) / variant.name / RESULT
-    if not path.exists():
-        return None
-    before = Result.load(path)
-    bleu = None if before.bleu is None else Bleu(before.bleu, before.bleu_signature or "")
-    return _result(comparison, variant, before.history, entropy, bleu)
+def _shape(common: dict[str, Any], width: int | None) -> dict[str, Any]:
+    if width is None:
+        return common
+    default = TransformerConfig()
+    ratio = common.get("ffn_dim", default.ffn_dim) / common.get("dim", default.dim)
+    return {**common, "dim": width, "ffn_dim": round(width * ratio)}
+
+
+def _updates(common: dict[str, Any], variant: Variant) -> dict[str, Any]:
+    changed: dict[str, Any] = {}
+    if variant.warmup_steps is not None:
+        changed["warmup_steps"] = variant.warmup_steps
+    if variant.beta2 is not None:
+        beta1, _ = common.get("betas", OptimizationConfig().betas)
+        changed["betas"] = (beta1, variant.beta2)
+    return common | changed
 
 
 def train(
@@ -133,15 +101,21 @@ def train(
         Path(comparison.output) / "data-bin",
         comparison.corpus.source_lang,
         comparison.corpus.target_lang,
-        max_tokens=comparison.max_tokens,
+        max_tokens=variant.max_tokens or comparison.max_tokens,
         seed=variant.seed,
     )
     module = build(comparison, variant, data.vocabulary_size)
-    history = History(on_update)
+    history = History(
+        on_update,
+        max_seconds=60 * (comparison.max_minutes or math.inf),
+        norms_every=comparison.validate_every,
+        initial=comparison.sensitivity,
+    )
     callbacks = [
         *([AdminInit()] if variant.residual == "admin" else []),
         history,
         RandomState(),
+        *([StabilityMonitor(comparison.monitor_every)] if comparison.monitor_every else []),
         # After each validation, because Lightning does not repeat it where a run is taken up.
         ModelCheckpoint(
             folder, "last", save_on_train_epoch_end=False, enable_version_counter=False
@@ -151,7 +125,9 @@ def train(
     trainer = pl.Trainer(
         accelerator="auto",
         devices=1,
-        max_steps=comparison.max_steps,
+        precision=variant.precision or comparison.precision,
+        max_steps=-1 if comparison.max_steps is None else comparison.max_steps,
+        max_epochs=-1,
         val_check_interval=comparison.validate_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
@@ -179,9 +155,25 @@ def train(
     elif comparison.bleu:
         # A model that computes NaN has nothing to search for.
         bleu = Bleu(0.0, "")
-    result = _result(comparison, variant, course, entropy, bleu)
+    result = judged(comparison, variant, course, entropy, bleu)
+    _log_outcome(trainer.logger, variant, result)
     write_json(folder / RESULT, asdict(result))
     return result
+
+
+def _log_outcome(logger: Any, variant: Variant, result: Result) -> None:
+    """Fill the run's line of TensorBoard's HParams table."""
+    given = {axis: value for axis, value in variant._asdict().items() if value is not None}
+    metrics = {
+        "final/trained": float(result.trained),
+        "final/val_nll": result.val_nll,
+        "final/source_gain": result.source_gain,
+        "final/grad_norm": result.grad_norm,
+    }
+    if result.bleu is not None:
+        metrics["final/bleu"] = result.bleu
+    logger.log_hyperparams(given, metrics)
+    logger.finalize("success")
 
 
 def _snapshots(folder: Path) -> ModelCheckpoint:
@@ -198,35 +190,6 @@ def _snapshots(folder: Path) -> ModelCheckpoint:
 
 def _step(snapshot: Path) -> int:
     return int(snapshot.stem.rpartition("=")[2])
-
-
-def _result(
-    comparison: Comparison,
-    variant: Variant,
-    course: dict[str, Any],
-    entropy: float,
-    bleu: Bleu | None,
-) -> Result:
-    last = course["validation"][-1]
-    nlls = [entry["nll"] for entry in course["validation"]]
-    verdict = comparison.criteria.judge(nlls, last["source_gain"], entropy)
-    norms = [norm for norm in course["grad_norm"] if math.isfinite(norm)]
-    return Result(
-        run=variant.name,
-        residual=variant.residual,
-        depth=variant.depth,
-        learning_rate=variant.learning_rate,
-        seed=variant.seed,
-        trained=verdict.trained,
-        reason=verdict.reason,
-        val_nll=last["nll"],
-        source_gain=last["source_gain"],
-        bleu=None if bleu is None else bleu.score,
-        bleu_signature=None if bleu is None else bleu.signature,
-        grad_norm=statistics.median(norms) if norms else math.nan,
-        seconds=course["seconds"],
-        history=course,
-    )
 
 
 def enter_worker(threads: int) -> None:

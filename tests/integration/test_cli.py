@@ -81,7 +81,17 @@ def workshop(
         # The embedded corpus stands in for Multi30k, which is downloaded.
         assert call("prepare", "--destination", DATA, *SHRINK["prepare"]).code == 0
         done = {}
-        order = ["prepare", "compare", "fit", "validate", "test", "predict", "profile"]
+        order = [
+            "prepare",
+            "compare",
+            "merge",
+            "study",
+            "fit",
+            "validate",
+            "test",
+            "predict",
+            "profile",
+        ]
         for command in [*order, "translate", "average", "fold", "convert"]:
             (line,) = examples(help_of(command))
             done[command] = run_example(line, SHRINK.get(command, []))
@@ -116,7 +126,9 @@ def test_the_head_of_every_help(command: str, help_of: Callable[[str], str]) -> 
     """Purpose, what is required, and an example, within one screen."""
     text = help_of(command)
     head = text.splitlines()[:24]
-    assert head[0].startswith(f"usage: admin-init {command} --")
+    assert head[0].startswith(
+        f"usage: admin-init {command} {'NAME' if command == 'study' else '--'}"
+    )
     assert head[0].endswith("[--OPTION VALUE ...]")
     assert re.fullmatch(r"[A-Z].*\.", head[2])
     (example,) = examples("\n".join(head))
@@ -148,6 +160,12 @@ def test_what_the_examples_leave_behind(folder: Path, done: dict[str, Done]) -> 
     for name in ("report.html", "report.png", "results.jsonl"):
         assert f"runs/demo/{name}" in done["compare"].out
         assert Path(f"runs/demo/{name}").exists()
+    assert "runs/both/report.html" in done["merge"].out
+    assert (
+        Path("runs/both/results.jsonl").read_text() == Path("runs/demo/results.jsonl").read_text()
+    )
+    assert "own branch" in done["study"].out
+    assert Path("runs/lab/dependency/dependency.png").exists()
     assert "val_nll" in done["validate"].out
     assert "val_source_gain" in done["validate"].out
     assert "test_bleu" in done["test"].out

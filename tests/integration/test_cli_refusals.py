@@ -140,7 +140,7 @@ REFUSED: dict[str, tuple[Callable[[], list[str]], str]] = {
     "harmful checkpoint to fit": (lambda: evil_checkpoint("fit"), "more than tensors"),
     "YAML value of a comparison": (
         lambda: yaml_of("compare", "max_steps: many\n"),
-        "Got value: many",
+        "Given value: many",
     ),
     "YAML value of a recipe": (
         lambda: yaml_of(

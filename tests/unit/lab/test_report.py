@@ -13,8 +13,10 @@ from rich.console import Console
 
 from admin_init.lab.compare import Outcome
 from admin_init.lab.comparison import Comparison
-from admin_init.lab.report import figure, summary, table, write_report
-from admin_init.lab.run import Result
+from admin_init.lab.curves import curves, gradient_norms
+from admin_init.lab.report import table, write_report
+from admin_init.lab.result import Result
+from admin_init.lab.summary import sensitivities, summary
 
 NASTY = "<script>alert('&')</script> [bold]x[/bold] [/red]"
 
@@ -74,58 +76,93 @@ def shown(comparison: Comparison, outcome: Outcome, width: int = 160) -> str:
     return console.file.getvalue()
 
 
-def test_the_table_has_a_line_for_each_run() -> None:
-    text = shown(Comparison(title=NASTY), Outcome([result(), diverged()], {}, 4.0))
+def test_the_table_has_a_line_for_each_style_over_its_seeds() -> None:
+    runs = [result(), result(seed=2, val_nll=2.25, bleu=13.0), diverged()]
+    text = shown(Comparison(title=NASTY), Outcome(runs, {}, 4.0))
     assert NASTY in " ".join(text.split())
-    (admin,) = [line for line in text.splitlines() if "admin" in line]
-    assert admin.split() == [
-        "admin", "18-18", "0.001", "1", "trained", "2.500", "0.750", "12.3", "0.123", "62"
-    ]  # fmt: skip
-    (post,) = [line for line in text.splitlines() if "post" in line]
-    assert "failed" in post
-    assert "nan" in post
+    (admin,) = [line for line in text.splitlines() if "Admin" in line]
+    expected = "Admin 18-18 layers 2 of 2 2.38 (2.25 to 2.50) 0.75 12.7 (12.3 to 13.0) 0.12 62"
+    assert " ".join(admin.split()) == expected
+    (post,) = [line for line in text.splitlines() if "Post-LN" in line]
+    assert post.split()[:7] == ["Post-LN", "18-18", "layers", "0", "of", "1", "nan"]
 
 
 def test_on_a_narrow_terminal_no_figure_is_cut_off() -> None:
     text = shown(Comparison(), Outcome([result()], {}, 4.0), width=80)
-    for figure_ in ("trained", "2.500", "0.750", "12.3", "0.123", "62"):
+    for figure_ in ("1 of 1", "2.50", "0.75", "12.3", "0.12", "62"):
         assert figure_ in text
 
 
-def test_the_summary_counts_seeds() -> None:
+def test_the_summary_counts_seeds_and_gives_reasons() -> None:
     runs = [
-        result(seed=1, val_nll=2.5, bleu=12.34),
-        result(seed=2, val_nll=2.25, bleu=13.0),
+        result(seed=1, val_nll=2.5),
+        result(seed=2, val_nll=2.25),
+        result("keel", 1, val_nll=2.0),
+        result("keel", 2, val_nll=2.3),
         diverged(1),
-        result("post", 2, val_nll=3.0, bleu=None),
+        result("post", 2, val_nll=3.0),
     ]
     assert summary(runs) == [
-        "admin at 18-18 layers, learning rate 0.001: trained on 2 of 2 seeds; "
-        "validation NLL 2.25 to 2.50, BLEU 12.3 to 13.0.",
-        "post at 18-18 layers, learning rate 0.001: trained on 1 of 2 seeds; "
-        "validation NLL 3.00 to nan, BLEU 0.0. Seed 1: its validation NLL is nan.",
+        "At 18-18 layers, trained in 2 of 2 seeds: Admin, KEEL; trained in 1 of 2 seeds: Post-LN.",
+        "Lowest validation NLL at 18-18 layers, in nats per token: KEEL 2.15 (2.00 to 2.30), Admin "
+        "2.38 (2.25 to 2.50); the seeds of the first two overlap, so neither is better.",
+        "Post-LN at 18-18 layers failed in 1 of 2; seed 1: its validation NLL is nan.",
     ]
     assert summary([]) == []
 
 
-def test_the_figure_draws_every_run_and_names_every_kind_once() -> None:
-    runs = [result(seed=1), result(seed=2), diverged(), result(learning_rate=5e-4)]
-    loss, nll, norm = figure(Comparison(), Outcome(runs, {}, 4.0)).axes
-    assert [len(axis.lines) for axis in (loss, nll, norm)] == [4, 5, 4]
-    legend = loss.get_legend()
-    assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == [
-        "admin 18-18 lr 0.001",
-        "post 18-18 lr 0.001",
-        "admin 18-18 lr 0.0005",
+def test_the_summary_names_the_axes_that_differ() -> None:
+    runs = [result(), result("pre"), result(learning_rate=5e-4, max_tokens=4096)]
+    first, _, second = summary(runs)
+    assert first.startswith("At 18-18 layers, learning rate 0.001, trained in 1 of 1 seed: ")
+    assert second.startswith("At 18-18 layers, learning rate 0.0005, 4096 tokens, trained in 1")
+
+
+def test_learning_rate_sensitivity_is_over_the_rates_of_a_style() -> None:
+    """By hand: min(L, L_0) is 2, 3 and 5, the best 2, so 4/3; with the other seed 2, 2, 2."""
+    runs = [
+        result(seed=seed, learning_rate=rate, val_nll=nll, initial_nll=5.0)
+        for seed, nlls in ((1, (2.0, 3.0, math.nan)), (2, (2.0, 2.0, 2.0)))
+        for rate, nll in zip((1e-3, 1e-2, 1e-1), nlls, strict=True)
     ]
-    colours = [line.get_color() for line in loss.lines]
-    assert colours[0] == colours[1]
-    assert len(set(colours)) == 3
-    assert np.asarray(loss.lines[0].get_xdata()).tolist() == [1, 2, 3]
+    assert sensitivities(runs) == [
+        "Admin at 18-18 layers: learning-rate sensitivity 0.667 (0.000 to 1.333) nats over 3 rates "
+        "from 0.001 to 0.1."
+    ]
+    assert sensitivities(runs[:1]) == []
+    assert sensitivities([result(), result(learning_rate=1e-2)]) == []
+
+
+def test_the_figure_draws_every_run_and_names_every_style_once() -> None:
+    spiky = result(seed=2)
+    spiky.history["spikes"] = [2]
+    runs = [result(seed=1), spiky, diverged(), result(depth="6-6")]
+    loss, nll, norm, *shallow = curves(runs, 4.0).axes
+    assert [len(axis.lines) for axis in (loss, nll, norm)] == [2 * 3, 3 + 1, 3]
+    assert "18-18 layers" in loss.get_title()
+    assert "6-6 layers" in shallow[0].get_title()
+    legend = norm.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["Admin", "Post-LN"]
+    colours = [line.get_color() for line in norm.lines]
+    assert colours[0] == colours[1] != colours[2]
+    (marked,) = [line for line in loss.lines if line.get_marker() == "x" and len(line.get_xydata())]
+    assert np.asarray(marked.get_xydata()).tolist() == [[2, 4.0]]
     assert np.asarray(nll.lines[0].get_xdata()).tolist() == [2, 3]
     assert np.asarray(nll.lines[-1].get_ydata()).tolist() == [4.0, 4.0]
     assert norm.get_yscale() == "log"
+
+
+def test_gradient_norms_are_drawn_by_sublayer_where_recorded() -> None:
+    assert gradient_norms([result()]) is None
+    runs = [result(seed=seed) for seed in (1, 2)]
+    for run, scale in zip(runs, (1.0, 3.0), strict=True):
+        norms = {f"encoder.layers.{i}.{place}": scale for i in (0, 1) for place in ("a", "b")}
+        run.history["layer_grad_norm"] = [{"step": 2, "norms": norms | {"output_proj": 9.0}}]
+    drawn = gradient_norms(runs)
+    assert drawn is not None
+    (axis,) = drawn.axes
+    assert np.asarray(axis.lines[0].get_xydata()).tolist() == [[i, 2.0] for i in (1, 2, 3, 4)]
 
 
 class Page(HTMLParser):
@@ -155,7 +192,7 @@ def test_the_page_needs_nothing_and_escapes_everything() -> None:
     assert not re.search(r"https?:|src=\"(?!data:)|url\(|@import|<link", html)
     tags = [tag for tag, _ in page.tags]
     assert "script" not in tags
-    assert tags.count("tr") == 1 + 2 * 2
+    assert tags.count("tr") == (1 + 2) + (1 + 2 * 2)
     assert page.text.count(NASTY) >= 4
     (image,) = [attributes for tag, attributes in page.tags if tag == "img"]
     kind, _, content = (image["src"] or "").partition(",")
@@ -164,6 +201,7 @@ def test_the_page_needs_nothing_and_escapes_everything() -> None:
     assert image["alt"]
     assert "4.00 nats" in " ".join(page.text.split())
     assert sorted(path.name for path in Path("out").iterdir()) == [
+        "report",
         "report.html",
         "report.png",
         "results.jsonl",
@@ -179,7 +217,9 @@ def test_rows_are_strict_json() -> None:
 
     lines = Path("out/results.jsonl").read_text().splitlines()
     admin, post = (json.loads(line, parse_constant=refuse) for line in lines)
-    assert admin == {key: value for key, value in vars(result()).items() if key != "history"}
+    assert admin.pop("updates") == 3
+    left_out = ("history", "seconds")
+    assert admin == {key: value for key, value in vars(result()).items() if key not in left_out}
     assert post["val_nll"] is None
     assert post["trained"] is False
     assert post["bleu"] == 0.0

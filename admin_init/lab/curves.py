@@ -1,0 +1,129 @@
+"""Pictures of a comparison: the course of its runs, and gradient norm by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from admin_init.lab.groups import Group, by_setting, groups
+from admin_init.lab.pictures import MARKERS, look, panels, tidy
+from admin_init.lab.result import Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MOST_SETTINGS = 6
+
+
+def curves(results: Sequence[Result], entropy: float) -> Figure:
+    """Draw training loss, validation NLL and gradient norm of all the runs over each other.
+
+    A row of panels for each setting, the first six of them; a curve for each seed; crosses mark
+    loss spikes.
+
+    Args:
+        results: The runs.
+        entropy: Unigram entropy of the target side, in nats per token.
+    """
+    settings = list(by_setting(groups(results)).items())[:_MOST_SETTINGS]
+    figure, axes = panels(3 * max(1, len(settings)), columns=3, width=4.8, height=3.6)
+    for row, (setting, found) in enumerate(settings):
+        loss, nll, norm = axes[3 * row : 3 * row + 3]
+        for number, group in enumerate(found):
+            for run in group.runs:
+                _draw(run, (loss, nll, norm), _label(group, run), look(number), number)
+        nll.axhline(entropy, color="grey", linewidth=1)
+        nll.annotate(
+            "unigram entropy",
+            (1, entropy),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 3),
+            textcoords="offset points",
+            ha="right",
+            color="grey",
+        )
+        loss.set(ylabel="nats per token, label-smoothed", title=f"training loss, {setting}")
+        nll.set(ylabel="nats per token", title=f"validation NLL, {setting}")
+        norm.set(ylabel="2-norm", title=f"gradient norm, {setting}", yscale="log")
+        for axis in (loss, nll, norm):
+            axis.set_xlabel("update")
+            tidy(axis)
+        norm.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.03))
+    built: Figure = figure
+    return built
+
+
+def gradient_norms(results: Sequence[Result]) -> Figure | None:
+    """Draw the gradient norm of every sub-layer at the first validation, mean over seeds.
+
+    None where no run recorded any.
+    """
+    settings = {
+        setting: [group for group in found if _norms(group)]
+        for setting, found in list(by_setting(groups(results)).items())[:_MOST_SETTINGS]
+    }
+    shown = {
+        (setting, stack): found
+        for setting, found in settings.items()
+        for stack in ("encoder", "decoder")
+        if any(_of_stack(group, stack).size for group in found)
+    }
+    if not shown:
+        return None
+    figure, axes = panels(len(shown), columns=2, width=6.4, height=3.6)
+    for axis, ((setting, stack), found) in zip(axes, shown.items(), strict=True):
+        for number, group in enumerate(found):
+            norms = _of_stack(group, stack)
+            if norms.size:
+                axis.plot(range(1, len(norms) + 1), norms, label=group.style, **look(number))
+        axis.set(
+            xlabel=f"sub-layer of the {stack}, from its input",
+            ylabel="2-norm of its gradients",
+            title=f"{setting}",
+            yscale="log",
+        )
+        tidy(axis)
+    axes[-1].legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.03))
+    built: Figure = figure
+    return built
+
+
+def _label(group: Group, run: Result) -> str | None:
+    return group.style if run is group.runs[0] else None
+
+
+def _draw(
+    run: Result,
+    axes: tuple[Axes, Axes, Axes],
+    label: str | None,
+    style: dict[str, Any],
+    number: int,
+) -> None:
+    loss, nll, norm = axes
+    course = run.history
+    losses = course["train_loss"]
+    loss.plot(range(1, len(losses) + 1), losses, linewidth=1, **style)
+    spikes = [step for step in course.get("spikes", []) if math.isfinite(losses[step - 1])]
+    loss.plot(spikes, [losses[step - 1] for step in spikes], "x", color=style["color"])
+    norms = course["grad_norm"]
+    norm.plot(range(1, len(norms) + 1), norms, linewidth=1, label=label, **style)
+    steps = [entry["step"] for entry in course["validation"]]
+    nlls = [entry["nll"] for entry in course["validation"]]
+    nll.plot(steps, nlls, marker=MARKERS[number % len(MARKERS)], markersize=4, **style)
+
+
+def _norms(group: Group) -> list[dict[str, float]]:
+    recorded = [run.history.get("layer_grad_norm", []) for run in group.runs]
+    return [entries[0]["norms"] for entries in recorded if entries]
+
+
+def _of_stack(group: Group, stack: str) -> Any:
+    seeds = [
+        [norm for name, norm in norms.items() if f"{stack}.layers." in name]
+        for norms in _norms(group)
+    ]
+    return np.mean(seeds, axis=0) if seeds else np.array([])

@@ -1,0 +1,110 @@
+"""Models at their initialization, and batches of the embedded corpus to measure them on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from admin_init.nn import LanguageModel, MaskedLanguageModel, Transformer, TransformerConfig
+from admin_init.profile_data import AdminProfile
+from admin_init.profiling import profile
+from admin_init.rescale import apply_
+from admin_init.translation.batching import TranslationBatch
+from admin_init.translation.datamodule import TranslationDataModule
+from admin_init.translation.prepare import prepare
+from admin_init.translation.sources import CorpusConfig
+
+Kind = Literal["encoder", "decoder"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Shape of the models of a study, and its data."""
+
+    folder: str | Path
+    """Where the embedded corpus is prepared, below ``data-bin``."""
+    dim: int = 32
+    """Number of channels D."""
+    ffn_dim: int = 128
+    """Number of inner channels of the FFN."""
+    heads: int = 4
+    """Number of attention heads."""
+    dropout: float = 0.1
+    """Probability of dropping a channel of the embeddings and of every sub-layer's output."""
+    max_tokens: int = 1024
+    """The most tokens of a side of a batch."""
+
+    def batches(self, seed: int, max_tokens: int | None = None) -> Iterator[TranslationBatch]:
+        """Yield training batches in the order of a seed."""
+        corpus = CorpusConfig(train=5000, valid=100, test=100).open()
+        data_bin = Path(self.folder) / "data-bin"
+        prepare(corpus, data_bin, vocabulary_size=_VOCABULARY)
+        data = TranslationDataModule(
+            data_bin, "en", "de", max_tokens=max_tokens or self.max_tokens, seed=seed
+        )
+        yield from data.train_dataloader()
+
+    def config(self, residual: str, encoder: int, decoder: int) -> TransformerConfig:
+        """Return the shape of a model with so many encoder and decoder layers."""
+        return TransformerConfig(
+            vocabulary_size=_VOCABULARY,
+            dim=self.dim,
+            ffn_dim=self.ffn_dim,
+            heads=self.heads,
+            dropout=self.dropout,
+            residual=residual,
+            encoder_layers=encoder,
+            decoder_layers=decoder,
+        )
+
+    def stack(self, residual: str, layers: int, seed: int, kind: Kind) -> OneStack:
+        """Draw an encoder-only or decoder-only model; with Admin, profile and rescale it."""
+        torch.manual_seed(seed)
+        tokens = next(self.batches(seed)).source
+        if kind == "encoder":
+            model: nn.Module = MaskedLanguageModel(self.config(residual, layers, 0))
+        else:
+            model = LanguageModel(self.config(residual, 0, layers))
+        if residual == "admin":
+            apply_(model, profile(model, [tokens]))
+        return OneStack(model, tokens)
+
+    def translator(self, seed: int, layers: int) -> Transformer:
+        """Draw an encoder-decoder model with Admin's residual connections, omega = 1."""
+        torch.manual_seed(seed)
+        return Transformer(self.config("admin", layers, layers))
+
+
+@dataclass(frozen=True)
+class OneStack:
+    """A model of one stack, and a batch for it."""
+
+    model: nn.Module
+    tokens: Tensor
+    """Shape (N, T)."""
+
+    @property
+    def padding(self) -> Tensor:
+        """True where there is no token, shape (N, T)."""
+        return self.tokens.eq(1)
+
+    def runner(self) -> Callable[[], Tensor]:
+        """Return what passes the embedded batch, (N, T, D), through the stack alone."""
+        model: LanguageModel | MaskedLanguageModel = self.model  # type: ignore[assignment]
+        with torch.no_grad():
+            embedded = model.eval().embedding(self.tokens)
+        padding = self.padding if self.padding.any() else None
+        return lambda: model.stack(embedded, padding)
+
+
+def profile_translator(model: Transformer, batches: list[TranslationBatch]) -> AdminProfile:
+    """Profile an encoder-decoder model, as AdminInit does."""
+    return profile(model, [(batch.source, batch.target_input) for batch in batches])
+
+
+_VOCABULARY = 500

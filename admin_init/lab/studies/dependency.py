@@ -1,0 +1,108 @@
+"""What the outputs of a stack are made of: the maps of the paper's figure 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from admin_init.lab.pictures import panels
+from admin_init.lab.studies.bench import Bench, Kind
+from admin_init.lab.studies.findings import Findings, over_seeds
+from admin_init.measures import branch_terms, layer_dependency
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def dependency(
+    output: str = "runs/lab/dependency",
+    residuals: Sequence[str] = ("post", "pre", "admin"),
+    depths: Sequence[int] = (6, 18),
+    seeds: Sequence[int] = (1, 2, 3),
+    kind: Kind = "encoder",
+    dim: int = 32,
+    max_tokens: int = 1024,
+) -> Findings:
+    """Map how much each sub-layer's output depends on each branch, at initialization.
+
+    Args:
+        output: Folder that is written.
+        residuals: Residual styles.
+        depths: Numbers of layers of the stack.
+        seeds: Seeds of the weights and the batch; the maps drawn are their mean.
+        kind: An encoder, or a decoder alone.
+        dim: Channels of the residual stream; the FFN has four times as many.
+        max_tokens: Size of the batch.
+    """
+    bench = Bench(folder=output, dim=dim, ffn_dim=4 * dim, max_tokens=max_tokens)
+    maps: dict[tuple[str, int], list[NDArray[np.float64]]] = {}
+    rows: list[dict[str, Any]] = []
+    for residual, depth, seed in product(residuals, depths, seeds):
+        stack = bench.stack(residual, depth, seed, kind)
+        (terms,) = branch_terms(stack.model.eval(), stack.runner()).values()
+        beta = layer_dependency(terms)
+        maps.setdefault((residual, depth), []).append(beta)
+        rows.append({"style": residual, "layers": depth, "seed": seed, **_measures(beta)})
+    summary = []
+    for residual, depth in maps:
+        own = [r for r in rows if (r["style"], r["layers"]) == (residual, depth)]
+        measured = {name: over_seeds(row[name] for row in own) for name in _measures(beta)}
+        summary.append({"style": residual, "layers": str(depth), **measured})
+    return Findings(
+        name=Path(output).name,
+        rows=rows,
+        summary=summary,
+        sentences=[
+            f"{row['style']} at {row['layers']} layers: a sub-layer's own branch is "
+            f"{row['own branch']} of its output's standard deviation on average, "
+            f"{row['own branch, last']} in the last one."
+            for row in summary
+        ],
+        figure=_figure(maps, kind),
+    )
+
+
+def _measures(beta: NDArray[np.float64]) -> dict[str, float]:
+    own = np.diagonal(beta, offset=1)
+    return {
+        "own branch": float(own.mean()),
+        "own branch, last": float(own[-1]),
+        "embedding, last": float(beta[-1, 0]),
+    }
+
+
+def _figure(maps: dict[tuple[str, int], list[NDArray[np.float64]]], kind: Kind) -> Figure:
+    # Late, with the rest of matplotlib.
+    from matplotlib.colors import PowerNorm  # noqa: PLC0415
+
+    depths = list(dict.fromkeys(depth for _, depth in maps))
+    residuals = list(dict.fromkeys(residual for residual, _ in maps))
+    figure, axes = panels(len(maps), columns=len(residuals), height=3.0)
+    image: Any = None
+    for axis, (depth, residual) in zip(axes, product(depths, residuals), strict=True):
+        beta = np.mean(maps[residual, depth], axis=0)
+        image = axis.imshow(
+            np.ma.masked_equal(beta, 0),
+            cmap="viridis",
+            # A deep stack has many small shares, which a linear scale would not tell from none.
+            norm=PowerNorm(0.5, vmin=0, vmax=1),
+            origin="lower",
+            aspect="auto",
+            interpolation="nearest",
+            extent=(-0.5, beta.shape[1] - 0.5, 0.5, len(beta) + 0.5),
+        )
+        axis.set(
+            title=f"{residual}, {depth} {kind} layers",
+            xlabel="branch of sub-layer (0: embedding)",
+            ylabel="output of sub-layer",
+        )
+    figure.colorbar(
+        image, ax=axes, label="share of standard deviation", ticks=(0, 0.05, 0.2, 0.5, 1)
+    )
+    built: Figure = figure
+    return built

@@ -1,0 +1,73 @@
+"""What a study found: figures, a picture, and what they say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from admin_init.files import write_text, write_whole
+from admin_init.lab.pictures import png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Result of a study."""
+
+    name: str
+    """Name of the study, and of its files."""
+    rows: list[dict[str, Any]]
+    """Every single measurement: style, depth, seed and what was measured."""
+    summary: list[dict[str, str]]
+    """The same over seeds, as a table shows it."""
+    sentences: list[str]
+    """What it shows."""
+    figure: Figure
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write the measurements (JSON lines), the picture and the text; return their paths."""
+        folder = Path(folder)
+        lines, picture, text = (
+            folder / f"{self.name}{ending}" for ending in (".jsonl", ".png", ".md")
+        )
+        write_text(lines, "".join(json.dumps(row) + "\n" for row in self.rows))
+        image = png(self.figure)
+        write_whole(picture, lambda file: file.write(image))
+        write_text(text, self.markdown())
+        return [lines, picture, text]
+
+    def table(self) -> Table:
+        """Lay out the summary for a terminal."""
+        view = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        columns = list(self.summary[0])
+        for column in columns:
+            view.add_column(column, justify="left" if column == columns[0] else "right")
+        for row in self.summary:
+            view.add_row(*row.values())
+        return view
+
+    def markdown(self) -> str:
+        """Lay out the summary and the sentences for a page."""
+        columns = list(self.summary[0])
+        lines = [
+            "| " + " | ".join(cells) + " |"
+            for cells in (columns, ["---"] * len(columns), *(r.values() for r in self.summary))
+        ]
+        return "\n".join([*lines, "", *self.sentences]) + "\n"
+
+
+def over_seeds(values: Iterable[float], digits: int = 3) -> str:
+    """Write the mean over seeds, and in brackets the smallest and the largest value."""
+    values = list(values)
+    mean, low, high = sum(values) / len(values), min(values), max(values)
+    if len(values) == 1:
+        return f"{mean:.{digits}g}"
+    return f"{mean:.{digits}g} ({low:.{digits}g} to {high:.{digits}g})"

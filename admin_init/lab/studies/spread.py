@@ -1,0 +1,177 @@
+"""How much a profile depends on what it was measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from admin_init.lab.pictures import look, panels, tidy
+from admin_init.lab.studies.bench import Bench, profile_translator
+from admin_init.lab.studies.findings import Findings, over_seeds
+from admin_init.nn import Transformer
+from admin_init.profile_data import AdminProfile
+from admin_init.translation.batching import TranslationBatch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_DRAW, _DROPOUT, _PADDING = "dropout's draw", "dropout on or off", "padding counted or not"
+
+
+def omega_spread(
+    output: str = "runs/lab/omega_spread",
+    depth: int = 18,
+    seeds: Sequence[int] = (1, 2, 3),
+    batch_sizes: Sequence[int] = (64, 128, 256, 512, 1024, 2048, 4096),
+    batches: int = 8,
+    dim: int = 32,
+) -> Findings:
+    """Measure how omegas differ between seeds, batches, batch sizes, with dropout and padding.
+
+    The spread of a site is the standard deviation of its omega over the mean; a model's is the
+    largest of its sites.
+
+    Args:
+        output: Folder that is written.
+        depth: Number of layers of encoder and decoder.
+        seeds: Seeds of the weights.
+        batch_sizes: The most tokens of a side of a batch.
+        batches: How many batches of each size a model is profiled on, one at a time.
+        dim: Channels of the residual stream; the FFN has four times as many.
+    """
+    bench = Bench(folder=output, dim=dim, ffn_dim=4 * dim)
+    rows: list[dict[str, Any]] = []
+    firsts: list[AdminProfile] = []
+    fixed = bench.max_tokens
+    for seed in seeds:
+        model = bench.translator(seed, depth)
+        for size in batch_sizes:
+            profiles = [
+                profile_translator(model, [batch])
+                for batch in islice(bench.batches(seed, size), batches)
+            ]
+            spread = _spread(profiles)
+            rows.append({"varied": "batch", "tokens": size, "seed": seed, "spread": spread})
+        batch = next(bench.batches(seed))
+        plain = _without_dropout(bench, model, depth)
+        # Two draws of dropout on the same batch, none at all, and no padding.
+        first = profile_translator(model, [batch])
+        torch.manual_seed(-seed)
+        second = profile_translator(model, [batch])
+        firsts.append(first)
+        off = profile_translator(plain, [batch])
+        unpadded = profile_translator(plain, list(_one_by_one(batch)))
+        for varied, pair in (
+            (_DRAW, (first, second)),
+            (_DROPOUT, (first, off)),
+            (_PADDING, (off, unpadded)),
+        ):
+            rows.append(
+                {"varied": varied, "tokens": fixed, "seed": seed, "spread": _difference(*pair)}
+            )
+    rows.append({"varied": "seed", "tokens": fixed, "seed": None, "spread": _spread(firsts)})
+    summary = _summarised(rows)
+    return Findings(
+        name=Path(output).name,
+        rows=rows,
+        summary=summary,
+        sentences=_sentences(rows, batch_sizes, batches, len(seeds)),
+        figure=_figure(rows, batch_sizes, seeds),
+    )
+
+
+def _spread(profiles: Sequence[AdminProfile]) -> float:
+    omegas = np.array([[site.omega for site in profile.sites] for profile in profiles])
+    return float((omegas.std(0, ddof=1) / omegas.mean(0)).max())
+
+
+def _difference(left: AdminProfile, right: AdminProfile) -> float:
+    """Largest relative difference of an omega."""
+    return max(abs(a.omega / b.omega - 1) for a, b in zip(left.sites, right.sites, strict=True))
+
+
+def _without_dropout(bench: Bench, model: Transformer, depth: int) -> Transformer:
+    plain = replace(bench, dropout=0.0).translator(0, depth)
+    plain.load_state_dict(model.state_dict())
+    return plain
+
+
+def _one_by_one(batch: TranslationBatch) -> Iterable[TranslationBatch]:
+    for i in range(len(batch.source)):
+        source, target_input, target, index = (part[i : i + 1] for part in batch)
+        words, written = source[0].ne(1), target[0].ne(1)
+        yield TranslationBatch(
+            source[:, words], target_input[:, written], target[:, written], index
+        )
+
+
+def _summarised(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    kinds = dict.fromkeys((row["varied"], row["tokens"]) for row in rows)
+    return [
+        {
+            "varied": varied,
+            "tokens": str(tokens),
+            "largest relative spread": over_seeds(
+                row["spread"] for row in rows if (row["varied"], row["tokens"]) == (varied, tokens)
+            ),
+        }
+        for varied, tokens in kinds
+    ]
+
+
+def _sentences(
+    rows: list[dict[str, Any]], batch_sizes: Sequence[int], batches: int, seeds: int
+) -> list[str]:
+    def worst(varied: str, tokens: int) -> float:
+        own = [row for row in rows if (row["varied"], row["tokens"]) == (varied, tokens)]
+        return max(float(row["spread"]) for row in own)
+
+    sentences = []
+    for limit in (0.05, 0.02, 0.01):
+        enough = [size for size in batch_sizes if worst("batch", size) <= limit]
+        found = f"{min(enough):,} tokens" if enough else "more than was tried"
+        sentences.append(
+            f"For a spread between batches of at most {limit:.0%} at every site: {found} a side "
+            f"({batches} batches, worst of {seeds} seeds)."
+        )
+    (fixed,) = {row["tokens"] for row in rows if row["varied"] == "seed"}
+    sentences.append(
+        f"At {fixed:,} tokens: {worst('seed', fixed):.1%} between seeds of the weights and their "
+        f"batches, {worst(_DRAW, fixed):.1%} between two draws of dropout, "
+        f"{worst(_DROPOUT, fixed):.1%} with or without dropout, {worst(_PADDING, fixed):.1%} with "
+        "padding counted or not."
+    )
+    return sentences
+
+
+def _figure(rows: list[dict[str, Any]], batch_sizes: Sequence[int], seeds: Sequence[int]) -> Figure:
+    figure, (axis,) = panels(1, width=6.0, height=4.0)
+    for number, seed in enumerate(seeds):
+        spread = [
+            next(
+                row["spread"]
+                for row in rows
+                if (row["varied"], row["tokens"], row["seed"]) == ("batch", size, seed)
+            )
+            for size in batch_sizes
+        ]
+        axis.plot(batch_sizes, spread, marker="o", **look(number), label=f"seed {seed}")
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="tokens of a side of the batch",
+        ylabel="largest std / mean of an omega",
+        title="spread of the profile between batches",
+    )
+    axis.set_xticks(list(batch_sizes), [f"{size:,}" for size in batch_sizes])
+    axis.minorticks_off()
+    axis.legend(frameon=False)
+    tidy(axis)
+    built: Figure = figure
+    return built

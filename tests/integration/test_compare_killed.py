@@ -1,0 +1,152 @@
+"""A comparison that is killed and repeated gives the results of an undisturbed one."""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from subprocess import DEVNULL
+from typing import Any
+
+import psutil
+import pytest
+import torch
+import yaml
+from command_line import call, start
+
+from admin_init.lab.comparison import Comparison
+from admin_init.lab.grid import Grid
+from admin_init.lab.run import train
+from admin_init.translation.prepare import prepare
+from admin_init.translation.sources import CorpusConfig
+
+RECIPE: dict[str, Any] = {
+    "corpus": {"kind": "embedded", "train": 200, "valid": 30, "test": 10},
+    "vocabulary_size": 300,
+    # The last of them soon computes NaN.
+    "grid": {"residual": ["admin"], "depth": ["2-1"], "learning_rate": [5e-3, 1e30]},
+    "transformer": {"dim": 16, "ffn_dim": 32, "heads": 2, "dropout": 0.1},
+    "optimization": {"warmup_steps": 10},
+    "search": {"beam_size": 1, "max_len_a": 1.0, "max_len_b": 5},
+    # No multiple of the validations: the last one is made at the end.
+    "max_steps": 38,
+    "max_tokens": 300,
+    "validate_every": 5,
+    "average": 2,
+    "bleu": True,
+    "sensitivity": True,
+    "threads": 1,
+}
+GOOD, DIVERGED = "admin_2-1_lr0.005_seed1", "admin_2-1_lr1e+30_seed1"
+
+
+def write_recipe(folder: Path, **changed: Any) -> str:
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({**RECIPE, "output": str(folder / "out"), **changed}))
+    return str(recipe)
+
+
+def figures(folder: Path) -> dict[str, str]:
+    """Everything that a comparison found out, but for the time it took; as text: NaN is NaN."""
+    runs = {}
+    for path in sorted(folder.glob("out/*/result.json")):
+        run = json.loads(path.read_text())
+        # What is said of the figures is in results.jsonl, said anew.
+        runs[path.parent.name] = json.dumps({k: run[k] for k in run if k not in NO_FIGURES})
+    return {"results.jsonl": (folder / "out" / "results.jsonl").read_text(), **runs}
+
+
+NO_FIGURES = ("seconds", "trained", "reason")
+
+
+def undisturbed(folder: Path) -> dict[str, str]:
+    """What comes of the comparison if all of it is done in one process, this one."""
+    recipe = write_recipe(folder)
+    settings: dict[str, Any] = yaml.safe_load(Path(recipe).read_text())
+    settings |= {"corpus": CorpusConfig(**settings["corpus"]), "grid": Grid(**settings["grid"])}
+    comparison = Comparison(**settings)
+    prepare(comparison.corpus.open(), folder / "out" / "data-bin", vocabulary_size=300)
+    for variant in comparison.variants():
+        train(comparison, variant, entropy=4.0)
+    assert call("compare", "--config", recipe).code == 0
+    return figures(folder)
+
+
+def kill_when(due: Callable[[], bool], recipe: str, workers: int = 1) -> bool:
+    """Start a comparison and kill it when it is due; False where it was done before."""
+    process = start(
+        "compare", "--config", recipe, "--workers", str(workers), stdout=DEVNULL, stderr=DEVNULL
+    )
+    until = time.monotonic() + 120
+    while not due():
+        if process.poll() is not None:
+            assert process.returncode == 0
+            return False
+        assert time.monotonic() < until, "it was not due in time"
+        time.sleep(0.005)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    # Nobody but the command itself was killed, and nobody may be left.
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+    return True
+
+
+def steps(run: Path) -> int:
+    return int(torch.load(run / "last.ckpt", weights_only=True)["global_step"])
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many as a worker has: others add up in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def new(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_killed_and_repeated_on_two_processes(tmp_path: Path) -> None:
+    killed = new(tmp_path / "killed")
+    recipe, run = write_recipe(killed), killed / "out" / GOOD
+    assert kill_when((run / "last.ckpt").exists, recipe)
+    assert not (run / "result.json").exists()
+    reached = steps(run)
+    assert 0 < reached < 38
+    assert kill_when(lambda: steps(run) > reached, recipe)
+    repeated = call("compare", "--config", recipe, "--workers", "2")
+    assert repeated.code == 0
+    expected = undisturbed(new(tmp_path / "whole"))
+    assert figures(killed) == expected
+    assert expected.keys() == {"results.jsonl", GOOD, DIVERGED}
+    diverged = json.loads(expected[DIVERGED])
+    assert len(diverged["history"]["train_loss"]) < 38
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_at_ten_random_moments(tmp_path: Path) -> None:
+    styles = {"grid": {**RECIPE["grid"], "residual": ["post", "admin"]}}
+    whole = new(tmp_path / "whole")
+    began = time.monotonic()
+    assert call("compare", "--config", write_recipe(whole, **styles), "--workers", "1").code == 0
+    expected, whole_time = figures(whole), time.monotonic() - began
+    moments = random.Random(1)
+    kills = rounds = 0
+    while kills < 10:
+        folder = new(tmp_path / f"killed-{rounds}")
+        rounds += 1
+        recipe = write_recipe(folder, **styles)
+        done = False
+        while not done and kills < 10:
+            due = time.monotonic() + moments.uniform(0, whole_time / 2)
+            done = not kill_when(lambda due=due: time.monotonic() > due, recipe, 2)  # type: ignore[misc]
+            kills += not done
+        assert call("compare", "--config", recipe, "--workers", "2").code == 0
+        assert figures(folder) == expected

@@ -1,0 +1,153 @@
+"""What the settings of a comparison do to a run."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from admin_init.lab.comparison import Comparison
+from admin_init.lab.grid import Variant
+from admin_init.lab.result import Result
+from admin_init.lab.run import train
+from admin_init.translation.prepare import prepare
+from admin_init.translation.sources import CorpusConfig
+
+POST = Variant("post", "1-1", 5e-3, 1)
+COMMON: dict[str, Any] = {
+    "corpus": CorpusConfig(kind="embedded", train=200, valid=30, test=10),
+    "vocabulary_size": 300,
+    "transformer": {"dim": 16, "ffn_dim": 32, "heads": 2, "dropout": 0.1},
+    "optimization": {"warmup_steps": 10},
+    "max_steps": 10,
+    "max_tokens": 300,
+    "validate_every": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("runs") / "data-bin"
+    prepare(COMMON["corpus"].open(), data, vocabulary_size=300)
+    return data
+
+
+def run(data: Path, variant: Variant = POST, **changed: Any) -> Result:
+    output = Path("out")
+    output.mkdir()
+    (output / "data-bin").symlink_to(data)
+    result = train(Comparison(**COMMON | {"output": str(output)} | changed), variant, 4.0)
+    output.rename(f"out-{len(list(Path().glob('out-*')))}")
+    return result
+
+
+def test_a_budget_in_minutes_alone(data: Path) -> None:
+    result = run(data, max_steps=None, max_minutes=0.02)
+    assert 1.2 <= result.seconds < 30
+    assert result.updates == len(result.history["train_loss"]) > 5
+    assert result.history["validation"][-1]["step"] == result.updates
+    assert result.row()["updates"] == result.updates
+
+
+def test_whichever_comes_first(data: Path) -> None:
+    assert run(data, max_steps=10, max_minutes=60).updates == 10
+    assert run(data, max_steps=10_000, max_minutes=1e-6).updates == 1
+
+
+def test_the_minutes_before_an_interruption_count(data: Path) -> None:
+    first = run(data, max_steps=None, max_minutes=0.01)
+    Path("out-0", POST.name, "result.json").unlink()
+    comparison = Comparison(**COMMON | {"output": "out-0", "max_steps": None, "max_minutes": 0.01})
+    again = train(comparison, POST, 4.0)
+    assert again.updates == first.updates
+    assert replace(again, seconds=0.0) == replace(first, seconds=0.0)
+    more = train(replace(comparison, max_minutes=0.02), POST, 4.0)
+    assert more.updates > first.updates
+    assert more.history["train_loss"][: first.updates] == first.history["train_loss"]
+    assert 1.2 <= more.seconds < 30
+
+
+@pytest.mark.parametrize("residual", ["post", "admin"])
+def test_the_loss_before_the_first_update_disturbs_nothing(data: Path, residual: str) -> None:
+    variant = POST._replace(residual=residual)
+    plain, sensitive = run(data, variant), run(data, variant, sensitivity=True)
+    assert plain.initial_nll is None
+    assert replace(sensitive, initial_nll=None, seconds=plain.seconds) == plain
+    # With a learning rate of next to nothing it is the final one.
+    still = run(
+        data,
+        variant._replace(learning_rate=1e-12),
+        sensitivity=True,
+        optimization={"warmup_steps": 0, "schedule": "constant"},
+    )
+    assert still.initial_nll == pytest.approx(still.val_nll, rel=1e-5)
+    assert still.initial_nll == pytest.approx(sensitive.initial_nll, rel=1e-5)
+
+
+def test_the_monitor_disturbs_nothing_and_logs(data: Path) -> None:
+    plain, monitored = run(data), run(data, monitor_every=5)
+    assert replace(monitored, seconds=plain.seconds) == plain
+    events = b"".join(p.read_bytes() for p in Path("out-1", POST.name).glob("events.out.*"))
+    assert b"stability/grad_norm/" in events
+
+
+def test_batch_size_and_precision(data: Path) -> None:
+    plain = run(data)
+    tokens = run(data, POST._replace(max_tokens=600))
+    assert tokens.history == run(data, max_tokens=600).history != plain.history
+    assert (tokens.run, tokens.max_tokens) == ("post_1-1_lr0.005_tokens600_seed1", 600)
+    mixed = run(data, POST._replace(precision="bf16-mixed"))
+    assert mixed.history == run(data, precision="bf16-mixed").history != plain.history
+    assert mixed.val_nll == pytest.approx(plain.val_nll, rel=0.01)
+    saved = torch.load(Path("out-3", mixed.run, "last.ckpt"), weights_only=True)
+    assert {w.dtype for w in saved["state_dict"].values() if w.is_floating_point()} == {
+        torch.float32
+    }
+
+
+@pytest.mark.parametrize("residual", ["post", "admin"])
+def test_bf16_weights(data: Path, residual: str) -> None:
+    result = run(data, POST._replace(residual=residual, precision="bf16-true"), sensitivity=True)
+    assert math.isfinite(result.val_nll)
+    assert result.initial_nll is not None
+    assert result.val_nll < result.initial_nll
+
+
+def test_spikes_are_updates_above_the_running_median(data: Path) -> None:
+    result = run(data, POST._replace(learning_rate=0.5), max_steps=40, validate_every=20)
+    losses, spikes = result.history["train_loss"], []
+    for update in range(2, 41):
+        before = sorted(losses[: update - 1])
+        median = (before[(update - 2) // 2] + before[(update - 1) // 2]) / 2
+        if losses[update - 1] > median + 0.1:
+            spikes.append(update)
+    assert 0 < len(spikes) < 40
+    assert result.history["spikes"] == spikes
+
+
+def test_a_result_of_an_earlier_version_can_be_read(data: Path) -> None:
+    result = run(data)
+    path = Path("out-0", POST.name, "result.json")
+    values = json.loads(path.read_text())
+    for name in ("width", "warmup_steps", "max_tokens", "precision", "beta2", "initial_nll"):
+        del values[name]
+    path.write_text(json.dumps(values))
+    assert Result.load(path) == result
+    assert Result.load(path).variant == POST
+    assert Result.load(path).kind == "post_1-1_lr0.005"
+
+
+def test_a_diverged_run_that_lost_its_result_makes_no_other_update(data: Path) -> None:
+    diverging = POST._replace(learning_rate=1e30)
+    first = run(data, diverging)
+    assert first.updates < 10
+    path = Path("out-0", diverging.name, "result.json")
+    before = path.read_text()
+    path.unlink()
+    again = train(Comparison(**COMMON | {"output": "out-0"}), diverging, 4.0)
+    assert again.updates == first.updates
+    seconds = f'"seconds": {json.dumps(first.seconds)}'
+    assert path.read_text().replace(f'"seconds": {json.dumps(again.seconds)}', seconds) == before
