@@ -138,12 +138,11 @@ def study(name: str, **settings: Any) -> int:
 
 def _report(comparison: Comparison, outcome: Outcome) -> int:
     from admin_init.lab import report
-    from admin_init.lab.summary import summary
 
     report.write_report(comparison, outcome)
     console = Console()
     console.print(report.table(comparison, outcome))
-    for sentence in summary(outcome.results):
+    for sentence in report.sentences(comparison, outcome):
         console.print(sentence, highlight=False, markup=False)
     for run, error in outcome.errors.items():
         sys.stderr.write(f"{run} was stopped by an error:\n{error}")

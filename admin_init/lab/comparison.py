@@ -77,6 +77,10 @@ class Comparison:
     """Whether to validate before the first update too, which the sensitivity to the learning rate
     is computed from. It changes nothing in the training."""
 
+    ramp: bool = False
+    """Whether each run is a ramp: its learning rate grows linearly from 0 to that of the grid over
+    all of its updates, and the report says up to which one it was stable (KEEL's protocol)."""
+
     monitor_every: int = 0
     """Updates between two measurements of StabilityMonitor, which go to TensorBoard; 0 for none."""
 
@@ -103,6 +107,8 @@ class Comparison:
             problems.append("`max_steps` or `max_minutes` must be given, but both are null.")
         if self.max_minutes is not None and not self.max_minutes > 0:
             problems.append(f"`max_minutes` must be positive, but is {self.max_minutes}.")
+        if self.ramp and self.max_steps is None:
+            problems.append("`ramp` needs `max_steps`, over which it grows, but that is null.")
         if self.monitor_every < 0:
             problems.append(f"`monitor_every` must be at least 0, but is {self.monitor_every}.")
         share = self.share.split("/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,16 @@ if TYPE_CHECKING:
 
 _MOST_SETTINGS = 6
 
+_LEGIBLE = 7
+"""The most styles in one panel whose curves can be told apart without smoothing."""
+
 
 def curves(results: Sequence[Result], entropy: float) -> Figure:
     """Draw training loss, validation NLL and gradient norm of all the runs over each other.
 
     A row of panels for each setting, the first six of them; a curve for each seed; crosses mark
-    loss spikes.
+    loss spikes. Where there are many styles, loss and gradient norm are the running median of 11
+    updates.
 
     Args:
         results: The runs.
@@ -33,9 +38,10 @@ def curves(results: Sequence[Result], entropy: float) -> Figure:
     figure, axes = panels(3 * max(1, len(settings)), columns=3, width=4.8, height=3.6)
     for row, (setting, found) in enumerate(settings):
         loss, nll, norm = axes[3 * row : 3 * row + 3]
+        window = 1 if len(found) <= _LEGIBLE else 11
         for number, group in enumerate(found):
             for run in group.runs:
-                _draw(run, (loss, nll, norm), _label(group, run), look(number), number)
+                _draw(run, (loss, nll, norm), _label(group, run), number, window)
         nll.axhline(entropy, color="grey", linewidth=1)
         nll.annotate(
             "unigram entropy",
@@ -53,6 +59,35 @@ def curves(results: Sequence[Result], entropy: float) -> Figure:
             axis.set_xlabel("update")
             tidy(axis)
         norm.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.03))
+    built: Figure = figure
+    return built
+
+
+def outcomes(results: Sequence[Result], entropy: float) -> Figure:
+    """Draw the final validation NLL of every run, a line for each style, the best one on top.
+
+    Args:
+        results: The runs.
+        entropy: Unigram entropy of the target side, in nats per token.
+    """
+    settings = list(by_setting(groups(results)).items())[:_MOST_SETTINGS]
+    most = max((len(found) for _, found in settings), default=1)
+    figure, axes = panels(max(1, len(settings)), columns=2, width=6.4, height=1.2 + 0.26 * most)
+    for axis, (setting, found) in zip(axes, settings, strict=False):
+        ranked = sorted(found, key=_rank, reverse=True)
+        for height, group in enumerate(ranked):
+            for run in group.runs:
+                # Hollow where it failed, whatever its NLL.
+                face = "black" if run.trained else "none"
+                axis.plot(run.val_nll, height, "o", color="black", markerfacecolor=face)
+        axis.axvline(entropy, color="grey", linewidth=1)
+        axis.set_yticks(range(len(ranked)), [group.style for group in ranked])
+        axis.set(
+            xlabel="final validation NLL, nats per token (line: unigram entropy)",
+            title=f"{setting}: filled trained, hollow failed",
+            ylim=(-0.7, len(ranked) - 0.3),
+        )
+        tidy(axis)
     built: Figure = figure
     return built
 
@@ -92,6 +127,11 @@ def gradient_norms(results: Sequence[Result]) -> Figure | None:
     return built
 
 
+def _rank(group: Group) -> float:
+    mean = sum(group.nlls) / len(group.nlls)
+    return mean if math.isfinite(mean) else math.inf
+
+
 def _label(group: Group, run: Result) -> str | None:
     return group.style if run is group.runs[0] else None
 
@@ -100,20 +140,26 @@ def _draw(
     run: Result,
     axes: tuple[Axes, Axes, Axes],
     label: str | None,
-    style: dict[str, Any],
     number: int,
+    window: int,
 ) -> None:
     loss, nll, norm = axes
+    style = look(number)
     course = run.history
     losses = course["train_loss"]
-    loss.plot(range(1, len(losses) + 1), losses, linewidth=1, **style)
+    loss.plot(*_smoothed(losses, window), linewidth=1, **style)
     spikes = [step for step in course.get("spikes", []) if math.isfinite(losses[step - 1])]
     loss.plot(spikes, [losses[step - 1] for step in spikes], "x", color=style["color"])
-    norms = course["grad_norm"]
-    norm.plot(range(1, len(norms) + 1), norms, linewidth=1, label=label, **style)
+    norm.plot(*_smoothed(course["grad_norm"], window), linewidth=1, label=label, **style)
     steps = [entry["step"] for entry in course["validation"]]
     nlls = [entry["nll"] for entry in course["validation"]]
     nll.plot(steps, nlls, marker=MARKERS[number % len(MARKERS)], markersize=4, **style)
+
+
+def _smoothed(values: list[float], window: int) -> tuple[Any, Any]:
+    """Return updates and values, each the median of the ``window`` up to it."""
+    last = range(min(window, len(values)), len(values) + 1)
+    return list(last), [statistics.median(values[end - window : end]) for end in last]
 
 
 def _norms(group: Group) -> list[dict[str, float]]:

@@ -88,7 +88,7 @@ def interval(values: Sequence[float], digits: int) -> str:
         return ", ".join(f"{value:.{digits}f}" for value in values)
     mean, low, high = statistics.fmean(values), min(values), max(values)
     texts = [f"{value:.{digits}f}" for value in (mean, low, high)]
-    return texts[0] if len(set(texts)) == 1 else f"{texts[0]} ({texts[1]} to {texts[2]})"
+    return texts[0] if len(set(texts)) == 1 else f"{texts[0]} ({texts[1]}-{texts[2]})"
 
 
 _AXES = {

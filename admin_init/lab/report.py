@@ -18,16 +18,21 @@ from torch.utils.tensorboard import SummaryWriter
 from admin_init.files import write_text, write_whole
 from admin_init.lab.compare import Outcome
 from admin_init.lab.comparison import Comparison
-from admin_init.lab.curves import curves, gradient_norms
+from admin_init.lab.curves import curves, gradient_norms, outcomes
 from admin_init.lab.groups import Group, groups, interval
 from admin_init.lab.pictures import png
+from admin_init.lab.ramps import ramp_cells, ramp_figure, ramp_summary
 from admin_init.lab.result import Result
 from admin_init.lab.summary import sensitivities, summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_WORDS = ("style", "setting", "outcome", "seeds trained")
+_COURSE = (
+    "Training loss, validation NLL and gradient norm of all runs; a cross marks a loss spike, more "
+    "than .1 above the rolling median of the last 201 updates"
+)
+_WORDS = ("style", "setting", "outcome", "seeds trained", "why")
 """Columns that are aligned as words."""
 
 
@@ -44,23 +49,38 @@ def write_report(comparison: Comparison, outcome: Outcome) -> None:
     write_whole(folder / "report.png", lambda file: file.write(picture))
     by_layer = gradient_norms(outcome.results)
     _show_in_tensorboard(folder / "report", {"course": course, "gradient norm by layer": by_layer})
-    pictures = {"Training loss, validation NLL and gradient norm of all runs": picture}
+    pictures = {}
+    if comparison.ramp:
+        title = "Largest stable learning rate of every run"
+        pictures[title] = png(ramp_figure(comparison, outcome.results))
+    else:
+        title = "Final validation NLL of every run"
+        pictures[title] = png(outcomes(outcome.results, outcome.entropy))
+    pictures |= {_COURSE: picture}
     if by_layer is not None:
         pictures["Gradient norm of every sub-layer at the first validation"] = png(by_layer)
-    found = groups(outcome.results)
     templates = Environment(loader=PackageLoader("admin_init.lab"), autoescape=True)
     page = templates.get_template("report.html.jinja").render(
         comparison=comparison,
         outcome=outcome,
         words=_WORDS,
-        styles=[(group, _group_cells(group)) for group in found],
-        runs=[(run, _run_cells(group, run)) for group in found for run in group.runs],
+        styles=_styles(comparison, outcome),
+        runs=[
+            (run, _run_cells(group, run)) for group in groups(outcome.results) for run in group.runs
+        ],
         signatures=sorted({r.bleu_signature for r in outcome.results if r.bleu_signature}),
-        summary=summary(outcome.results),
+        summary=sentences(comparison, outcome),
         sensitivities=sensitivities(outcome.results),
         pictures={title: base64.b64encode(content).decode() for title, content in pictures.items()},
     )
     write_text(folder / "report.html", page)
+
+
+def sentences(comparison: Comparison, outcome: Outcome) -> list[str]:
+    """Say what came out."""
+    if comparison.ramp:
+        return ramp_summary(comparison, outcome.results)
+    return summary(outcome.results)
 
 
 def _show_in_tensorboard(folder: Path, figures: dict[str, Figure | None]) -> None:
@@ -75,11 +95,12 @@ def _show_in_tensorboard(folder: Path, figures: dict[str, Figure | None]) -> Non
 def table(comparison: Comparison, outcome: Outcome) -> Table:
     """Lay out the results for a terminal: a line for each style and setting, over its seeds."""
     view = Table(title=escape(comparison.title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    rows = [(group, _group_cells(group)) for group in groups(outcome.results)]
+    rows = _styles(comparison, outcome)
     for title in rows[0][1] if rows else ():
         view.add_column(title, justify="left" if title in _WORDS else "right", overflow="fold")
     for group, cells in rows:
-        view.add_row(*cells.values(), style="" if group.failure is None else "red")
+        failed = group.failure is not None and not comparison.ramp
+        view.add_row(*cells.values(), style="red" if failed else "")
     return view
 
 
@@ -87,6 +108,16 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
     # JSON knows neither NaN nor infinity; the reason of a run that ended in one says so.
     lost = {k: None for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)}
     return row | lost
+
+
+def _styles(comparison: Comparison, outcome: Outcome) -> list[tuple[Group, dict[str, str]]]:
+    """Lay out a row for each style and setting, without columns that have nothing to say."""
+    rows = [
+        (group, ramp_cells(comparison, group) if comparison.ramp else _group_cells(group))
+        for group in groups(outcome.results)
+    ]
+    empty = {title for title in ("BLEU",) if not any(cells.get(title) for _, cells in rows)}
+    return [(group, {k: v for k, v in cells.items() if k not in empty}) for group, cells in rows]
 
 
 def _group_cells(group: Group) -> dict[str, str]:

@@ -54,9 +54,7 @@ def build(
             encoder_layers=encoder_layers,
             decoder_layers=decoder_layers,
         ),
-        OptimizationConfig(
-            **_updates(comparison.optimization, variant), learning_rate=variant.learning_rate
-        ),
+        OptimizationConfig(**_updates(comparison, variant), learning_rate=variant.learning_rate),
         SearchConfig(**comparison.search),
         label_smoothing=comparison.label_smoothing,
         fairseq=comparison.fairseq,
@@ -71,13 +69,16 @@ def _shape(common: dict[str, Any], width: int | None) -> dict[str, Any]:
     return {**common, "dim": width, "ffn_dim": round(width * ratio)}
 
 
-def _updates(common: dict[str, Any], variant: Variant) -> dict[str, Any]:
+def _updates(comparison: Comparison, variant: Variant) -> dict[str, Any]:
+    common = comparison.optimization
     changed: dict[str, Any] = {}
     if variant.warmup_steps is not None:
         changed["warmup_steps"] = variant.warmup_steps
     if variant.beta2 is not None:
         beta1, _ = common.get("betas", OptimizationConfig().betas)
         changed["betas"] = (beta1, variant.beta2)
+    if comparison.ramp:
+        changed |= {"warmup_steps": comparison.max_steps, "initial_learning_rate": 0.0}
     return common | changed
 
 

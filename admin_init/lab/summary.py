@@ -53,9 +53,9 @@ def _outcomes(setting: str, found: Sequence[Group]) -> str:
     shares: dict[str, list[str]] = {}
     for group in sorted(found, key=lambda group: -group.trained / len(group.runs)):
         seeds = len(group.runs)
-        share = f"{group.trained} of {seeds} {'seed' if seeds == 1 else 'seeds'}"
-        shares.setdefault(share, []).append(group.style)
-    parts = [f"trained in {share}: {', '.join(styles)}" for share, styles in shares.items()]
+        share = f"trained in {group.trained} of {seeds} {'seed' if seeds == 1 else 'seeds'}"
+        shares.setdefault(share if group.trained else "failed in all", []).append(group.style)
+    parts = [f"{share}: {', '.join(styles)}" for share, styles in shares.items()]
     return f"At {setting}, {'; '.join(parts)}."
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from admin_init.lab.compare import Outcome
 from admin_init.lab.comparison import Comparison
-from admin_init.lab.curves import curves, gradient_norms
+from admin_init.lab.curves import curves, gradient_norms, outcomes
 from admin_init.lab.report import table, write_report
 from admin_init.lab.result import Result
 from admin_init.lab.summary import sensitivities, summary
@@ -81,7 +81,7 @@ def test_the_table_has_a_line_for_each_style_over_its_seeds() -> None:
     text = shown(Comparison(title=NASTY), Outcome(runs, {}, 4.0))
     assert NASTY in " ".join(text.split())
     (admin,) = [line for line in text.splitlines() if "Admin" in line]
-    expected = "Admin 18-18 layers 2 of 2 2.38 (2.25 to 2.50) 0.75 12.7 (12.3 to 13.0) 0.12 62"
+    expected = "Admin 18-18 layers 2 of 2 2.38 (2.25-2.50) 0.75 12.7 (12.3-13.0) 0.12 62"
     assert " ".join(admin.split()) == expected
     (post,) = [line for line in text.splitlines() if "Post-LN" in line]
     assert post.split()[:7] == ["Post-LN", "18-18", "layers", "0", "of", "1", "nan"]
@@ -104,8 +104,8 @@ def test_the_summary_counts_seeds_and_gives_reasons() -> None:
     ]
     assert summary(runs) == [
         "At 18-18 layers, trained in 2 of 2 seeds: Admin, KEEL; trained in 1 of 2 seeds: Post-LN.",
-        "Lowest validation NLL at 18-18 layers, in nats per token: KEEL 2.15 (2.00 to 2.30), Admin "
-        "2.38 (2.25 to 2.50); the seeds of the first two overlap, so neither is better.",
+        "Lowest validation NLL at 18-18 layers, in nats per token: KEEL 2.15 (2.00-2.30), Admin "
+        "2.38 (2.25-2.50); the seeds of the first two overlap, so neither is better.",
         "Post-LN at 18-18 layers failed in 1 of 2; seed 1: its validation NLL is nan.",
     ]
     assert summary([]) == []
@@ -126,7 +126,7 @@ def test_learning_rate_sensitivity_is_over_the_rates_of_a_style() -> None:
         for rate, nll in zip((1e-3, 1e-2, 1e-1), nlls, strict=True)
     ]
     assert sensitivities(runs) == [
-        "Admin at 18-18 layers: learning-rate sensitivity 0.667 (0.000 to 1.333) nats over 3 rates "
+        "Admin at 18-18 layers: learning-rate sensitivity 0.667 (0.000-1.333) nats over 3 rates "
         "from 0.001 to 0.1."
     ]
     assert sensitivities(runs[:1]) == []
@@ -151,6 +151,24 @@ def test_the_figure_draws_every_run_and_names_every_style_once() -> None:
     assert np.asarray(nll.lines[0].get_xdata()).tolist() == [2, 3]
     assert np.asarray(nll.lines[-1].get_ydata()).tolist() == [4.0, 4.0]
     assert norm.get_yscale() == "log"
+
+
+def test_outcomes_are_ranked_and_a_failed_run_is_hollow() -> None:
+    worse = result("keel", val_nll=3.0)
+    (axis,) = outcomes([worse, result(), diverged(), result(seed=2)], 4.0).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["Post-LN", "KEEL", "Admin"]
+    dots = [line for line in axis.lines if line.get_marker() == "o"]
+    assert [line.get_markerfacecolor() for line in dots] == ["none", "black", "black", "black"]
+    assert np.asarray(dots[-1].get_xydata()).tolist() == [[2.5, 2.0]]
+
+
+def test_many_styles_are_smoothed() -> None:
+    runs = [result(style) for style in "abcdefgh"]
+    for run in runs:
+        run.history["train_loss"] = run.history["grad_norm"] = [*[1.0] * 10, 9.0, 1.0]
+    loss, _, norm, *_ = curves(runs, 4.0).axes
+    for axis in (loss, norm):
+        assert np.asarray(axis.lines[0].get_xydata()).tolist() == [[11, 1.0], [12, 1.0]]
 
 
 def test_gradient_norms_are_drawn_by_sublayer_where_recorded() -> None:
@@ -194,7 +212,7 @@ def test_the_page_needs_nothing_and_escapes_everything() -> None:
     assert "script" not in tags
     assert tags.count("tr") == (1 + 2) + (1 + 2 * 2)
     assert page.text.count(NASTY) >= 4
-    (image,) = [attributes for tag, attributes in page.tags if tag == "img"]
+    _, image = [attributes for tag, attributes in page.tags if tag == "img"]
     kind, _, content = (image["src"] or "").partition(",")
     assert kind == "data:image/png;base64"
     assert base64.b64decode(content) == Path("out/report.png").read_bytes()
