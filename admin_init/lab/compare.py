@@ -29,6 +29,7 @@ from admin_init.lab.grid import Variant
 from admin_init.lab.result import Result, finished
 from admin_init.lab.run import build, enter_worker, train
 from admin_init.lab.settings import check_unchanged, write_settings
+from admin_init.lab.steps import run_studies
 from admin_init.lab.verdict import unigram_entropy
 from admin_init.translation.databin import IndexedDataset
 from admin_init.translation.prepare import prepare
@@ -75,6 +76,7 @@ def compare(comparison: Comparison) -> Outcome:
     waiting = [variant for variant in variants if variant not in results]
     if waiting:
         _train_all(comparison, waiting, entropy, results, errors)
+    run_studies(comparison)
     done = [results[variant] for variant in variants if variant in results]
     return Outcome(done, errors, entropy)
 

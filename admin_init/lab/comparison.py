@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from admin_init.errors import AdminInitError
 from admin_init.lab.grid import Grid, Precision, Variant
@@ -80,6 +80,10 @@ class Comparison:
     ramp: bool = False
     """Whether each run is a ramp: its learning rate grows linearly from 0 to that of the grid over
     all of its updates, and the report says up to which one it was stable (KEEL's protocol)."""
+
+    studies: list[Literal["dependency", "output-change"]] = field(default_factory=list)
+    """What is measured of the grid's styles at their initialization, with its seeds on the
+    embedded corpus, for the same report; see `admin-init study`."""
 
     monitor_every: int = 0
     """Updates between two measurements of StabilityMonitor, which go to TensorBoard; 0 for none."""

@@ -23,6 +23,7 @@ from admin_init.lab.groups import Group, groups, interval
 from admin_init.lab.pictures import png
 from admin_init.lab.ramps import ramp_cells, ramp_figure, ramp_summary
 from admin_init.lab.result import Result
+from admin_init.lab.steps import studied
 from admin_init.lab.summary import sensitivities, summary
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ def write_report(comparison: Comparison, outcome: Outcome) -> None:
         signatures=sorted({r.bleu_signature for r in outcome.results if r.bleu_signature}),
         summary=sentences(comparison, outcome),
         sensitivities=sensitivities(outcome.results),
+        studies=[
+            (step, base64.b64encode(step.picture.read_bytes()).decode())
+            for step in studied(comparison)
+        ],
         pictures={title: base64.b64encode(content).decode() for title, content in pictures.items()},
     )
     write_text(folder / "report.html", page)

@@ -19,7 +19,17 @@ SETTINGS = "comparison.json"
 
 # What may change when a comparison is repeated: it decides which runs there are, how they are
 # scheduled and what is said of them, not what comes of one.
-_FREE = ("title", "output", "grid", "share", "workers", "threads", "monitor_every", "criteria")
+_FREE = (
+    "title",
+    "output",
+    "grid",
+    "share",
+    "workers",
+    "threads",
+    "monitor_every",
+    "criteria",
+    "studies",
+)
 
 _NESTED = {"corpus": CorpusConfig, "grid": Grid, "fairseq": FairseqConfig, "criteria": Criteria}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from admin_init.files import write_text, write_whole
+from admin_init.files import write_json, write_text, write_whole
 from admin_init.lab.pictures import png
 
 if TYPE_CHECKING:
@@ -33,16 +32,16 @@ class Findings:
     figure: Figure
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write the measurements (JSON lines), the picture and the text; return their paths."""
-        folder = Path(folder)
-        lines, picture, text = (
-            folder / f"{self.name}{ending}" for ending in (".jsonl", ".png", ".md")
-        )
-        write_text(lines, "".join(json.dumps(row) + "\n" for row in self.rows))
+        """Write the measurements (JSON), the picture and the text; return their paths."""
+        paths = [Path(folder) / f"{self.name}{ending}" for ending in (".png", ".md", ".json")]
+        picture, text, measured = paths
         image = png(self.figure)
         write_whole(picture, lambda file: file.write(image))
         write_text(text, self.markdown())
-        return [lines, picture, text]
+        # Last, because it stands for all of them.
+        content = {"rows": self.rows, "summary": self.summary, "sentences": self.sentences}
+        write_json(measured, content)
+        return paths
 
     def table(self) -> Table:
         """Lay out the summary for a terminal."""

@@ -66,12 +66,16 @@ def test_dependency_of_post_ln_does_not_fall_with_depth() -> None:
         for style in ("pre", "admin"):
             assert own[style, 8, seed] < own[style, 2, seed]
             assert own[style, 8, seed] < own["post", 8, seed]
-    lines, picture, text = found.save("out")
-    assert [json.loads(line) for line in lines.read_text().splitlines()] == found.rows
+    picture, text, measured = found.save("out")
+    assert json.loads(measured.read_text()) == {
+        "rows": found.rows,
+        "summary": found.summary,
+        "sentences": found.sentences,
+    }
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert text.read_text().count("\n| ") == 1 + 2 * 3
     assert sorted(path.name for path in Path("out").glob("out.*")) == [
-        "out.jsonl", "out.md", "out.png"
+        "out.json", "out.md", "out.png"
     ]  # fmt: skip
 
 
