@@ -108,7 +108,8 @@ def _figure(rows: list[dict[str, Any]], depths: Sequence[int], dim: int) -> Figu
             title=f"{stack} of {depth}-{depth}", xlabel="sub-layer", ylabel="scale of the shortcut"
         )
         axis.set_ylim(bottom=0)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         tidy(axis)
-    axes[0].legend(frameon=False, fontsize="small")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     built: Figure = figure
     return built

@@ -92,7 +92,7 @@ def test_omegas_stand_beside_the_constants_of_the_papers() -> None:
 def test_the_spread_is_that_of_repeated_profiles() -> None:
     found = omega_spread("out", depth=2, seeds=(1, 2), batch_sizes=(64, 256), batches=3, dim=16)
     spread = {(r["varied"], r["tokens"], r["seed"]): r["spread"] for r in found.rows}
-    assert len(spread) == 2 * (2 + 3) + 1
+    assert len(spread) == 2 * (2 * 2 + 3) + 1
     assert all(0 < value < 1 for value in spread.values())
     assert len(found.sentences) == 4
     # By hand, for the smaller batches of the first seed.
