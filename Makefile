@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: install demo test test-slow lint bench tensorboard clean
+.PHONY: install demo lab test test-slow lint bench tensorboard clean
 
 install: $(VENV)/installed
 
@@ -19,6 +19,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/admin-init compare --config recipes/demo/compare.yaml
 
+# Half an hour on two cores: every residual style at 6-6 and 18-18 layers, three seeds.
+lab: install
+	$(BIN)/admin-init compare --config recipes/lab/styles.yaml
+
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
@@ -32,6 +36,7 @@ lint: install
 
 bench: install
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py --layers 4
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/monitor.py
 
 tensorboard: install
 	$(BIN)/tensorboard --logdir runs

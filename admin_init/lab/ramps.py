@@ -34,7 +34,7 @@ def ramp_cells(comparison: Comparison, group: Group) -> dict[str, str]:
     ]
     return {
         "style": group.style,
-        "setting": group.setting,
+        "layers": group.setting.replace(" layers", ""),
         "largest stable lr": interval([judge.rate for judge in judged], 4),
         "diverged": f"{len(diverged)} of {len(judged)}",
         "why": "; ".join(reasons),

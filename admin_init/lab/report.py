@@ -33,7 +33,7 @@ _COURSE = (
     "Training loss, validation NLL and gradient norm of all runs; a cross marks a loss spike, more "
     "than .1 above the rolling median of the last 201 updates"
 )
-_WORDS = ("style", "setting", "outcome", "seeds trained", "why")
+_WORDS = ("style", "layers", "outcome", "seeds trained", "why")
 """Columns that are aligned as words."""
 
 
@@ -129,7 +129,7 @@ def _group_cells(group: Group) -> dict[str, str]:
     runs = group.runs
     return {
         "style": group.style,
-        "setting": group.setting,
+        "layers": group.setting.replace(" layers", ""),
         "seeds trained": f"{group.trained} of {len(runs)}",
         "val NLL": interval(group.nlls, 2),
         "source gain": interval([run.source_gain for run in runs], 2),
@@ -142,7 +142,7 @@ def _group_cells(group: Group) -> dict[str, str]:
 def _run_cells(group: Group, run: Result) -> dict[str, str]:
     return {
         "style": group.style,
-        "setting": group.setting,
+        "layers": group.setting.replace(" layers", ""),
         "seed": str(run.seed),
         "outcome": "trained" if run.trained else "failed",
         "val NLL": f"{run.val_nll:.3f}",

@@ -70,7 +70,10 @@ def _best(setting: str, found: Sequence[Group]) -> list[str]:
     first, second = good[:2]
     ranked = ", ".join(f"{group.style} {interval(group.nlls, 2)}" for group in good[:3])
     apart = max(first.nlls) < min(second.nlls)
-    remark = "" if apart else "; the seeds of the first two overlap, so neither is better"
+    if min(len(first.runs), len(second.runs)) == 1:
+        remark = "; with a single seed that is no claim"
+    else:
+        remark = "" if apart else "; the seeds of the first two overlap, so neither is better"
     return [f"Lowest validation NLL at {setting}, in nats per token: {ranked}{remark}."]
 
 

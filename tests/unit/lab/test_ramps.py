@@ -51,7 +51,7 @@ def test_styles_are_ranked_by_what_they_bear() -> None:
     )
     assert sentences(RAMP, Outcome(runs, {}, 4.0)) == [sentence]
     assert [column.header for column in table(RAMP, Outcome(runs, {}, 4.0)).columns] == [
-        "style", "setting", "largest stable lr", "diverged", "why"
+        "style", "layers", "largest stable lr", "diverged", "why"
     ]  # fmt: skip
     (axis,) = ramp_figure(RAMP, runs).axes
     drawn = [float(np.asarray(line.get_ydata())[0]) for line in axis.lines]

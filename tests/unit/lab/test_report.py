@@ -81,10 +81,10 @@ def test_the_table_has_a_line_for_each_style_over_its_seeds() -> None:
     text = shown(Comparison(title=NASTY), Outcome(runs, {}, 4.0))
     assert NASTY in " ".join(text.split())
     (admin,) = [line for line in text.splitlines() if "Admin" in line]
-    expected = "Admin 18-18 layers 2 of 2 2.38 (2.25-2.50) 0.75 12.7 (12.3-13.0) 0.12 62"
+    expected = "Admin 18-18 2 of 2 2.38 (2.25-2.50) 0.75 12.7 (12.3-13.0) 0.12 62"
     assert " ".join(admin.split()) == expected
     (post,) = [line for line in text.splitlines() if "Post-LN" in line]
-    assert post.split()[:7] == ["Post-LN", "18-18", "layers", "0", "of", "1", "nan"]
+    assert post.split()[:6] == ["Post-LN", "18-18", "0", "of", "1", "nan"]
 
 
 def test_on_a_narrow_terminal_no_figure_is_cut_off() -> None:
