@@ -21,8 +21,8 @@ from admin_init.lab.comparison import Comparison
 from admin_init.lab.curves import curves, gradient_norms, outcomes
 from admin_init.lab.groups import Group, groups, interval
 from admin_init.lab.pictures import png
-from admin_init.lab.ramps import ramp_cells, ramp_figure, ramp_summary
 from admin_init.lab.result import Result
+from admin_init.lab.stable_rates import ramp_cells, ramp_figure, ramp_summary
 from admin_init.lab.steps import studied
 from admin_init.lab.summary import sensitivities, summary
 

@@ -81,18 +81,8 @@ def workshop(
         # The embedded corpus stands in for Multi30k, which is downloaded.
         assert call("prepare", "--destination", DATA, *SHRINK["prepare"]).code == 0
         done = {}
-        order = [
-            "prepare",
-            "compare",
-            "merge",
-            "study",
-            "fit",
-            "validate",
-            "test",
-            "predict",
-            "profile",
-        ]
-        for command in [*order, "translate", "average", "fold", "convert"]:
+        order = "prepare compare merge study fit validate test predict profile diagnose translate"
+        for command in [*order.split(), "average", "fold", "convert"]:
             (line,) = examples(help_of(command))
             done[command] = run_example(line, SHRINK.get(command, []))
     return folder, done

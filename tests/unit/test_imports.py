@@ -22,7 +22,7 @@ LAYERS = [
     {"measures"},
     {"callbacks", "fairseq", "translation"},
     {"lab"},
-    {"cli"},
+    {"cli", "commands"},
 ]
 """What each part may import lies above it, or in its own line."""
 

@@ -10,9 +10,9 @@ from test_report import result
 from admin_init.errors import AdminInitError
 from admin_init.lab.compare import Outcome
 from admin_init.lab.comparison import Comparison
-from admin_init.lab.ramps import judge_ramp, ramp_figure, ramp_summary
 from admin_init.lab.report import sentences, table
 from admin_init.lab.run import build
+from admin_init.lab.stable_rates import judge_ramp, ramp_figure, ramp_summary
 
 RAMP = Comparison(ramp=True, max_steps=100)
 

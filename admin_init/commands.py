@@ -1,0 +1,273 @@
+"""What each of our own commands does; :mod:`admin_init.cli` says how they are called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from rich.console import Console
+
+from admin_init.errors import AdminInitError
+from admin_init.omega import Rule
+from admin_init.translation.sources import CorpusConfig
+
+if TYPE_CHECKING:
+    from admin_init.lab.compare import Outcome
+    from admin_init.lab.comparison import Comparison
+
+
+def prepare(
+    destination: str,
+    corpus: CorpusConfig,
+    workers: int = 1,
+    shard_size: int = 50_000,
+    overwrite: bool = False,
+    **settings: Any,
+) -> int:
+    """Clean a parallel corpus, split it into subwords, and write it as a fairseq data-bin.
+
+    Args:
+        destination: The folder that is written. A run that was killed goes on when it is repeated.
+        corpus: What is prepared.
+        workers: Processes that share the work.
+        shard_size: Pairs that a process works on at once, and has in memory.
+        overwrite: Replace a folder that was prepared otherwise.
+        settings: The fields of `PrepareConfig`.
+    """
+    from admin_init.translation import prepare as preparation
+
+    manifest = preparation.prepare(
+        corpus.open(),
+        destination,
+        workers=workers,
+        shard_size=shard_size,
+        overwrite=overwrite,
+        **settings,
+    )
+    say(str(manifest))
+    return 0
+
+
+def profile(recipe: str, output: str, batches: int = 1, rule: Rule = "reference") -> int:
+    """Profile the model of a recipe on its first training batches, and print the omegas.
+
+    Args:
+        recipe: A YAML file that `admin-init fit` takes; its model is drawn with its seed.
+        output: JSON file that is written, for `AdminInit(profile=...)`.
+        batches: Number of batches to average over.
+        rule: How omegas follow from the variances.
+    """
+    import admin_init
+    from admin_init.translation.recipe import recipe_cli
+
+    usage = {"usage": "admin-init profile --recipe FILE --output FILE [--OPTION VALUE ...]"}
+    built = recipe_cli(["--config", recipe], run=False, parser_settings=usage)
+    # What a trainer would do.
+    built.model.data = built.datamodule
+    built.model.setup("fit")
+    loader = islice(iter(built.datamodule.train_dataloader()), batches)
+    found = admin_init.profile(
+        built.model,
+        loader,
+        forward=lambda model, batch: model(batch.source, batch.target_input),
+        rule=rule,
+    )
+    found.save(output)
+    say(str(found))
+    return 0
+
+
+def diagnose(
+    recipe: str,
+    output: str,
+    checkpoint: str | None = None,
+    batches: int = 1,
+    deltas: Sequence[float] = (1e-5, 1e-4, 1e-3),
+    seed: int | None = None,
+    largest_stable_rate: bool = False,
+    ramp_steps: int = 200,
+) -> int:
+    """Measure how stable the model of a recipe or a checkpoint is, sub-layer by sub-layer.
+
+    Args:
+        recipe: A YAML file that `admin-init fit` takes; measured on its first training batches.
+        output: Folder that is written.
+        checkpoint: Of a model that the recipe trained; without one, its initialization.
+        batches: Number of batches to average over.
+        deltas: Changes of the weights at which the output change is measured.
+        seed: Of the weights, in place of the recipe's, and of their changes.
+        largest_stable_rate: Train on a ramp of the learning rate, to find the largest stable one.
+        ramp_steps: Updates of the ramp.
+    """
+    from admin_init.lab.diagnosis.files import FILES, write_diagnosis
+
+    usage = "admin-init diagnose --recipe FILE --output FOLDER [--OPTION VALUE ...]"
+    shown = write_diagnosis(
+        recipe,
+        output,
+        checkpoint=checkpoint,
+        batches=batches,
+        deltas=deltas,
+        seed=seed,
+        ramp_steps=ramp_steps if largest_stable_rate else None,
+        usage=usage,
+    )
+    console = Console()
+    for part in shown:
+        console.print(part, highlight=False, markup=False)
+    for name in FILES:
+        say(str(Path(output) / name))
+    return 0
+
+
+def compare(**settings: Any) -> int:
+    """Train variants of a model side by side, judge each, and write a report."""
+    from admin_init.lab import compare as lab
+    from admin_init.lab.comparison import Comparison
+
+    comparison = Comparison(**settings)
+    return _report(comparison, lab.compare(comparison))
+
+
+def merge(folders: Sequence[str], output: str) -> int:
+    """Unite what several computers have done of one comparison, and write its report.
+
+    Args:
+        folders: The folders that `admin-init compare` wrote, with `--share 1/2` and `--share 2/2`.
+        output: Folder that is written.
+    """
+    from admin_init.lab import merge as lab
+
+    return _report(*lab.merge(folders, output))
+
+
+def study(name: str, **settings: Any) -> int:
+    """Measure residual styles in the small: draw, and say what is found.
+
+    Args:
+        name: Which study.
+        settings: Its options.
+    """
+    from admin_init.lab import studies
+
+    findings = studies.STUDIES[name](**settings)
+    console = Console()
+    console.print(findings.table())
+    for sentence in findings.sentences:
+        console.print(sentence, highlight=False, markup=False)
+    for path in findings.save(settings["output"]):
+        say(str(path))
+    return 0
+
+
+def _report(comparison: Comparison, outcome: Outcome) -> int:
+    from admin_init.lab import report
+
+    report.write_report(comparison, outcome)
+    console = Console()
+    console.print(report.table(comparison, outcome))
+    for sentence in report.sentences(comparison, outcome):
+        console.print(sentence, highlight=False, markup=False)
+    for run, error in outcome.errors.items():
+        sys.stderr.write(f"{run} was stopped by an error:\n{error}")
+    for name in ("report.html", "report.png", "results.jsonl"):
+        say(str(Path(comparison.output) / name))
+    say(f"tensorboard --logdir {comparison.output}")
+    return 1 if outcome.errors else 0
+
+
+def translate(
+    checkpoint: str,
+    data: str | None = None,
+    beam_size: int | None = None,
+    length_penalty: float | None = None,
+) -> int:
+    """Translate lines on standard input into lines on standard output.
+
+    Args:
+        checkpoint: Of a model that `admin-init fit` or `compare` trained.
+        data: The prepared folder that it was trained on, if it is not where it was.
+        beam_size: Overrules that of the checkpoint.
+        length_penalty: Overrules that of the checkpoint.
+    """
+    from admin_init.translation.translate import Translator
+
+    translator = Translator(
+        checkpoint, data=data, beam_size=beam_size, length_penalty=length_penalty
+    )
+    for translation in translator(_lines(sys.stdin.buffer)):
+        say(translation)
+    return 0
+
+
+def fold(checkpoint: str, output: str) -> int:
+    """Fold the omegas of a checkpoint into its weights: a plain Post-LN model, same outputs.
+
+    Args:
+        checkpoint: Of a model that was trained with AdminInit.
+        output: Checkpoint that is written.
+    """
+    from admin_init.translation.checkpoint import fold_checkpoint
+
+    difference = fold_checkpoint(checkpoint, output)
+    say(f"{output}: logits differ by {difference:.1e} of the largest")
+    return 0
+
+
+def average(
+    output: str,
+    checkpoints: Sequence[str] | None = None,
+    folder: str | None = None,
+    last: int = 10,
+) -> int:
+    """Average the weights of the last checkpoints of a run.
+
+    Args:
+        output: Checkpoint that is written.
+        checkpoints: What is averaged, in the order of training.
+        folder: Or a folder, of whose checkpoints the last are averaged.
+        last: How many of the folder, by the updates that they say they are after.
+    """
+    from admin_init.translation.averaging import newest_checkpoints, write_average
+
+    if (checkpoints is None) == (folder is None):
+        raise AdminInitError("give either `--checkpoints FILE ...` or `--folder FOLDER`.")
+    chosen = newest_checkpoints(folder, last) if folder is not None else checkpoints
+    for member in write_average(chosen or [], output):
+        say("{name}: epoch {epoch}, update {global_step}".format(**member))
+    say(f"{output}: their average")
+    return 0
+
+
+def convert(checkpoint: str, output: str) -> int:
+    """Turn a checkpoint of fairseq into one of ours, or one of ours into one of fairseq.
+
+    Args:
+        checkpoint: A .pt that fairseq-train wrote, or a checkpoint that `admin-init fit` wrote.
+        output: Checkpoint that is written.
+    """
+    from admin_init.fairseq.convert import convert_checkpoint
+
+    say(f"{output}: {convert_checkpoint(checkpoint, output)}")
+    return 0
+
+
+def _lines(stream: BinaryIO) -> Iterator[str]:
+    # Not the text stream, whose encoding is that of the user's locale, and which ends lines also
+    # where a carriage return stands.
+    for number, line in enumerate(stream, start=1):
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise AdminInitError(
+                f"line {number} of the input is not UTF-8: byte {error.start + 1}, {error.reason}."
+            ) from error
+
+
+def say(text: str) -> None:
+    """Write a line to standard output, at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

@@ -1,0 +1,1 @@
+"""One model under the lens: what `admin-init diagnose` measures, draws and writes."""

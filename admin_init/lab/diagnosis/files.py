@@ -1,0 +1,93 @@
+"""From a recipe to the files of a diagnosis."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import RenderableType
+
+from admin_init.errors import AdminInitError
+from admin_init.files import write_json, write_whole
+from admin_init.lab.diagnosis.measured import DELTAS, diagnose_module, mean_diagnosis
+from admin_init.lab.diagnosis.ramp import largest_stable_rate
+from admin_init.lab.diagnosis.subject import load_subject
+from admin_init.lab.diagnosis.views import (
+    diagnosis_figure,
+    model_table,
+    ramp_sentence,
+    sublayer_table,
+)
+from admin_init.lab.pictures import png
+
+FILES = ("diagnosis.json", "diagnosis.png")
+"""What :func:`write_diagnosis` writes."""
+
+
+def write_diagnosis(
+    recipe: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    batches: int = 1,
+    deltas: Sequence[float] = DELTAS,
+    seed: int | None = None,
+    ramp_steps: int | None = None,
+    usage: str | None = None,
+) -> list[RenderableType]:
+    """Diagnose the model of a recipe or a checkpoint, and write :data:`FILES`.
+
+    Args:
+        recipe: A YAML file that ``admin-init fit`` takes.
+        output: Folder that is written.
+        checkpoint: Of a model that the recipe trained; without one, its initialization.
+        batches: Number of training batches that are averaged over.
+        deltas: Changes of the weights at which the output change is measured.
+        seed: Of the weights, in place of the recipe's, and of the signs of their changes.
+        ramp_steps: Updates of a ramp to the largest stable learning rate; None for no ramp.
+        usage: Usage line of errors in the recipe.
+
+    Returns:
+        Sentences and tables that say what was found, for a terminal.
+
+    Raises:
+        AdminInitError: An argument is out of its range, see also
+            :func:`admin_init.lab.diagnosis.subject.load_subject`.
+    """
+    problems = []
+    if not deltas or not all(0 < delta < math.inf for delta in deltas):
+        problems.append(f"`deltas` must be positive numbers, one at least, but are {deltas}.")
+    if ramp_steps is not None and ramp_steps < 1:
+        problems.append(f"`ramp_steps` must be at least 1, but is {ramp_steps}.")
+    if Path(output).exists() and not Path(output).is_dir():
+        problems.append(f"`output` must be a folder, but {output} is a file.")
+    if problems:
+        raise AdminInitError("\n".join(problems))
+    subject = load_subject(recipe, checkpoint=checkpoint, batches=batches, seed=seed, usage=usage)
+    diagnosis = mean_diagnosis(
+        [
+            diagnose_module(subject.module, batch, deltas=deltas, seed=seed or 0)
+            for batch in subject.batches
+        ]
+    )
+    ramp = None
+    if ramp_steps is not None:
+        ramp = largest_stable_rate(subject.module, subject.loader, steps=ramp_steps)
+    values = {
+        "model": subject.origin,
+        "batches": batches,
+        **diagnosis.to_dict(),
+        "ramp": None if ramp is None else ramp.to_dict(),
+    }
+    image = png(diagnosis_figure(diagnosis, ramp))
+    numbers, picture = (Path(output) / name for name in FILES)
+    write_json(numbers, values)
+    write_whole(picture, lambda file: file.write(image))
+    shown: list[RenderableType] = [
+        f"{diagnosis.residual}, {diagnosis.layers} layers: {subject.origin}.",
+        sublayer_table(diagnosis),
+        model_table(diagnosis, ramp),
+    ]
+    return [*shown, ramp_sentence(ramp)] if ramp is not None else shown

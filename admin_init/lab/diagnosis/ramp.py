@@ -1,0 +1,131 @@
+"""The largest stable learning rate of a model at hand, from one ramp of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from admin_init.callbacks.weight_decay import no_weight_decay
+from admin_init.measures import RAMP_PEAK, LargestStableRate
+from admin_init.preserve import preserved
+from admin_init.skip import ScaledSkip
+from admin_init.translation.batching import TranslationBatch
+from admin_init.translation.module import TranslationModule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ramp:
+    """What a ramp of the learning rate found."""
+
+    rate: float
+    """The largest stable learning rate."""
+    diverged_at: int | None
+    """Index from 0 of the first step of the divergence; None where there was none."""
+    reason: str | None
+    """What the divergence was, in plain language."""
+    rates: list[float]
+    """Learning rate of every step that was taken."""
+    losses: list[float]
+    """Training loss of every step before its update, smoothed, in nats per token."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as primitives."""
+        return asdict(self)
+
+
+def largest_stable_rate(
+    module: TranslationModule,
+    batches: Iterable[TranslationBatch],
+    *,
+    steps: int = 200,
+    peak: float = RAMP_PEAK,
+    restore: bool = True,
+) -> Ramp:
+    """Train with a learning rate that grows at every step, until that diverges.
+
+    The protocol of KEEL (arXiv 2601.19895), judged by
+    :class:`admin_init.measures.LargestStableRate`: the rate is ``peak * n / steps`` at step n from
+    1. Optimizer, label smoothing and dropout are those of ``module``; its schedule is not used, and
+    gradients are neither clipped nor accumulated.
+
+    Args:
+        module: Where training starts, at its initialization or trained.
+        batches: Training batches, iterated anew when they run out.
+        steps: Updates from a rate of (nearly) 0 to the peak.
+        peak: The last learning rate.
+        restore: Put weights, modes and random states back afterwards.
+
+    Returns:
+        The ramp, up to the step at which the divergence was certain.
+
+    Raises:
+        ValueError: ``steps`` is below 1, ``peak`` is not positive, or ``batches`` run out for good.
+    """
+    if steps < 1 or not peak > 0:
+        raise ValueError(
+            f"`steps` must be at least 1 and `peak` positive, but they are {steps} and {peak}."
+        )
+    if not restore:
+        return _climb(module, batches, steps, peak)
+    parameters = list(module.parameters())
+    before = [(p.detach().clone(), p.grad) for p in parameters]
+    with preserved(module):
+        try:
+            return _climb(module, batches, steps, peak)
+        finally:
+            with torch.no_grad():
+                for parameter, (value, gradient) in zip(parameters, before, strict=True):
+                    parameter.copy_(value)
+                    parameter.grad = gradient
+
+
+def _climb(
+    module: TranslationModule, batches: Iterable[TranslationBatch], steps: int, peak: float
+) -> Ramp:
+    omegas = [m.omega for m in module.modules() if isinstance(m, ScaledSkip)]
+    with no_weight_decay(omegas):
+        optimizer, _ = module.optimization.build(module.parameters())
+    module.train()
+    judge = LargestStableRate()
+    rates, losses = [], []
+    for step, batch in zip(range(1, steps + 1), _endless(batches), strict=False):
+        rate = peak * step / steps
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        with torch.enable_grad():
+            loss = F.cross_entropy(
+                module(batch.source, batch.target_input).flatten(0, 1),
+                batch.target.flatten(),
+                ignore_index=module.config.padding_idx,
+                label_smoothing=module.label_smoothing,
+            )
+            loss.backward()  # type: ignore[no-untyped-call]
+        rates.append(rate)
+        losses.append(loss.item())
+        if judge.update(rate, losses[-1]):
+            break
+        optimizer.step()
+    return Ramp(
+        rate=judge.rate,
+        diverged_at=judge.diverged_at,
+        reason=judge.reason,
+        rates=rates,
+        losses=losses,
+    )
+
+
+def _endless(batches: Iterable[TranslationBatch]) -> Iterator[TranslationBatch]:
+    while True:
+        batch = None
+        for batch in batches:
+            yield batch
+        if batch is None:
+            raise ValueError(
+                "`batches` ran out before the last step, and cannot be iterated anew. Pass a "
+                "loader or a list, or as many batches as `steps`."
+            )
