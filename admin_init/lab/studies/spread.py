@@ -138,12 +138,17 @@ def _sentences(
         return max(float(row["spread"]) for row in own)
 
     sentences = []
-    for limit in (0.05, 0.02, 0.01):
-        enough = [size for size in batch_sizes if worst(_BATCH, size) <= limit]
-        found = f"{min(enough):,} tokens" if enough else "more than was tried"
+    for varied, one in ((_BATCH, "one batch"), (_MIXED, "four batches of a quarter each")):
+        found = []
+        for limit in (0.05, 0.02, 0.01):
+            # From this size on, so that one lucky size in between does not count.
+            above = [size for size in batch_sizes if worst(varied, size) > limit]
+            enough = [size for size in batch_sizes if size > max(above, default=0)]
+            size = f"{min(enough):,} tokens" if enough else "more than was tried"
+            found.append(f"{limit:.0%}: {size}")
         sentences.append(
-            f"For a spread between batches of at most {limit:.0%} at every site: {found} a side "
-            f"({batches} batches, worst of {seeds} seeds)."
+            f"Tokens a side for a spread between profiles, at every site, of at most "
+            f"{', '.join(found)} ({one}; {batches} profiles, worst of {seeds} seeds)."
         )
     (fixed,) = {row["tokens"] for row in rows if row["varied"] == "seed"}
     sentences.append(
