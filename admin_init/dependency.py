@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from admin_init.profile_data import AdminProfile
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 
 def layer_dependency(profile: AdminProfile, stack: str) -> NDArray[np.float64]:
@@ -81,34 +83,41 @@ def dependency_figure(profile: AdminProfile) -> Figure:
 def draw_dependency(shares: Mapping[str, NDArray[np.float64]]) -> Figure:
     """Draw the shares of :func:`dependency_from_variances`, by title, as heat maps in a row."""
     # matplotlib is heavy, and only pictures need it.
-    from matplotlib.colors import PowerNorm  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     figure = Figure(figsize=(5 * len(shares), 4.2), layout="constrained")
     axes = figure.subplots(1, len(shares), squeeze=False)[0]
     for axis, (name, beta) in zip(axes, shares.items(), strict=True):
-        image = axis.imshow(
-            np.ma.masked_equal(beta, 0),
-            cmap="viridis",
-            # A deep stack has many small shares, which a linear scale would not tell from none.
-            norm=PowerNorm(0.5, vmin=0, vmax=1),
-            origin="lower",
-            aspect="auto",
-            interpolation="nearest",
-        )
-        axis.set(
-            title=f"{name}: what each output is made of",
-            xlabel="branch of sub-layer (0: embedding)",
-            ylabel="output of sub-layer",
-        )
-        axis.set_yticks(*_ticks(len(beta)))
-        figure.colorbar(image, ax=axis, label="share of standard deviation", ticks=_SHARES)
+        image = heat_map(axis, beta, title=f"{name}: what each output is made of")
+        figure.colorbar(image, ax=axis, **COLOUR_BAR)
     return figure
 
 
-_SHARES = (0, 0.05, 0.2, 0.5, 1)
+COLOUR_BAR: dict[str, Any] = {
+    "label": "share of standard deviation",
+    "ticks": (0, 0.05, 0.2, 0.5, 1),
+}
+"""What the colour bar of a :func:`heat_map` says."""
 
 
-def _ticks(count: int) -> tuple[list[int], list[str]]:
-    at = [int(i) for i in np.unique(np.linspace(0, count - 1, min(count, 8)).round())]
-    return at, [str(i + 1) for i in at]
+def heat_map(axis: Axes, beta: NDArray[np.float64], title: str) -> AxesImage:
+    """Draw the shares of :func:`dependency_from_variances` into a panel."""
+    # Late, with the rest of matplotlib.
+    from matplotlib.colors import PowerNorm  # noqa: PLC0415
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
+
+    count = len(beta)
+    image = axis.imshow(
+        np.ma.masked_equal(beta, 0),
+        cmap="viridis",
+        # A deep stack has many small shares, which a linear scale would not tell from none.
+        norm=PowerNorm(0.5, vmin=0, vmax=1),
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        extent=(-0.5, count + 0.5, 0.5, count + 0.5),
+    )
+    axis.set(title=title, xlabel="branch of sub-layer (0: embedding)", ylabel="output of sub-layer")
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return image

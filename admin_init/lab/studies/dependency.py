@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from admin_init.dependency import COLOUR_BAR, heat_map
 from admin_init.lab.pictures import panels
 from admin_init.lab.studies.bench import Bench, Kind
 from admin_init.lab.studies.findings import Findings, over_seeds
@@ -77,32 +78,13 @@ def _measures(beta: NDArray[np.float64]) -> dict[str, float]:
 
 
 def _figure(maps: dict[tuple[str, int], list[NDArray[np.float64]]], kind: Kind) -> Figure:
-    # Late, with the rest of matplotlib.
-    from matplotlib.colors import PowerNorm  # noqa: PLC0415
-
     depths = list(dict.fromkeys(depth for _, depth in maps))
     residuals = list(dict.fromkeys(residual for residual, _ in maps))
     figure, axes = panels(len(maps), columns=len(residuals), height=3.0)
     image: Any = None
     for axis, (depth, residual) in zip(axes, product(depths, residuals), strict=True):
-        beta = np.mean(maps[residual, depth], axis=0)
-        image = axis.imshow(
-            np.ma.masked_equal(beta, 0),
-            cmap="viridis",
-            # A deep stack has many small shares, which a linear scale would not tell from none.
-            norm=PowerNorm(0.5, vmin=0, vmax=1),
-            origin="lower",
-            aspect="auto",
-            interpolation="nearest",
-            extent=(-0.5, beta.shape[1] - 0.5, 0.5, len(beta) + 0.5),
-        )
-        axis.set(
-            title=f"{residual}, {depth} {kind} layers",
-            xlabel="branch of sub-layer (0: embedding)",
-            ylabel="output of sub-layer",
-        )
-    figure.colorbar(
-        image, ax=axes, label="share of standard deviation", ticks=(0, 0.05, 0.2, 0.5, 1)
-    )
+        mean = np.mean(maps[residual, depth], axis=0)
+        image = heat_map(axis, mean, title=f"{residual}, {depth} {kind} layers")
+    figure.colorbar(image, ax=axes, **COLOUR_BAR)
     built: Figure = figure
     return built
