@@ -23,9 +23,14 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any])
         part.unlink(missing_ok=True)
 
 
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write bytes, whole or not at all."""
+    write_whole(path, lambda file: file.write(content))
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write text in UTF-8, whole or not at all."""
-    write_whole(path, lambda file: file.write(text.encode("utf-8")))
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from admin_init.lab.groups import Group, by_setting, groups
+from admin_init.lab.groups import MOST_SETTINGS, Group, by_setting, groups
 from admin_init.lab.pictures import MARKERS, look, panels, tidy
 from admin_init.lab.result import Result
 
@@ -17,28 +17,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MOST_SETTINGS = 6
+_LEGIBLE = 6
+"""The most styles in one panel whose curves can be told apart."""
 
-_LEGIBLE = 7
-"""The most styles in one panel whose curves can be told apart without smoothing."""
+_WINDOW = 11
+"""Updates of the running median that takes the place of a curve, where there are several."""
 
 
 def curves(results: Sequence[Result], entropy: float) -> Figure:
     """Draw training loss, validation NLL and gradient norm of all the runs over each other.
 
-    A row of panels for each setting, the first six of them; a curve for each seed; crosses mark
-    loss spikes. Where there are many styles, loss and gradient norm are the running median of 11
-    updates.
+    A row of panels for each setting, the first six of them, and for every six styles; a curve for
+    each seed; crosses mark loss spikes. Where there are several runs in a panel, loss and gradient
+    norm are the running median of 11 updates.
 
     Args:
         results: The runs.
         entropy: Unigram entropy of the target side, in nats per token.
     """
-    settings = list(by_setting(groups(results)).items())[:_MOST_SETTINGS]
-    figure, axes = panels(3 * max(1, len(settings)), columns=3, width=4.8, height=3.6)
-    for row, (setting, found) in enumerate(settings):
+    rows = list(_legible(by_setting(groups(results))))
+    figure, axes = panels(3 * max(1, len(rows)), columns=3, width=4.8, height=3.6)
+    for row, (setting, found) in enumerate(rows):
         loss, nll, norm = axes[3 * row : 3 * row + 3]
-        window = 1 if len(found) <= _LEGIBLE else 11
+        window = 1 if sum(len(group.runs) for group in found) == 1 else _WINDOW
         for number, group in enumerate(found):
             for run in group.runs:
                 _draw(run, (loss, nll, norm), _label(group, run), number, window)
@@ -70,7 +71,7 @@ def outcomes(results: Sequence[Result], entropy: float) -> Figure:
         results: The runs.
         entropy: Unigram entropy of the target side, in nats per token.
     """
-    settings = list(by_setting(groups(results)).items())[:_MOST_SETTINGS]
+    settings = list(by_setting(groups(results)).items())[:MOST_SETTINGS]
     most = max((len(found) for _, found in settings), default=1)
     figure, axes = panels(max(1, len(settings)), columns=2, width=6.4, height=1.2 + 0.26 * most)
     for axis, (setting, found) in zip(axes, settings, strict=False):
@@ -97,20 +98,20 @@ def gradient_norms(results: Sequence[Result]) -> Figure | None:
 
     None where no run recorded any.
     """
-    settings = {
-        setting: [group for group in found if _norms(group)]
-        for setting, found in list(by_setting(groups(results)).items())[:_MOST_SETTINGS]
-    }
-    shown = {
-        (setting, stack): found
-        for setting, found in settings.items()
+    # Late, with the rest of matplotlib.
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
+
+    recorded = [group for group in groups(results) if _norms(group)]
+    shown = [
+        (setting, stack, found)
+        for setting, found in _legible(by_setting(recorded))
         for stack in ("encoder", "decoder")
         if any(_of_stack(group, stack).size for group in found)
-    }
+    ]
     if not shown:
         return None
     figure, axes = panels(len(shown), columns=2, width=6.4, height=3.6)
-    for axis, ((setting, stack), found) in zip(axes, shown.items(), strict=True):
+    for axis, (setting, stack, found) in zip(axes, shown, strict=True):
         for number, group in enumerate(found):
             norms = _of_stack(group, stack)
             if norms.size:
@@ -118,13 +119,21 @@ def gradient_norms(results: Sequence[Result]) -> Figure | None:
         axis.set(
             xlabel=f"sub-layer of the {stack}, from its input",
             ylabel="2-norm of its gradients",
-            title=f"{setting}",
+            title=setting,
             yscale="log",
         )
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         tidy(axis)
-    axes[-1].legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.03))
+        axis.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.03))
     built: Figure = figure
     return built
+
+
+def _legible(settings: dict[str, list[Group]]) -> Iterator[tuple[str, list[Group]]]:
+    """Yield the first settings, their styles in portions."""
+    for setting, found in list(settings.items())[:MOST_SETTINGS]:
+        for start in range(0, len(found), _LEGIBLE):
+            yield setting, found[start : start + _LEGIBLE]
 
 
 def _rank(group: Group) -> float:

@@ -37,6 +37,8 @@ class Group:
     """Residual style, as its paper writes it."""
     setting: str
     """All the other axes that tell groups apart, and the depth."""
+    beside_rate: str
+    """The same without the learning rate."""
     runs: list[Result]
 
     @property
@@ -55,16 +57,22 @@ class Group:
         return [run.val_nll for run in self.runs]
 
 
+MOST_SETTINGS = 6
+"""More settings than these are neither drawn nor told about one by one."""
+
+
 def groups(results: Sequence[Result]) -> list[Group]:
     """Group runs by everything but the seed, in the order of the results."""
     found: dict[str, list[Result]] = {}
     for result in results:
         found.setdefault(result.kind, []).append(result)
     varied = [axis for axis in _AXES if len({getattr(result, axis) for result in results}) > 1]
+    others = [axis for axis in varied if axis != "learning_rate"]
     return [
         Group(
             style=_TITLES.get(runs[0].residual, runs[0].residual),
             setting=_setting(runs[0], varied),
+            beside_rate=_setting(runs[0], others),
             runs=runs,
         )
         for runs in found.values()
@@ -76,6 +84,14 @@ def by_setting(found: Sequence[Group]) -> dict[str, list[Group]]:
     settings: dict[str, list[Group]] = {}
     for group in found:
         settings.setdefault(group.setting, []).append(group)
+    return settings
+
+
+def over_rates(found: Sequence[Group]) -> dict[str, dict[str, list[Group]]]:
+    """Put groups that differ in their learning rate alone together, by setting and style."""
+    settings: dict[str, dict[str, list[Group]]] = {}
+    for group in found:
+        settings.setdefault(group.beside_rate, {}).setdefault(group.style, []).append(group)
     return settings
 
 

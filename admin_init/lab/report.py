@@ -6,8 +6,10 @@ import base64
 import json
 import math
 import shutil
+import statistics
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jinja2 import Environment, PackageLoader
 from rich import box
@@ -15,60 +17,52 @@ from rich.markup import escape
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from admin_init.files import write_text, write_whole
+from admin_init.files import write_bytes, write_text
 from admin_init.lab.compare import Outcome
 from admin_init.lab.comparison import Comparison
 from admin_init.lab.curves import curves, gradient_norms, outcomes
-from admin_init.lab.groups import Group, groups, interval
+from admin_init.lab.groups import MOST_SETTINGS, Group, by_setting, groups, interval
+from admin_init.lab.learning_rates import rates_figure, sensitivities
 from admin_init.lab.pictures import png
 from admin_init.lab.result import Result
 from admin_init.lab.stable_rates import ramp_cells, ramp_figure, ramp_summary
 from admin_init.lab.steps import studied
-from admin_init.lab.summary import sensitivities, summary
+from admin_init.lab.summary import summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+T = TypeVar("T")
+
 _COURSE = (
-    "Training loss, validation NLL and gradient norm of all runs; a cross marks a loss spike, more "
-    "than .1 above the rolling median of the last 201 updates"
+    "Training loss, validation NLL and gradient norm{}; a curve is a seed, a cross a loss spike: "
+    "more than .1 above the rolling median of the last 201 updates"
 )
-_WORDS = ("style", "layers", "outcome", "seeds trained", "why")
+_WORDS = ("style", "layers", "outcome", "trained", "why")
 """Columns that are aligned as words."""
 
 
 def write_report(comparison: Comparison, outcome: Outcome) -> None:
-    """Write ``results.jsonl``, ``report.png`` and ``report.html`` into the comparison's folder.
+    """Write ``results.jsonl``, ``report.html`` and its pictures into the comparison's folder.
 
     The page is self-contained: its pictures are part of it, and it loads nothing.
     """
     folder = Path(comparison.output)
     lines = (json.dumps(_finite(result.row())) + "\n" for result in outcome.results)
     write_text(folder / "results.jsonl", "".join(lines))
-    course = curves(outcome.results, outcome.entropy)
-    picture = png(course)
-    write_whole(folder / "report.png", lambda file: file.write(picture))
-    by_layer = gradient_norms(outcome.results)
-    _show_in_tensorboard(folder / "report", {"course": course, "gradient norm by layer": by_layer})
-    pictures = {}
-    if comparison.ramp:
-        title = "Largest stable learning rate of every run"
-        pictures[title] = png(ramp_figure(comparison, outcome.results))
-    else:
-        title = "Final validation NLL of every run"
-        pictures[title] = png(outcomes(outcome.results, outcome.entropy))
-    pictures |= {_COURSE: picture}
-    if by_layer is not None:
-        pictures["Gradient norm of every sub-layer at the first validation"] = png(by_layer)
+    figures = _figures(comparison, outcome)
+    pictures = {name: png(figure) for name, (_, figure) in figures.items()}
+    for name, picture in pictures.items():
+        write_bytes(folder / f"{name}.png", picture)
+    _show_in_tensorboard(folder / "report", {name: figure for name, (_, figure) in figures.items()})
     templates = Environment(loader=PackageLoader("admin_init.lab"), autoescape=True)
     page = templates.get_template("report.html.jinja").render(
         comparison=comparison,
         outcome=outcome,
         words=_WORDS,
         styles=_styles(comparison, outcome),
-        runs=[
-            (run, _run_cells(group, run)) for group in groups(outcome.results) for run in group.runs
-        ],
+        compared=_compared(outcome),
+        runs=_runs(outcome),
         signatures=sorted({r.bleu_signature for r in outcome.results if r.bleu_signature}),
         summary=sentences(comparison, outcome),
         sensitivities=sensitivities(outcome.results),
@@ -76,7 +70,10 @@ def write_report(comparison: Comparison, outcome: Outcome) -> None:
             (step, base64.b64encode(step.picture.read_bytes()).decode())
             for step in studied(comparison)
         ],
-        pictures={title: base64.b64encode(content).decode() for title, content in pictures.items()},
+        pictures=[
+            (caption, base64.b64encode(pictures[name]).decode())
+            for name, (caption, _) in figures.items()
+        ],
     )
     write_text(folder / "report.html", page)
 
@@ -88,13 +85,33 @@ def sentences(comparison: Comparison, outcome: Outcome) -> list[str]:
     return summary(outcome.results)
 
 
-def _show_in_tensorboard(folder: Path, figures: dict[str, Figure | None]) -> None:
+def _figures(comparison: Comparison, outcome: Outcome) -> dict[str, tuple[str, Figure]]:
+    """Draw what there is to see: a caption and a figure by the name of its file."""
+    results, entropy = outcome.results, outcome.entropy
+    settings = len(by_setting(groups(results)))
+    first = f" of the first {MOST_SETTINGS} of {settings} settings"
+    of = first if settings > MOST_SETTINGS else ""
+    drawn: dict[str, tuple[str, Figure | None]] = {}
+    if comparison.ramp:
+        caption = "Largest stable learning rate of every run"
+        drawn["stable_rates"] = caption, ramp_figure(comparison, results)
+    else:
+        caption = "Final validation NLL over the learning rate; a mark is a seed, a line their mean"
+        drawn["learning_rates"] = caption, rates_figure(results, entropy)
+        if not of:
+            drawn["outcomes"] = "Final validation NLL of every run", outcomes(results, entropy)
+    drawn["report"] = _COURSE.format(of), curves(results, entropy)
+    caption = f"Gradient norm of every sub-layer at the first validation{of}"
+    drawn["gradient_norms"] = caption, gradient_norms(results)
+    return {name: (text, figure) for name, (text, figure) in drawn.items() if figure is not None}
+
+
+def _show_in_tensorboard(folder: Path, figures: dict[str, Figure]) -> None:
     # Its events are added to those that lie there, and the report replaces the one before.
     shutil.rmtree(folder, ignore_errors=True)
     with SummaryWriter(str(folder)) as writer:
-        for title, figure in figures.items():
-            if figure is not None:
-                writer.add_figure(title, figure)
+        for name, figure in figures.items():
+            writer.add_figure(name.replace("_", " "), figure)
 
 
 def table(comparison: Comparison, outcome: Outcome) -> Table:
@@ -102,7 +119,11 @@ def table(comparison: Comparison, outcome: Outcome) -> Table:
     view = Table(title=escape(comparison.title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     rows = _styles(comparison, outcome)
     for title in rows[0][1] if rows else ():
-        view.add_column(title, justify="left" if title in _WORDS else "right", overflow="fold")
+        # Words may be wrapped in a narrow terminal, figures may not.
+        if title in _WORDS:
+            view.add_column(title, overflow="fold")
+        else:
+            view.add_column(title, justify="right", no_wrap=True)
     for group, cells in rows:
         failed = group.failure is not None and not comparison.ramp
         view.add_row(*cells.values(), style="red" if failed else "")
@@ -115,14 +136,38 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
     return row | lost
 
 
+def _compared(outcome: Outcome) -> list[tuple[str, str]]:
+    """List what the runs differ in, and what they have in common of it."""
+    found = groups(outcome.results)
+    seeds = sorted({run.seed for run in outcome.results})
+    return [
+        ("styles", ", ".join(dict.fromkeys(group.style for group in found))),
+        ("settings", "; ".join(by_setting(found))),
+        ("seeds", ", ".join(map(str, seeds))),
+    ]
+
+
 def _styles(comparison: Comparison, outcome: Outcome) -> list[tuple[Group, dict[str, str]]]:
-    """Lay out a row for each style and setting, without columns that have nothing to say."""
-    rows = [
+    """Lay out a row for each style and setting."""
+    return _telling(
         (group, ramp_cells(comparison, group) if comparison.ramp else _group_cells(group))
         for group in groups(outcome.results)
-    ]
-    empty = {title for title in ("BLEU",) if not any(cells.get(title) for _, cells in rows)}
-    return [(group, {k: v for k, v in cells.items() if k not in empty}) for group, cells in rows]
+    )
+
+
+def _runs(outcome: Outcome) -> list[tuple[Result, dict[str, str]]]:
+    """Lay out a row for each run."""
+    return _telling(
+        (run, _run_cells(group, run)) for group in groups(outcome.results) for run in group.runs
+    )
+
+
+def _telling(rows: Iterable[tuple[T, dict[str, str]]]) -> list[tuple[T, dict[str, str]]]:
+    """Leave out the BLEU of runs that decoded nothing."""
+    rows = list(rows)
+    if any(cells.get("BLEU") for _, cells in rows):
+        return rows
+    return [(of, {k: v for k, v in cells.items() if k != "BLEU"}) for of, cells in rows]
 
 
 def _group_cells(group: Group) -> dict[str, str]:
@@ -130,12 +175,12 @@ def _group_cells(group: Group) -> dict[str, str]:
     return {
         "style": group.style,
         "layers": group.setting.replace(" layers", ""),
-        "seeds trained": f"{group.trained} of {len(runs)}",
+        "trained": f"{group.trained} of {len(runs)}",
         "val NLL": interval(group.nlls, 2),
         "source gain": interval([run.source_gain for run in runs], 2),
         "BLEU": interval([run.bleu for run in runs if run.bleu is not None], 1),
-        "grad norm": interval([run.grad_norm for run in runs], 2),
-        "seconds": f"{sum(run.seconds for run in runs) / len(runs):.0f}",
+        "grad norm": f"{statistics.fmean(run.grad_norm for run in runs):.2f}",
+        "seconds": f"{statistics.fmean(run.seconds for run in runs):.0f}",
     }
 
 

@@ -2,49 +2,47 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from admin_init.lab.groups import Group, by_setting, groups, interval
+from admin_init.lab.groups import MOST_SETTINGS, Group, by_setting, groups, interval
 from admin_init.lab.result import Result
-from admin_init.measures import lr_sensitivity
 
 
 def summary(results: Sequence[Result]) -> list[str]:
-    """Say how the styles fared in each setting, and why those that failed are said to have."""
+    """Say how the styles fared in each setting, and why those that failed are said to have.
+
+    Where there are more settings than one would read about, over all of them.
+    """
+    settings = by_setting(groups(results))
+    if len(settings) > MOST_SETTINGS:
+        return _overall(settings)
     sentences = []
-    for setting, found in by_setting(groups(results)).items():
+    for setting, found in settings.items():
         sentences += [_outcomes(setting, found), *_best(setting, found)]
         sentences += [_failure(group) for group in found if group.failure is not None]
     return sentences
 
 
-def sensitivities(results: Sequence[Result]) -> list[str]:
-    """Say how sensitive each style is to the learning rate, where several were tried.
-
-    See :func:`admin_init.measures.lr_sensitivity`; runs without an initial NLL are left out.
-    """
-    measured: dict[tuple[str, str], dict[int, dict[float, float]]] = {}
-    initial: dict[tuple[str, str, int], float] = {}
-    for group in groups(results):
-        for run in group.runs:
-            if run.initial_nll is not None and math.isfinite(run.initial_nll):
-                key = group.style, f"{run.depth} layers"
-                measured.setdefault(key, {}).setdefault(run.seed, {})[run.learning_rate] = (
-                    run.val_nll
-                )
-                initial[(*key, run.seed)] = run.initial_nll
-    sentences = []
-    for (style, depth), seeds in measured.items():
-        rates = set.union(*(set(losses) for losses in seeds.values()))
-        if len(rates) > 1 and all(set(losses) == rates for losses in seeds.values()):
-            values = [
-                lr_sensitivity(losses, initial[style, depth, seed])
-                for seed, losses in seeds.items()
-            ]
+def _overall(settings: dict[str, list[Group]]) -> list[str]:
+    styles: dict[str, list[Group]] = {}
+    for found in settings.values():
+        for group in found:
+            styles.setdefault(group.style, []).append(group)
+    counts = {
+        style: (sum(g.trained for g in found), sum(len(g.runs) for g in found))
+        for style, found in styles.items()
+    }
+    ranked = sorted(counts, key=lambda style: -counts[style][0] / counts[style][1])
+    listed = ", ".join(f"{style} {counts[style][0]} of {counts[style][1]}" for style in ranked)
+    sentences = [f"Runs that trained, over {len(settings)} settings: {listed}."]
+    for style in ranked:
+        failed = [group for group in styles[style] if group.failure is not None]
+        if failed:
+            everywhere = sum(group.trained == 0 for group in failed)
             sentences.append(
-                f"{style} at {depth}: learning-rate sensitivity {interval(values, 3)} nats over "
-                f"{len(rates)} rates from {min(rates):g} to {max(rates):g}."
+                f"{style} failed in some seed at {len(failed)} of {len(styles[style])} settings, "
+                f"in all seeds at {everywhere}; at {failed[0].setting}, "
+                f"{_reason(failed[0])}."
             )
     return sentences
 
@@ -78,7 +76,10 @@ def _best(setting: str, found: Sequence[Group]) -> list[str]:
 
 
 def _failure(group: Group) -> str:
-    run = group.failure
-    reason = "" if run is None else f"seed {run.seed}: {run.reason}"
     failed, seeds = len(group.runs) - group.trained, len(group.runs)
-    return f"{group.style} at {group.setting} failed in {failed} of {seeds}; {reason}."
+    return f"{group.style} at {group.setting} failed in {failed} of {seeds}; {_reason(group)}."
+
+
+def _reason(group: Group) -> str:
+    run = group.failure
+    return "" if run is None else f"seed {run.seed}: {run.reason}"

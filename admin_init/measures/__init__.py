@@ -2,7 +2,7 @@
 
 from admin_init.measures.attention import attention_entropy, largest_attention_logit
 from admin_init.measures.dependency import Term, branch_share, branch_terms, layer_dependency
-from admin_init.measures.depth_fits import Fit, Fits, depth_fits
+from admin_init.measures.depth_fits import Fit, Fits, depth_fits, growth_exponent
 from admin_init.measures.learning_rate import RAMP_PEAK, LargestStableRate, lr_sensitivity
 from admin_init.measures.logits import output_log_z
 from admin_init.measures.norms import gradient_norms, output_gradient_norms, update_ratios
@@ -27,6 +27,7 @@ __all__ = [
     "depth_fits",
     "gradient_norms",
     "gradient_step_change",
+    "growth_exponent",
     "largest_attention_logit",
     "layer_dependency",
     "lr_sensitivity",

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from admin_init.files import read_json, write_json, write_whole
+from admin_init.files import read_json, write_bytes, write_json
 from admin_init.translation.bpe import BytePairs
 from admin_init.translation.corpora import ParallelCorpus
 from admin_init.translation.errors import CorpusError
@@ -116,7 +116,7 @@ class Pipeline:
             learn = self._sentencepiece if sentencepiece else self._byte_pairs
             subwords, learned_from = learn(train)
             write_json(record, learned_from)
-            write_whole(path, lambda file: file.write(subwords.model))
+            write_bytes(path, subwords.model)
         found: dict[str, int] = read_json(record)
         return found
 

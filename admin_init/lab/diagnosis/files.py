@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import RenderableType
 
 from admin_init.errors import AdminInitError
-from admin_init.files import write_json, write_whole
+from admin_init.files import write_bytes, write_json
 from admin_init.lab.diagnosis.measured import DELTAS, diagnose_module, mean_diagnosis
 from admin_init.lab.diagnosis.ramp import largest_stable_rate
 from admin_init.lab.diagnosis.subject import load_subject
@@ -84,7 +84,7 @@ def write_diagnosis(
     image = png(diagnosis_figure(diagnosis, ramp))
     numbers, picture = (Path(output) / name for name in FILES)
     write_json(numbers, values)
-    write_whole(picture, lambda file: file.write(image))
+    write_bytes(picture, image)
     shown: list[RenderableType] = [
         f"{diagnosis.residual}, {diagnosis.layers} layers: {subject.origin}.",
         sublayer_table(diagnosis),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from admin_init.files import write_json, write_text, write_whole
+from admin_init.files import write_bytes, write_json, write_text
 from admin_init.lab.pictures import png
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ class Findings:
         """Write the measurements (JSON), the picture and the text; return their paths."""
         paths = [Path(folder) / f"{self.name}{ending}" for ending in (".png", ".md", ".json")]
         picture, text, measured = paths
-        image = png(self.figure)
-        write_whole(picture, lambda file: file.write(image))
+        write_bytes(picture, png(self.figure))
         write_text(text, self.markdown())
         # Last, because it stands for all of them.
         content = {"rows": self.rows, "summary": self.summary, "sentences": self.sentences}

@@ -14,7 +14,7 @@ import numpy as np
 from admin_init.lab.pictures import COLOURS, panels, tidy
 from admin_init.lab.studies.bench import Bench, Kind
 from admin_init.lab.studies.findings import Findings, over_seeds
-from admin_init.measures import depth_fits
+from admin_init.measures import depth_fits, growth_exponent
 from admin_init.measures import output_change as measure
 from admin_init.nn import RESIDUAL_STYLES
 
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 DEPTHS = (6, 12, 18, 36, 60, 100)
 
-_EXPLAINS = 0.5
-"""The R2 that a fit must have to be called one."""
+_GROWTHS = ("none", "logarithmic", "linear")
+
+_SPAN = 30
+"""How far a panel reaches above and below the geometric mean of its changes, as a factor."""
 
 
 def output_change(
@@ -57,7 +59,7 @@ def output_change(
     bench = Bench(folder=output, dim=dim, ffn_dim=4 * dim, max_tokens=max_tokens)
     styles = list(RESIDUAL_STYLES) if residuals is None else list(residuals)
     rows = []
-    for residual, depth, seed in product(styles, depths, seeds):
+    for residual, depth, seed in product(styles, sorted(depths), seeds):
         stack = bench.stack(residual, depth, seed, kind)
         run = stack.runner()
         changes = [
@@ -82,27 +84,42 @@ def _of(rows: list[dict[str, Any]], residual: str) -> list[dict[str, Any]]:
 
 def _summarised(residual: str, rows: list[dict[str, Any]]) -> dict[str, str]:
     seeds = sorted({row["seed"] for row in rows})
-    first, last = min(row["layers"] for row in rows), max(row["layers"] for row in rows)
-    growth, linear, logarithmic = [], [], []
-    better: list[str] = []
-    for seed in seeds:
-        own = {row["layers"]: row["change"] for row in rows if row["seed"] == seed}
-        # Two sub-layers a layer; the fits count sub-layers.
-        fits = depth_fits([2 * layers for layers in own], list(own.values()))
-        growth.append(own[last] / own[first] if own[first] else math.nan)
-        linear.append(fits.linear.r2)
-        logarithmic.append(fits.logarithmic.r2)
-        fit = max(fits.linear.r2, fits.logarithmic.r2)
-        better.append(fits.better if fit >= _EXPLAINS else "neither")
-    named = max(set(better), key=better.count)
+    depths = sorted({row["layers"] for row in rows})
+    first, last = depths[0], depths[-1]
+    # Two sub-layers a layer; fits and exponents count sub-layers.
+    sublayers = [2 * depth for depth in depths]
+    changes = {seed: [row["change"] for row in rows if row["seed"] == seed] for seed in seeds}
+    exponents = [growth_exponent(sublayers, values) for values in changes.values()]
+    fits = depth_fits(sublayers, _typical(rows))
+    kinds = [_growth(sublayers, exponent) for exponent in exponents]
+    kind = max(set(kinds), key=kinds.count)
     return {
         "style": residual,
-        f"at {first}": over_seeds((r["change"] for r in rows if r["layers"] == first), 2),
-        f"growth to {last}": over_seeds(growth, 2),
-        "R2 linear": over_seeds(linear, 2),
-        "R2 log": over_seeds(logarithmic, 2),
-        "better fit": f"{named} ({better.count(named)} of {len(seeds)})",
+        f"at {first}": over_seeds((values[0] for values in changes.values()), 2),
+        f"growth to {last}": over_seeds(
+            (values[-1] / values[0] if values[0] else math.nan for values in changes.values()), 2
+        ),
+        "exponent": over_seeds(exponents),
+        "R2 linear": f"{fits.linear.r2:.2f}",
+        "R2 log": f"{fits.logarithmic.r2:.2f}",
+        "growth": f"{kind} ({kinds.count(kind)} of {len(seeds)})",
     }
+
+
+def _typical(rows: list[dict[str, Any]]) -> list[float]:
+    """Return the geometric mean over seeds at each depth, in the order of depths."""
+    depths = sorted({row["layers"] for row in rows})
+    changes = [[row["change"] for row in rows if row["layers"] == depth] for depth in depths]
+    return [statistics.geometric_mean(c) if min(c) > 0 else 0.0 for c in changes]
+
+
+def _growth(sublayers: list[int], exponent: float) -> str:
+    """Name the growth whose exponent is the nearest one."""
+    logarithmic = growth_exponent(sublayers, np.log(sublayers).tolist())
+    if not exponent > -logarithmic:
+        return "falls" if exponent < 0 else "none"
+    known = dict(zip(_GROWTHS, (0.0, logarithmic, 1.0), strict=True))
+    return min(known, key=lambda name: abs(known[name] - exponent))
 
 
 def _sentence(row: dict[str, str], first: int, last: int) -> str:
@@ -110,7 +127,8 @@ def _sentence(row: dict[str, str], first: int, last: int) -> str:
         return f"{row['style']}: no change at any depth, its branches are 0 at initialization."
     return (
         f"{row['style']}: from {first} to {last} layers the change grows "
-        f"{row[f'growth to {last}']} times; better fit: {row['better fit']}."
+        f"{row[f'growth to {last}']} times, with an exponent of {row['exponent']}; growth: "
+        f"{row['growth']}."
     )
 
 
@@ -118,22 +136,39 @@ def _figure(styles: list[str], rows: list[dict[str, Any]], kind: Kind) -> Figure
     figure, axes = panels(len(styles))
     for axis, residual in zip(axes, styles, strict=True):
         own = _of(rows, residual)
-        depths = [row["layers"] for row in own]
-        changes = [row["change"] for row in own]
-        fits = depth_fits([2 * depth for depth in depths], changes)
-        curve = np.linspace(min(depths), max(depths), 200)
-        axis.plot(depths, changes, "o", color="black", markersize=3, label="a seed")
+        axis.set(title=residual, xlabel=f"{kind} layers", ylabel="squared change per token")
+        tidy(axis)
+        if not all(row["change"] > 0 for row in own):
+            axis.text(0.5, 0.5, "no change", ha="center", transform=axis.transAxes)
+            axis.set(xticks=[], yticks=[])
+            continue
+        depths = sorted({row["layers"] for row in own})
+        fits = depth_fits([2 * depth for depth in depths], _typical(own))
+        curve = np.geomspace(min(depths), max(depths), 200)
+        axis.plot(
+            [row["layers"] for row in own],
+            [row["change"] for row in own],
+            "o",
+            color="black",
+            markersize=3,
+            label="a seed",
+        )
         for fit, over, line, colour in (
             (fits.linear, 2 * curve, "-", COLOURS[0]),
             (fits.logarithmic, np.log(2 * curve), "--", COLOURS[1]),
         ):
             name = "linear" if fit is fits.linear else "logarithmic"
             label = f"{name}, R² {fit.r2:.2f}"
-            axis.plot(curve, fit.intercept + fit.slope * over, line, color=colour, label=label)
-        axis.set(title=residual, xlabel=f"{kind} layers", ylabel="squared change per token")
-        axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
-        axis.set_ylim(bottom=0)
+            drawn = fit.intercept + fit.slope * over
+            drawn[drawn <= 0] = np.nan
+            axis.plot(curve, drawn, line, color=colour, label=label)
+        axis.set(xscale="log", yscale="log")
+        # The same number of decades everywhere, so that steepness can be compared.
+        centre = statistics.geometric_mean(row["change"] for row in own)
+        if all(centre / _SPAN < row["change"] < centre * _SPAN for row in own):
+            axis.set_ylim(centre / _SPAN, centre * _SPAN)
+        axis.set_xticks(depths, [str(depth) for depth in depths])
+        axis.minorticks_off()
         axis.legend(frameon=False, fontsize="x-small")
-        tidy(axis)
     built: Figure = figure
     return built

@@ -14,9 +14,10 @@ from rich.console import Console
 from admin_init.lab.compare import Outcome
 from admin_init.lab.comparison import Comparison
 from admin_init.lab.curves import curves, gradient_norms, outcomes
+from admin_init.lab.learning_rates import rates_figure, sensitivities
 from admin_init.lab.report import table, write_report
 from admin_init.lab.result import Result
-from admin_init.lab.summary import sensitivities, summary
+from admin_init.lab.summary import summary
 
 NASTY = "<script>alert('&')</script> [bold]x[/bold] [/red]"
 
@@ -162,13 +163,53 @@ def test_outcomes_are_ranked_and_a_failed_run_is_hollow() -> None:
     assert np.asarray(dots[-1].get_xydata()).tolist() == [[2.5, 2.0]]
 
 
-def test_many_styles_are_smoothed() -> None:
+def test_many_styles_are_smoothed_and_shown_six_in_a_row() -> None:
     runs = [result(style) for style in "abcdefgh"]
     for run in runs:
         run.history["train_loss"] = run.history["grad_norm"] = [*[1.0] * 10, 9.0, 1.0]
-    loss, _, norm, *_ = curves(runs, 4.0).axes
+    loss, _, norm, _, _, others = curves(runs, 4.0).axes
     for axis in (loss, norm):
         assert np.asarray(axis.lines[0].get_xydata()).tolist() == [[11, 1.0], [12, 1.0]]
+    named = [[text.get_text() for text in a.get_legend().get_texts()] for a in (norm, others)]
+    assert named == [[*"abcdef"], [*"gh"]]
+
+
+def test_over_many_settings_the_summary_counts_runs() -> None:
+    rates = [1e-3 * n for n in range(1, 8)]
+    runs = [result(seed=s, learning_rate=rate) for rate in rates for s in (1, 2)]
+    runs += [diverged(1), diverged(2)]
+    runs += [result("post", seed=s, learning_rate=rate) for rate in rates[1:] for s in (1, 2)]
+    assert summary(runs) == [
+        "Runs that trained, over 7 settings: Admin 14 of 14, Post-LN 12 of 14.",
+        "Post-LN failed in some seed at 1 of 7 settings, in all seeds at 1; at 18-18 layers, "
+        "learning rate 0.001, seed 1: its validation NLL is nan.",
+    ]
+
+
+def test_rates_are_drawn_where_there_are_three_of_them() -> None:
+    rates = (1e-3, 2e-3, 4e-3)
+    runs = [result(seed=s, learning_rate=rate, val_nll=s) for rate in rates for s in (1, 2)]
+    assert rates_figure(runs[:4], 4.0) is None
+    lost = result("post", learning_rate=2e-3, trained=False, val_nll=math.nan)
+    figure = rates_figure([*runs, lost], 4.0)
+    assert figure is not None
+    (axis,) = figure.axes
+    mean, *seeds = axis.lines
+    assert np.asarray(mean.get_xydata()).tolist() == [[rate, 1.5] for rate in rates]
+    assert len(seeds) == 6 + 2 + 1  # Post-LN's line and its run; the entropy.
+    (failed,) = [line for line in axis.lines if line.get_fillstyle() == "none"]
+    assert np.asarray(failed.get_xydata()).tolist() == [[2e-3, 6.0]]
+
+
+def test_sensitivity_is_not_mixed_over_other_axes() -> None:
+    runs = [
+        result(learning_rate=rate, beta2=beta2, val_nll=nll, initial_nll=5.0)
+        for beta2, nlls in ((0.9, (1.0, 2.0)), (0.99, (1.0, 4.0)))
+        for rate, nll in zip((1e-3, 1e-2), nlls, strict=True)
+    ]
+    first, second = sensitivities(runs)
+    assert "beta2 0.9: learning-rate sensitivity 0.500 " in first
+    assert "beta2 0.99: learning-rate sensitivity 1.500 " in second
 
 
 def test_gradient_norms_are_drawn_by_sublayer_where_recorded() -> None:
@@ -210,7 +251,8 @@ def test_the_page_needs_nothing_and_escapes_everything() -> None:
     assert not re.search(r"https?:|src=\"(?!data:)|url\(|@import|<link", html)
     tags = [tag for tag, _ in page.tags]
     assert "script" not in tags
-    assert tags.count("tr") == (1 + 2) + (1 + 2 * 2)
+    # Styles, settings and seeds; a head and a row for each style; a head and two rows for each run.
+    assert tags.count("tr") == 3 + (1 + 2) + (1 + 2 * 2)
     assert page.text.count(NASTY) >= 4
     _, image = [attributes for tag, attributes in page.tags if tag == "img"]
     kind, _, content = (image["src"] or "").partition(",")
@@ -219,6 +261,7 @@ def test_the_page_needs_nothing_and_escapes_everything() -> None:
     assert image["alt"]
     assert "4.00 nats" in " ".join(page.text.split())
     assert sorted(path.name for path in Path("out").iterdir()) == [
+        "outcomes.png",
         "report",
         "report.html",
         "report.png",

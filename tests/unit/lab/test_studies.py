@@ -56,6 +56,9 @@ def test_output_of_post_ln_changes_more_than_that_of_admin() -> None:
             assert change["post", depth, seed] > change["admin", depth, seed] > 0
         assert change["rezero", 24, seed] == 0
     assert "no change at any depth" in found.sentences[2]
+    post, admin, _ = found.summary
+    exponents = [float(row["exponent"].split()[0]) for row in (post, admin)]
+    assert exponents[0] > exponents[1] > 0
     assert len(found.figure.axes) >= 3
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from admin_init.measures import depth_fits
+from admin_init.measures import depth_fits, growth_exponent
 
 
 def test_fits_find_the_line_and_the_logarithm_that_made_the_points() -> None:
@@ -36,6 +37,15 @@ def test_a_change_that_is_the_same_at_all_depths_has_no_slope() -> None:
     assert fits.linear.intercept == pytest.approx(2)
 
 
+def test_the_exponent_is_that_of_the_power() -> None:
+    depths = [12, 24, 36, 72, 120, 200]
+    assert growth_exponent(depths, [0.3 * n**0.7 for n in depths]) == pytest.approx(0.7)
+    assert growth_exponent(depths, [2.0] * 6) == pytest.approx(0, abs=1e-12)
+    assert growth_exponent(depths, np.log(depths).tolist()) == pytest.approx(0.27, abs=0.01)
+    assert math.isnan(growth_exponent(depths, [0.0, *[1.0] * 5]))
+
+
+@pytest.mark.parametrize("fit", [depth_fits, growth_exponent])
 @pytest.mark.parametrize(
     ("depths", "changes", "message"),
     [
@@ -47,7 +57,10 @@ def test_a_change_that_is_the_same_at_all_depths_has_no_slope() -> None:
     ],
 )
 def test_points_that_cannot_be_fitted_are_refused(
-    depths: list[int], changes: list[float], message: str
+    fit: Callable[[list[int], list[float]], object],
+    depths: list[int],
+    changes: list[float],
+    message: str,
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        depth_fits(depths, changes)
+        fit(depths, changes)
