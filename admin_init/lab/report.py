@@ -61,7 +61,7 @@ def write_report(comparison: Comparison, outcome: Outcome) -> None:
         outcome=outcome,
         words=_WORDS,
         styles=_styles(comparison, outcome),
-        compared=_compared(outcome),
+        compared=_compared(comparison, outcome),
         runs=_runs(outcome),
         signatures=sorted({r.bleu_signature for r in outcome.results if r.bleu_signature}),
         summary=sentences(comparison, outcome),
@@ -136,14 +136,18 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
     return row | lost
 
 
-def _compared(outcome: Outcome) -> list[tuple[str, str]]:
-    """List what the runs differ in, and what they have in common of it."""
+def _compared(comparison: Comparison, outcome: Outcome) -> list[tuple[str, str]]:
+    """List what the runs differ in, and what they have in common."""
     found = groups(outcome.results)
+    rates = sorted({run.learning_rate for run in outcome.results})
     seeds = sorted({run.seed for run in outcome.results})
+    common = comparison.transformer | comparison.optimization
     return [
         ("styles", ", ".join(dict.fromkeys(group.style for group in found))),
         ("settings", "; ".join(by_setting(found))),
+        ("learning rate", ", ".join(f"{rate:g}" for rate in rates)),
         ("seeds", ", ".join(map(str, seeds))),
+        ("all runs", ", ".join(f"{name} {value}" for name, value in common.items())),
     ]
 
 

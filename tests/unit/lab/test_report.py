@@ -251,8 +251,8 @@ def test_the_page_needs_nothing_and_escapes_everything() -> None:
     assert not re.search(r"https?:|src=\"(?!data:)|url\(|@import|<link", html)
     tags = [tag for tag, _ in page.tags]
     assert "script" not in tags
-    # Styles, settings and seeds; a head and a row for each style; a head and two rows for each run.
-    assert tags.count("tr") == 3 + (1 + 2) + (1 + 2 * 2)
+    # Styles, settings, rate and seeds; a head and a row for each style, or two for each run.
+    assert tags.count("tr") == 4 + (1 + 2) + (1 + 2 * 2)
     assert page.text.count(NASTY) >= 4
     _, image = [attributes for tag, attributes in page.tags if tag == "img"]
     kind, _, content = (image["src"] or "").partition(",")
