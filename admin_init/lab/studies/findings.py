@@ -62,10 +62,10 @@ class Findings:
         return "\n".join([*lines, "", *self.sentences]) + "\n"
 
 
-def over_seeds(values: Iterable[float], digits: int = 3) -> str:
+def over_seeds(values: Iterable[float], form: str = ".3g") -> str:
     """Write the mean over seeds, and in brackets the smallest and the largest value."""
     values = list(values)
     mean, low, high = sum(values) / len(values), min(values), max(values)
     if len(values) == 1:
-        return f"{mean:.{digits}g}"
-    return f"{mean:.{digits}g} ({low:.{digits}g} to {high:.{digits}g})"
+        return f"{mean:{form}}"
+    return f"{mean:{form}} ({low:{form}} to {high:{form}})"

@@ -95,11 +95,12 @@ def _summarised(residual: str, rows: list[dict[str, Any]]) -> dict[str, str]:
     kind = max(set(kinds), key=kinds.count)
     return {
         "style": residual,
-        f"at {first}": over_seeds((values[0] for values in changes.values()), 2),
+        f"at {first}": over_seeds((values[0] for values in changes.values()), ".2g"),
         f"growth to {last}": over_seeds(
-            (values[-1] / values[0] if values[0] else math.nan for values in changes.values()), 2
+            (values[-1] / values[0] if values[0] else math.nan for values in changes.values()),
+            ".2g",
         ),
-        "exponent": over_seeds(exponents),
+        "exponent": over_seeds(exponents, ".2f"),
         "R2 linear": f"{fits.linear.r2:.2f}",
         "R2 log": f"{fits.logarithmic.r2:.2f}",
         "growth": f"{kind} ({kinds.count(kind)} of {len(seeds)})",
