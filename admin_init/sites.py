@@ -106,12 +106,20 @@ Adapter = Callable[[nn.Module, str, nn.Module], "list[ResidualSite]"]
 """Takes a layer, its name in the model, and the model; returns the layer's sites in order of
 execution, or raises NotPostLNError."""
 
-_ADAPTERS: dict[type[nn.Module], Adapter] = {}
+_ADAPTERS: dict[type[nn.Module] | str, Adapter] = {}
+_UNSERVED: set[type[nn.Module] | str] = set()
 _AdapterT = TypeVar("_AdapterT", bound=Adapter)
 
 
-def register_adapter(layer_class: type[nn.Module]) -> Callable[[_AdapterT], _AdapterT]:
+def register_adapter(
+    layer_class: type[nn.Module] | str, *, served: bool = True
+) -> Callable[[_AdapterT], _AdapterT]:
     """Register the function that finds the sites of ``layer_class`` and of its subclasses.
+
+    Args:
+        layer_class: The class; or ``module.Class`` by name, which spares the import of the library
+            that it comes from.
+        served: Whether it has sites; False where the adapter only says why Admin does not apply.
 
     Raises:
         ValueError: The class has an adapter already.
@@ -119,8 +127,10 @@ def register_adapter(layer_class: type[nn.Module]) -> Callable[[_AdapterT], _Ada
 
     def register(adapter: _AdapterT) -> _AdapterT:
         if layer_class in _ADAPTERS:
-            raise ValueError(f"`{layer_class.__qualname__}` already has an adapter.")
+            raise ValueError(f"`{_class_name(layer_class)}` already has an adapter.")
         _ADAPTERS[layer_class] = adapter
+        if not served:
+            _UNSERVED.add(layer_class)
         return adapter
 
     return register
@@ -159,13 +169,14 @@ def find_sites(model: nn.Module) -> list[ResidualSite]:
         )
     if not sites and not_post_ln:
         raise NotPostLNError(
-            "Admin rescales the shortcuts of Post-LN layers, but this model has none: "
+            "Admin rescales the shortcuts of Post-LN layers, but the layers found here are not: "
             f"{'; '.join(not_post_ln[:3])}{' ...' if len(not_post_ln) > 3 else ''}. Build it with "
-            "norm_first=False (in fairseq: normalize_before=False), or train it without Admin: "
-            "Pre-LN does not need it."
+            "norm_first=False (in fairseq: normalize_before=False), take another model where there "
+            "is no such choice, or train it without Admin: Pre-LN does not need it."
         )
     if not sites:
-        known = ", ".join(sorted(cls.__name__ for cls in _ADAPTERS))
+        served = _ADAPTERS.keys() - _UNSERVED
+        known = ", ".join(sorted({_class_name(cls).rpartition(".")[2] for cls in served}))
         raise UnsupportedModelError(
             f"No residual connection was found in {type(model).__name__}. Known layers: "
             f"{known}, and their subclasses. The sites of another Post-LN model can be named, see "
@@ -206,8 +217,8 @@ def layer_stack(layer_name: str, default: str) -> str:
     if layer_name and not any(part.isdigit() for part in parts):
         return layer_name.rstrip("0123456789").rstrip("_")
     index = max((i for i, part in enumerate(parts) if part.isdigit()), default=len(parts) - 1)
-    stack = ".".join(parts[:index]).removesuffix(".layers")
-    return default if stack in ("", "layers") else stack
+    stack = ".".join(parts[:index]).removesuffix(".layers").removesuffix(".layer")
+    return default if stack in ("", "layers", "layer") else stack
 
 
 _OPTIONAL = ("fairseq",)
@@ -222,7 +233,14 @@ def _load_adapters() -> None:
 
 
 def _adapter_of(layer: nn.Module) -> Adapter | None:
-    return next((_ADAPTERS[cls] for cls in type(layer).__mro__ if cls in _ADAPTERS), None)
+    keys = (key for cls in type(layer).__mro__ for key in (cls, _class_name(cls)))
+    return next((_ADAPTERS[key] for key in keys if key in _ADAPTERS), None)
+
+
+def _class_name(layer_class: type | str) -> str:
+    if isinstance(layer_class, str):
+        return layer_class
+    return f"{layer_class.__module__}.{layer_class.__qualname__}"
 
 
 def _shared_layers(model: nn.Module) -> Iterator[str]:

@@ -1,9 +1,8 @@
-"""One file a family of layers; importing this package registers those of our own and torch.nn's.
+"""One file a family of layers; importing this package registers all but fairseq's.
 
-A family of another library, such as fairseq, has the library's name and registers once that is
-loaded.
+Those of fairseq need it, and register once it is loaded.
 """
 
-from admin_init.adapters import native, torch_nn
+from admin_init.adapters import huggingface, native, torch_nn
 
-__all__ = ["native", "torch_nn"]
+__all__ = ["huggingface", "native", "torch_nn"]

@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from admin_init.adapters.extended import Extended, extend_, restore_
-from admin_init.adapters.layers import enclosing, known
+from admin_init.adapters.layers import Overruled, enclosing, known
 from admin_init.adapters.skip import Rows, SkipSite
 from admin_init.errors import FoldError, NotPostLNError, UnsupportedModelError
 from admin_init.sites import Recorder, ResidualSite, layer_stack, register_adapter
@@ -64,19 +64,6 @@ class _RescaledLayer(Extended):
         branch, _running.branch = _running.branch, "ffn"
         skip: ScaledSkip | None = getattr(self, f"{branch}_skip", None)
         return residual + x if skip is None else skip(residual, x)
-
-
-class _EveryLayer(RemovableHandle):
-    """Keeps LayerDrop from dropping layers, until it is removed."""
-
-    def __init__(self, layers: LayerDropModuleList) -> None:
-        self.layers = layers
-        self.p = layers.p
-        layers.p = -1.0  # Below whatever is drawn, 0 included.
-
-    @override
-    def remove(self) -> None:
-        self.layers.p = self.p
 
 
 class FairseqSite(SkipSite):
@@ -132,7 +119,8 @@ class FairseqSite(SkipSite):
     def observe(self, recorder: Recorder) -> Iterable[RemovableHandle]:
         handles = list(super().observe(recorder))
         if isinstance(self.layers, LayerDropModuleList):
-            handles.append(_EveryLayer(self.layers))
+            # Below whatever LayerDrop draws, 0 included.
+            handles.append(Overruled(self.layers, "p", -1.0))
         return handles
 
     @override

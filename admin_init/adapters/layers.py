@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
 
 from admin_init.errors import FoldError
 
@@ -35,3 +37,17 @@ def known(layer: nn.Module, name: str, kind: type[_ModuleT], site: str) -> _Modu
             f"something else than a {kind.__module__.partition('.')[0]} {kind.__name__}"
         )
     return module
+
+
+class Overruled(RemovableHandle):
+    """Keeps an attribute of a module at another value, until it is removed."""
+
+    def __init__(self, module: nn.Module, name: str, value: Any) -> None:
+        self.module = module
+        self.name = name
+        self.before = getattr(module, name)
+        setattr(module, name, value)
+
+    @override
+    def remove(self) -> None:
+        setattr(self.module, self.name, self.before)

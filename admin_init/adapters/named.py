@@ -40,6 +40,10 @@ class SitePattern:
     """The nn.Linear in which the branch ends, which :func:`admin_init.fold_` divides by omega."""
     norm: str
     """The layer norm that takes the sum."""
+    reader: str | None = None
+    """A module whose first argument is x, the sub-layer's input. To be named where something comes
+    between the branch's output and the sum that no module shows, such as ``F.dropout``: the branch
+    is then measured as what the sum has beside x."""
 
 
 def named_sites(model: nn.Module, patterns: Sequence[SitePattern]) -> list[ResidualSite]:
@@ -75,18 +79,19 @@ def named_sites(model: nn.Module, patterns: Sequence[SitePattern]) -> list[Resid
         if not layers:
             problems.append(f"no module is named `{pattern.branch}`")
         for layer in layers:
-            names = [part.replace("*", layer) for part in (pattern.linear, pattern.norm)]
+            parts = (pattern.linear, pattern.norm, pattern.reader)
+            names = [part.replace("*", layer) for part in parts if part is not None]
             missing = [name for name in names if name not in modules]
             if missing:
                 problems.append(f"there is no `{missing[0]}`")
                 continue
             branch = pattern.branch.replace("*", layer)
-            linear, norm = (modules[name] for name in names)
+            linear, norm, *reader = (modules[name] for name in names)
             if not isinstance(linear, nn.Linear):
                 problems.append(f"`{names[0]}` is a {type(linear).__name__}, not an nn.Linear")
                 continue
             stack = pattern.branch.partition("*")[0].rstrip(".").removesuffix(".layers")
-            site = BranchSite(branch, stack, norm, modules[branch], linear)
+            site = BranchSite(branch, stack, norm, modules[branch], linear, *reader)
             found.append((stack, int(layer), order, site))
     if problems:
         raise UnsupportedModelError(f"The sites cannot be found: {'; '.join(problems)}.")
@@ -94,14 +99,24 @@ def named_sites(model: nn.Module, patterns: Sequence[SitePattern]) -> list[Resid
 
 
 class BranchSite(ResidualSite):
-    """A site whose omega divides the output of a module of the model."""
+    """A site whose omega divides the output of a module of the model.
+
+    See :class:`SitePattern` for what ``branch``, ``linear``, ``norm`` and ``reader`` are.
+    """
 
     def __init__(
-        self, name: str, stack: str, norm: nn.Module, branch: nn.Module, linear: nn.Linear
+        self,
+        name: str,
+        stack: str,
+        norm: nn.Module,
+        branch: nn.Module,
+        linear: nn.Module,
+        reader: nn.Module | None = None,
     ) -> None:
         super().__init__(name, stack, norm)
         self.branch = branch
         self.linear = linear
+        self.reader = reader
 
     @property
     @override
@@ -127,27 +142,45 @@ class BranchSite(ResidualSite):
 
     @override
     def observe(self, recorder: Recorder) -> Iterable[RemovableHandle]:
-        seen: list[tuple[Tensor, Tensor]] = []
+        inputs: list[Tensor] = []
+        branches: list[Tensor] = []
+
+        def on_reader(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            # A copy, since the model may add the branch to it in place.
+            inputs.append(next(iter((*args, *kwargs.values()))).clone())
 
         def on_branch(module: nn.Module, args: object, output: Any) -> Any:
-            running = recorder.omega(self)
             branch = _first(output)
-            seen.append((branch, branch / running))
-            return _with_first(output, branch * (module.omega / running))  # type: ignore[operator,arg-type]
+            branches.append(branch)
+            return _with_first(output, branch * (module.omega / recorder.omega(self)))  # type: ignore[operator,arg-type]
 
         def on_norm(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            if not seen:
+            if not branches:
                 raise NotPostLNError(
                     f"The norm of `{self.name}` ran before its branch, so it does not take their "
                     "sum: this is a Pre-LN sub-layer, or the pattern names another norm."
                 )
-            branch, scaled = seen.pop()
-            recorder.record(self, args[0] - scaled, branch)
+            branch, running = branches.pop(), recorder.omega(self)
+            if self.reader is None:
+                shortcut = args[0] - branch / running
+            elif inputs:
+                shortcut = inputs.pop()
+                branch = ((args[0] - shortcut) * running).to(branch.dtype)
+            else:
+                raise UnsupportedModelError(
+                    f"The `reader` of `{self.name}`, a {type(self.reader).__name__}, did not run "
+                    "before the norm, so the sub-layer's input was not seen. Name a module that "
+                    "takes it as its first argument."
+                )
+            recorder.record(self, shortcut, branch)
 
-        return [
+        handles = [
             self.branch.register_forward_hook(on_branch, prepend=True),
             self.norm.register_forward_pre_hook(on_norm),
         ]
+        if self.reader is not None:
+            handles.append(self.reader.register_forward_pre_hook(on_reader, with_kwargs=True))
+        return handles
 
     @override
     def fold_problem(self) -> str | None:
@@ -157,23 +190,27 @@ class BranchSite(ResidualSite):
 
     @override
     def fold_targets(self) -> Iterable[Tensor]:
-        if type(self.linear).forward is not nn.Linear.forward:
-            kind = type(self.linear).__name__
-            raise FoldError(
-                f"`{self.name}` ends in a {kind}, which computes more than an nn.Linear"
-            )
-        return [self.linear.weight]
+        return [self._plain_linear().weight]
 
     @override
     @torch.no_grad()
     def fold_(self) -> None:
         if self.omega is None:
             return
-        omega = self.omega.double()
-        self.linear.weight.copy_(self.linear.weight.double() / omega[:, None])
-        if self.linear.bias is not None:
-            self.linear.bias.copy_(self.linear.bias.double() / omega)
+        omega, linear = self.omega.double(), self._plain_linear()
+        linear.weight.copy_(linear.weight.double() / omega[:, None])
+        if linear.bias is not None:
+            linear.bias.copy_(linear.bias.double() / omega)
         self.uninstall_()
+
+    def _plain_linear(self) -> nn.Linear:
+        linear = self.linear
+        if not isinstance(linear, nn.Linear) or type(linear).forward is not nn.Linear.forward:
+            raise FoldError(
+                f"`{self.name}` ends in a {type(linear).__name__}, which computes more than an "
+                "nn.Linear"
+            )
+        return linear
 
 
 def _divide_by_omega(module: nn.Module, args: object, output: Any) -> Any:

@@ -118,6 +118,17 @@ def test_the_core_loads_no_heavy_library(code: str) -> None:
     assert fresh(code) == set()
 
 
+def test_the_adapter_of_transformers_waits_for_nothing() -> None:
+    # Layers of its models are known by name, so those that are built are the only ones imported.
+    code = (
+        "import admin_init, transformers; "
+        "config = transformers.BertConfig(vocab_size=9, hidden_size=24, num_hidden_layers=1); "
+        "assert len(admin_init.find_sites(transformers.BertModel(config))) == 2; "
+        "assert not [name for name in sys.modules if name.endswith('modeling_bart')]"
+    )
+    assert "transformers" in fresh(code)
+
+
 def test_the_callback_loads_lightning_when_it_is_asked_for() -> None:
     # So that the test above can fail.
     assert "pytorch_lightning" in fresh("import admin_init; admin_init.AdminInit")

@@ -122,6 +122,8 @@ def test_a_model_under_two_names_is_found_once() -> None:
         ("encoder.first", "encoder.first"),
         ("encoder.layer_2", "encoder.layer"),
         ("encoder.layers.0._orig_mod", "encoder"),
+        ("bert.encoder.layer.0", "bert.encoder"),
+        ("layer.0", "default"),
         ("towers.1.layers.10._fsdp_wrapped_module", "towers.1"),
     ],
 )
@@ -187,3 +189,25 @@ def test_an_adapter_serves_subclasses_and_is_registered_once(
     assert named(nn.ModuleList([block]))[0] == ("0.layer.self_attn", "encoder")
     with pytest.raises(ValueError, match=r"Block` already has an adapter"):
         register_adapter(Block)(adapter)
+
+
+class Named(nn.Module):
+    """Registered by its name."""
+
+
+def test_a_class_may_be_registered_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sites_module, "_ADAPTERS", dict(sites_module._ADAPTERS))
+    monkeypatch.setattr(sites_module, "_UNSERVED", set(sites_module._UNSERVED))
+    name = f"{Named.__module__}.Named"
+
+    def refuse(layer: nn.Module, name: str, model: nn.Module) -> list[sites_module.ResidualSite]:
+        raise NotPostLNError(f"`{name}` is not Post-LN")
+
+    register_adapter(name, served=False)(refuse)
+    with pytest.raises(NotPostLNError, match="`0` is not Post-LN"):
+        find_sites(nn.Sequential(type("Special", (Named,), {})()))
+    # What is refused is not what there are adapters for.
+    with pytest.raises(UnsupportedModelError, match=r"Known layers: (?!.*Named)"):
+        find_sites(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"Named` already has an adapter"):
+        register_adapter(name)(refuse)

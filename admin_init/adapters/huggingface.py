@@ -1,0 +1,159 @@
+"""Hugging Face's Post-LN layers, in the branch form: their forwards give no access to x.
+
+The layers are registered by name, so transformers itself is not imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
+
+from admin_init.adapters.layers import Overruled
+from admin_init.adapters.named import BranchSite, SitePattern
+from admin_init.errors import NotPostLNError, UnsupportedModelError
+from admin_init.sites import Recorder, ResidualSite, layer_stack, register_adapter
+
+
+def _output(name: str) -> SitePattern:
+    """Name the parts of the modules in which BERT keeps the end of a branch and the sum."""
+    return SitePattern(branch=f"{name}.dropout", linear=f"{name}.dense", norm=f"{name}.LayerNorm")
+
+
+def _attention(name: str) -> SitePattern:
+    """Name the parts of BART's attentions, between which and the sum comes ``F.dropout``."""
+    return SitePattern(
+        branch=name, linear=f"{name}.out_proj", norm=f"{name}_layer_norm", reader=name
+    )
+
+
+_BERT = {
+    "self_attn": _output("attention.output"),
+    "cross_attn": _output("crossattention.output"),
+    "ffn": _output("output"),
+}
+_DISTILBERT = {
+    "self_attn": SitePattern(branch="attention", linear="attention.out_lin", norm="sa_layer_norm"),
+    "ffn": SitePattern(branch="ffn", linear="ffn.lin2", norm="output_layer_norm"),
+}
+_FEED_FORWARD = SitePattern(branch="fc2", linear="fc2", norm="final_layer_norm", reader="fc1")
+_BART_ENCODER = {"self_attn": _attention("self_attn"), "ffn": _FEED_FORWARD}
+_BART_DECODER = {
+    "self_attn": _attention("self_attn"),
+    "cross_attn": _attention("encoder_attn"),
+    "ffn": _FEED_FORWARD,
+}
+
+_POST_LN = {
+    "bart.BartDecoderLayer": _BART_DECODER,
+    "bart.BartEncoderLayer": _BART_ENCODER,
+    "bert.BertLayer": _BERT,
+    "big_bird.BigBirdLayer": _BERT,
+    "deberta.DebertaLayer": _BERT,
+    "deberta_v2.DebertaV2Layer": _BERT,
+    "distilbert.TransformerBlock": _DISTILBERT,
+    "electra.ElectraLayer": _BERT,
+    "marian.MarianDecoderLayer": _BART_DECODER,
+    "marian.MarianEncoderLayer": _BART_ENCODER,
+    "roberta.RobertaLayer": _BERT,
+}
+"""The sub-layers of every layer class, in order of execution.
+
+The convolution of some DeBERTa v2 models, a connection of its own after the first layer, is left
+as it is.
+"""
+
+_PRE_LN = (
+    "gpt2.GPT2Block",
+    "m2m_100.M2M100DecoderLayer",
+    "m2m_100.M2M100EncoderLayer",
+    "t5.T5Block",
+)
+
+_WHOLE = {"chunk_size_feed_forward": 0, "layerdrop": 0.0}
+"""Settings with which a pass runs every branch, and each of them once."""
+
+
+class HuggingFaceSite(BranchSite):
+    """A sub-layer of one of Hugging Face's layers; ``around`` is that layer and what holds it."""
+
+    def __init__(self, *args: Any, around: list[nn.Module]) -> None:
+        super().__init__(*args)
+        self.around = around
+
+    @override
+    def observe(self, recorder: Recorder) -> Iterable[RemovableHandle]:
+        settings = [
+            Overruled(module, setting, value)
+            for module in self.around
+            for setting, value in _WHOLE.items()
+            if hasattr(module, setting)
+        ]
+        return [*super().observe(recorder), *settings]
+
+
+def _qualified(layer_class: str) -> str:
+    family, _, name = layer_class.partition(".")
+    return f"transformers.models.{family}.modeling_{family}.{name}"
+
+
+def _register_post_ln(layer_class: str, sub_layers: dict[str, SitePattern]) -> None:
+    @register_adapter(_qualified(layer_class))
+    def sites(layer: nn.Module, name: str, model: nn.Module) -> list[ResidualSite]:
+        found = {
+            place: _modules(layer, name, parts)
+            for place, parts in sub_layers.items()
+            # Only a decoder that was built to read an encoder has it.
+            if place != "cross_attn" or hasattr(layer, parts.branch.partition(".")[0])
+        }
+        stack = layer_stack(name, "decoder" if "cross_attn" in found else "encoder")
+        around = [layer, *_parents(name, model)]
+        prefix = f"{name}." if name else ""
+        return [
+            HuggingFaceSite(f"{prefix}{place}", stack, *modules, around=around)
+            for place, modules in found.items()
+        ]
+
+
+def _modules(layer: nn.Module, name: str, parts: SitePattern) -> list[nn.Module]:
+    paths = (parts.norm, parts.branch, parts.linear, parts.reader)
+    try:
+        return [layer.get_submodule(path) for path in paths if path is not None]
+    except AttributeError as error:
+        raise UnsupportedModelError(
+            f"`{name or 'the model'}`, a {type(layer).__name__}, is built differently from the "
+            f"layer that it is known by: {error}. Name its sites, see `admin_init.named_sites`, or "
+            "train it without Admin."
+        ) from error
+
+
+def _parents(name: str, model: nn.Module) -> Iterator[nn.Module]:
+    while name:
+        name = name.rpartition(".")[0]
+        yield model.get_submodule(name)
+
+
+def _refuse_pre_ln(layer: nn.Module, name: str, model: nn.Module) -> list[ResidualSite]:
+    raise NotPostLNError(f"`{name or 'the model'}` is a {type(layer).__name__}, which is Pre-LN")
+
+
+def _refuse_albert(layer: nn.Module, name: str, model: nn.Module) -> list[ResidualSite]:
+    config: Any = getattr(layer, "config", None)
+    depth = getattr(config, "num_hidden_layers", "several")
+    groups = getattr(config, "num_hidden_groups", 1)
+    raise UnsupportedModelError(
+        f"`{name or 'the model'}` is a {type(layer).__name__}: ALBERT shares its layers between "
+        f"depths, here {depth} depths over {groups} group(s) of layers. A branch would need a "
+        "different omega at each depth. Take a model with one layer per depth, such as BERT, or "
+        "train it without Admin."
+    )
+
+
+for _layer_class, _sub_layers in _POST_LN.items():
+    _register_post_ln(_layer_class, _sub_layers)
+for _layer_class in _PRE_LN:
+    register_adapter(_qualified(_layer_class), served=False)(_refuse_pre_ln)
+register_adapter(_qualified("albert.AlbertLayer"), served=False)(_refuse_albert)
