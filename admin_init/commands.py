@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rich.console import Console
 
+from admin_init.adapters.named import SitePattern
 from admin_init.errors import AdminInitError
 from admin_init.omega import Rule
 from admin_init.translation.sources import CorpusConfig
@@ -51,15 +52,50 @@ def prepare(
     return 0
 
 
-def profile(recipe: str, output: str, batches: int = 1, rule: Rule = "reference") -> int:
-    """Profile the model of a recipe on its first training batches, and print the omegas.
+def profile(
+    recipe: str | None = None,
+    output: str | None = None,
+    batches: int = 1,
+    rule: Rule = "reference",
+    model: str | None = None,
+    sites: list[SitePattern] | None = None,
+) -> int:
+    """Profile the model of a recipe on its first batches; or say what Admin finds in a model.
 
     Args:
         recipe: A YAML file that `admin-init fit` takes; its model is drawn with its seed.
         output: JSON file that is written, for `AdminInit(profile=...)`.
         batches: Number of batches to average over.
         rule: How omegas follow from the variances.
+        model: In place of a recipe, what builds a model, as `my.module:build`: shows which residual
+            connections are found in it, in which order, and why others are not.
+        sites: Names the residual connections of that model, as `AdminInit(sites=...)`.
     """
+    if model is not None and recipe is None and output is None:
+        return _survey(model, sites)
+    if model is not None or sites is not None or recipe is None or output is None:
+        raise AdminInitError(
+            "either `--recipe FILE --output FILE`, to profile the model of a recipe, or `--model "
+            "MODULE:BUILD` (and `--sites`), to see what Admin finds in a model, is needed."
+        )
+    return _profile_recipe(recipe, output, batches, rule)
+
+
+def _survey(build: str, patterns: list[SitePattern] | None) -> int:
+    from admin_init.building import built
+    from admin_init.survey import survey
+
+    found = survey(built(build), patterns)
+    if found.sites:
+        Console().print(found.table(), highlight=False)
+    for reason in found.others.values():
+        say(f"not served: {reason}")
+    if found.problem is not None:
+        raise AdminInitError(found.problem)
+    return 0
+
+
+def _profile_recipe(recipe: str, output: str, batches: int, rule: Rule) -> int:
     import admin_init
     from admin_init.translation.recipe import recipe_cli
 

@@ -90,7 +90,8 @@ class ResidualSite(ABC):
     @property
     def norm_weight(self) -> Tensor:
         """Gain of the layer norm that follows, shape (D,)."""
-        weight = getattr(self.norm, "weight", None)
+        # What most libraries call it, and some others.
+        weight = getattr(self.norm, "weight", getattr(self.norm, "gamma", None))
         if not isinstance(weight, Tensor):
             raise UnsupportedModelError(
                 f"The norm after `{self.name}` has no gain (elementwise_affine=False). Admin needs "
@@ -154,7 +155,7 @@ def find_sites(model: nn.Module) -> list[ResidualSite]:
     sites: list[ResidualSite] = []
     not_post_ln: list[str] = []
     for name, layer in model.named_modules():
-        adapter = _adapter_of(layer)
+        adapter = adapter_of(layer)
         if adapter is None:
             continue
         try:
@@ -232,7 +233,8 @@ def _load_adapters() -> None:
             importlib.import_module(f"admin_init.adapters.{library}")
 
 
-def _adapter_of(layer: nn.Module) -> Adapter | None:
+def adapter_of(layer: nn.Module) -> Adapter | None:
+    """Return the adapter of a layer's class, or of the nearest one that it extends."""
     keys = (key for cls in type(layer).__mro__ for key in (cls, _class_name(cls)))
     return next((_ADAPTERS[key] for key in keys if key in _ADAPTERS), None)
 
@@ -247,7 +249,7 @@ def _shared_layers(model: nn.Module) -> Iterator[str]:
     for container_name, container in model.named_modules():
         children = Counter(child for child in container._modules.values() if child is not None)
         for layer, uses in children.items():
-            if uses > 1 and _adapter_of(layer) is not None:
+            if uses > 1 and adapter_of(layer) is not None:
                 yield f"{type(layer).__name__}, {uses} times in `{container_name or 'the model'}`"
 
 

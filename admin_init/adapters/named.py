@@ -52,7 +52,8 @@ def named_sites(model: nn.Module, patterns: Sequence[SitePattern]) -> list[Resid
     Args:
         model: Any Post-LN model.
         patterns: In the order in which a layer runs its sub-layers. What stands before ``*`` names
-            the stack.
+            the stack. A pattern is found wherever in the model it is: ``layers.*.out`` names
+            ``model.layers.0.out``, too.
 
     Returns:
         The sites, layer after layer, for the ``sites=`` of the functions that take them.
@@ -74,23 +75,23 @@ def named_sites(model: nn.Module, patterns: Sequence[SitePattern]) -> list[Resid
         if pattern.branch.count("*") != 1:
             problems.append(f"`{pattern.branch}` needs one `*`, in place of the layer's index")
             continue
-        expression = re.compile(re.escape(pattern.branch).replace(r"\*", r"(\d+)"))
-        layers = [match.group(1) for name in branches if (match := expression.fullmatch(name))]
-        if not layers:
+        expression = re.compile(r"((?:.+\.)?)" + re.escape(pattern.branch).replace(r"\*", r"(\d+)"))
+        matches = [match for name in branches if (match := expression.fullmatch(name))]
+        if not matches:
             problems.append(f"no module is named `{pattern.branch}`")
-        for layer in layers:
+        for match in matches:
+            branch, prefix, layer = match.group(0, 1, 2)
             parts = (pattern.linear, pattern.norm, pattern.reader)
-            names = [part.replace("*", layer) for part in parts if part is not None]
+            names = [prefix + part.replace("*", layer) for part in parts if part is not None]
             missing = [name for name in names if name not in modules]
             if missing:
                 problems.append(f"there is no `{missing[0]}`")
                 continue
-            branch = pattern.branch.replace("*", layer)
             linear, norm, *reader = (modules[name] for name in names)
             if not isinstance(linear, nn.Linear):
                 problems.append(f"`{names[0]}` is a {type(linear).__name__}, not an nn.Linear")
                 continue
-            stack = pattern.branch.partition("*")[0].rstrip(".").removesuffix(".layers")
+            stack = prefix + pattern.branch.partition("*")[0].rstrip(".").removesuffix(".layers")
             site = BranchSite(branch, stack, norm, modules[branch], linear, *reader)
             found.append((stack, int(layer), order, site))
     if problems:

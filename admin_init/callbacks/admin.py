@@ -7,12 +7,13 @@ import importlib
 import inspect
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from admin_init.adapters.named import SitePattern, named_sites
 from admin_init.callbacks.base import Callback
 from admin_init.callbacks.ranks import pool_ranks
 from admin_init.callbacks.report import log_profile
@@ -47,6 +48,8 @@ class AdminInit(Callback):
 
     Args:
         rule: How omegas follow from variances, see :func:`admin_init.omega.omega_from_variances`.
+        sites: Names the residual connections of a model that no adapter knows, in the order in
+            which a layer runs its sub-layers, see :func:`admin_init.named_sites`.
         profile: An :class:`AdminProfile`, or the path of one, to apply instead of profiling.
         forward: Called as ``forward(pl_module, batch)`` to profile. By default the module's own
             ``training_step`` is, with its logging switched off; a module with manual optimization
@@ -72,6 +75,7 @@ class AdminInit(Callback):
         self,
         *,
         rule: Rule = "reference",
+        sites: Sequence[SitePattern] | None = None,
         profile: AdminProfile | str | os.PathLike[str] | None = None,
         forward: Forward | None = None,
         trainable: bool = True,
@@ -80,6 +84,7 @@ class AdminInit(Callback):
     ) -> None:
         check_rule(rule)
         self.rule = rule
+        self.patterns = sites
         self.given = profile
         self.forward = forward
         self.trainable = trainable
@@ -113,7 +118,7 @@ class AdminInit(Callback):
         self._settled = True
         if trainer.global_step > 0 or trainer.ckpt_path is not None:
             return
-        sites = find_sites(pl_module)
+        sites = self.sites(pl_module)
         _check_optimized(trainer, sites)
         if not self.force:
             check_untrained(sites)
@@ -142,6 +147,12 @@ class AdminInit(Callback):
                 f"The checkpoint has {len(lost)} omegas that this model has no place for "
                 f"({lost[0]} ...). Load it into the architecture that it was trained with."
             )
+
+    def sites(self, pl_module: pl.LightningModule) -> list[ResidualSite]:
+        """Find the residual connections of ``pl_module``, those that were named if any were."""
+        if self.patterns is None:
+            return find_sites(pl_module)
+        return named_sites(pl_module, self.patterns)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the profile, as primitives."""
@@ -226,8 +237,9 @@ class AdminInit(Callback):
 
     def _install(self, pl_module: pl.LightningModule, *, complete: bool) -> None:
         try:
-            install_(pl_module)
-            for site in find_sites(pl_module):
+            sites = self.sites(pl_module)
+            install_(pl_module, sites=sites)
+            for site in sites:
                 if site.omega is not None:
                     site.omega.requires_grad_(self.trainable and site.previous is not None)
         except UnsupportedModelError:
@@ -246,7 +258,7 @@ class AdminInit(Callback):
     ) -> object:
         if self.weight_decay:
             return hook()
-        sites = find_sites(pl_module)
+        sites = self.sites(pl_module)
         with no_weight_decay(site.omega for site in sites if site.omega is not None):
             return hook()
 
@@ -259,8 +271,10 @@ def check_untrained(sites: list[ResidualSite]) -> None:
             "pass `force=True`."
         )
     for site in sites:
+        # Some libraries add 1 to a gain that starts at 0.
+        offset = getattr(site.norm, "unit_offset", False)
         for what, value, initial in (
-            ("norm gain", site.norm_weight, 1),
+            ("norm gain", site.norm_weight, 0 if offset else 1),
             ("norm bias", getattr(site.norm, "bias", None), 0),
             ("omega", site.omega, 1),
         ):

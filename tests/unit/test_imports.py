@@ -19,6 +19,7 @@ LAYERS = [
     {"profile_data", "sites"},
     {"dependency", "preserve", "profiling", "rescale"},
     {"adapters", "nn"},
+    {"building", "survey"},
     {"measures"},
     {"callbacks", "fairseq", "translation"},
     {"lab"},

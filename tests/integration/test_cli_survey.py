@@ -1,0 +1,110 @@
+"""`admin-init profile --model`: what Admin finds in a model of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from command_line import call
+from torch import nn
+
+from admin_init import SitePattern
+from admin_init.survey import survey
+
+SOURCE = """
+from torch import nn
+
+def transformer(**options):
+    return nn.Transformer(32, 4, 1, 1, 64, batch_first=True, **options)
+
+def pre():
+    return transformer(norm_first=True)
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out, self.norm = nn.Linear(8, 8), nn.LayerNorm(8)
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(), Block()])
+        self.last = nn.LayerNorm(8)
+
+number = 3
+"""
+PATTERN = "{branch: blocks.*.out, linear: blocks.*.out, norm: blocks.*.norm}"
+
+
+@pytest.fixture(autouse=True)
+def users_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "users_models.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_sites_are_listed_in_their_order_and_what_is_left_over() -> None:
+    done = call("profile", "--model", "users_models:transformer")
+    assert done.code == 0, done.err
+    rows = [line.split() for line in done.out.splitlines() if line.strip()[:1].isdigit()]
+    names = [row[1] for row in rows]
+    assert names == [
+        *(f"encoder.layers.0.{place}" for place in ("self_attn", "ffn")),
+        *(f"decoder.layers.0.{place}" for place in ("self_attn", "cross_attn", "ffn")),
+    ]
+    assert [row[0] for row in rows] == ["1", "2", "3", "4", "5"]
+    assert "`decoder.norm`, a LayerNorm, ends no residual connection" in done.out
+
+
+def test_a_model_without_sites_says_why() -> None:
+    done = call("profile", "--model", "users_models:pre")
+    assert done.code == 2
+    assert "`encoder.layers.0` is Pre-LN (norm_first=True)" in done.out
+    assert "Admin rescales the shortcuts of Post-LN layers" in done.err
+
+
+def test_sites_can_be_named() -> None:
+    done = call("profile", "--model", "users_models:Own")
+    assert done.code == 2
+    assert "`blocks.1.norm`, a LayerNorm, ends no" in done.out
+    named = call("profile", "--model", "users_models:Own", "--sites", f"[{PATTERN}]")
+    assert named.code == 0, named.err
+    assert [name in named.out for name in ("blocks.0.out", "blocks.1.out")] == [True, True]
+    assert "not served: `last`, a LayerNorm" in named.out
+    assert "blocks.1.norm" not in named.out
+
+
+def test_the_layers_that_a_mixed_model_leaves_out_are_named() -> None:
+    def stack(**options: bool) -> nn.TransformerEncoder:
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, **options)
+        return nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    model = nn.ModuleDict({"post": stack(), "pre": stack(norm_first=True)})
+    found = survey(model)
+    assert [site.stack for site in found.sites] == ["post", "post"]
+    assert list(found.others) == ["pre.layers.0"]
+    assert found.problem is None
+    wrong = SitePattern(branch="a.*.b", linear="a.*.b", norm="a.*.c")
+    assert "no module is named `a.*.b`" in (survey(model, [wrong]).problem or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("users_models", "must be a module and what builds the model in it"),
+        ("users_models:missing", "has no attribute 'missing'"),
+        ("no_such_module:build", "No module named 'no_such_module'"),
+        ("users_models:number", "must give an nn.Module, but gives an object of class int"),
+    ],
+)
+def test_what_builds_no_model_is_refused(name: str, message: str) -> None:
+    done = call("profile", "--model", name)
+    assert done.code == 2
+    assert message in done.err
+    assert not done.out
+
+
+def test_a_model_and_a_recipe_exclude_each_other() -> None:
+    for arguments in ((), ("--recipe", "fit.yaml"), ("--model", "a:b", "--output", "profile.json")):
+        done = call("profile", *arguments)
+        assert done.code == 2
+        assert "either `--recipe FILE --output FILE`" in done.err
