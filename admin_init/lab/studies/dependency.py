@@ -19,6 +19,9 @@ from admin_init.measures import branch_terms, layer_dependency
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_ABREAST = 4
+"""The most panels that are legible side by side."""
+
 
 def dependency(
     output: str = "runs/lab/dependency",
@@ -80,9 +83,14 @@ def _measures(beta: NDArray[np.float64]) -> dict[str, float]:
 def _figure(maps: dict[tuple[str, int], list[NDArray[np.float64]]], kind: Kind) -> Figure:
     depths = list(dict.fromkeys(depth for _, depth in maps))
     residuals = list(dict.fromkeys(residual for residual, _ in maps))
-    figure, axes = panels(len(maps), columns=len(residuals), height=3.0)
+    # A column for each style, or for each depth where there are many styles.
+    if len(residuals) <= _ABREAST:
+        columns, order = len(residuals), [(r, d) for d, r in product(depths, residuals)]
+    else:
+        columns, order = max(1, _ABREAST // len(depths)) * len(depths), list(maps)
+    figure, axes = panels(len(maps), columns=columns, height=3.0)
     image: Any = None
-    for axis, (depth, residual) in zip(axes, product(depths, residuals), strict=True):
+    for axis, (residual, depth) in zip(axes, order, strict=True):
         mean = np.mean(maps[residual, depth], axis=0)
         image = heat_map(axis, mean, title=f"{residual}, {depth} {kind} layers")
     figure.colorbar(image, ax=axes, **COLOUR_BAR)
