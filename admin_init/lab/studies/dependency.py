@@ -92,7 +92,8 @@ def _figure(maps: dict[tuple[str, int], list[NDArray[np.float64]]], kind: Kind) 
     image: Any = None
     for axis, (residual, depth) in zip(axes, order, strict=True):
         mean = np.mean(maps[residual, depth], axis=0)
-        image = heat_map(axis, mean, title=f"{residual}, {depth} {kind} layers")
-    figure.colorbar(image, ax=axes, **COLOUR_BAR)
+        image = heat_map(axis, mean, title=f"{residual}, {depth} layers")
+    figure.suptitle(f"what each output of the {kind} is made of")
+    figure.colorbar(image, ax=axes, aspect=10 * len(maps) / columns, **COLOUR_BAR)
     built: Figure = figure
     return built
