@@ -83,9 +83,12 @@ def rates_figure(results: Sequence[Result], entropy: float) -> Figure | None:
             xscale="log",
             xlabel="learning rate",
             ylabel="final validation NLL, nats per token",
-            title=f"{setting} (hollow: failed; line: unigram entropy)",
+            title=setting,
             ylim=(0, 1.04 * edge),
         )
+        rates = sorted({_rate(group) for found in styles.values() for group in found})
+        axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        axis.minorticks_off()
         tidy(axis)
     axes[-1].legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.03))
     built: Figure = figure

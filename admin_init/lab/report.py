@@ -96,7 +96,10 @@ def _figures(comparison: Comparison, outcome: Outcome) -> dict[str, tuple[str, F
         caption = "Largest stable learning rate of every run"
         drawn["stable_rates"] = caption, ramp_figure(comparison, results)
     else:
-        caption = "Final validation NLL over the learning rate; a mark is a seed, a line their mean"
+        caption = (
+            "Final validation NLL over the learning rate; a mark is a seed, hollow where it "
+            "failed; a line is their mean, the grey one the unigram entropy"
+        )
         drawn["learning_rates"] = caption, rates_figure(results, entropy)
         if not of:
             drawn["outcomes"] = "Final validation NLL of every run", outcomes(results, entropy)
