@@ -50,7 +50,7 @@ COMMANDS = {
     ),
     "profile": Command(
         commands.profile,
-        ("--recipe FILE --output FILE | --model MODULE:BUILD",),
+        ("--recipe FILE", "--output FILE"),
         f"admin-init profile --recipe {_RECIPE} --output profile.json",
     ),
     "diagnose": Command(

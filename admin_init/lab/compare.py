@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -47,13 +48,17 @@ class Outcome(NamedTuple):
     """Unigram entropy of the training text's target side, nats per token."""
 
 
-def compare(comparison: Comparison) -> Outcome:
+def compare(comparison: Comparison, *, progress: bool = True) -> Outcome:
     """Run a comparison; when repeated, finished runs are kept and interrupted ones taken up.
 
     Writes, below ``comparison.output``: ``data-bin``, and a folder for each run with TensorBoard's
     events, ``last.ckpt`` and ``result.json``. However often it was killed on the way, the results
     are those of an undisturbed comparison but for their ``seconds``, unless ``max_minutes`` ends
     the runs.
+
+    Args:
+        comparison: What is compared.
+        progress: Show how far the runs are, and what came of each.
 
     Raises:
         AdminInitError: The folder holds runs of other settings, or the corpus cannot be used.
@@ -75,7 +80,8 @@ def compare(comparison: Comparison) -> Outcome:
     errors: dict[str, str] = {}
     waiting = [variant for variant in variants if variant not in results]
     if waiting:
-        _train_all(comparison, waiting, entropy, results, errors)
+        with _bars(comparison, waiting, shown=progress) as bars:
+            _train_all(comparison, waiting, entropy, bars, results, errors)
     run_studies(comparison)
     done = [results[variant] for variant in variants if variant in results]
     return Outcome(done, errors, entropy)
@@ -85,10 +91,11 @@ def _train_all(
     comparison: Comparison,
     variants: list[Variant],
     entropy: float,
+    bars: _Bars,
     results: dict[Variant, Result],
     errors: dict[str, str],
 ) -> None:
-    with _executor(comparison) as (executor, updates), _bars(comparison, variants) as bars:
+    with _executor(comparison) as (executor, updates):
         futures = {
             executor.submit(_in_a_process, comparison, variant, entropy, updates): variant
             for variant in variants
@@ -189,12 +196,12 @@ class _Bars:
 
 
 @contextmanager
-def _bars(comparison: Comparison, variants: list[Variant]) -> Iterator[_Bars]:
+def _bars(comparison: Comparison, variants: list[Variant], *, shown: bool) -> Iterator[_Bars]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns) as progress:
+    with Progress(*columns, console=Console(quiet=not shown), disable=not shown) as progress:
         yield _Bars(progress, comparison, variants)
