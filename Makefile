@@ -19,7 +19,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/admin-init compare --config recipes/demo/compare.yaml
 
-# Half an hour on two cores: every residual style at 6-6 and 18-18 layers, three seeds.
+# An hour on two cores: every residual style at 6-6 and 18-18 layers, three seeds, and before training.
 lab: install
 	$(BIN)/admin-init compare --config recipes/lab/styles.yaml
 
