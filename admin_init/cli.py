@@ -9,15 +9,12 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from admin_init import commands
 from admin_init.errors import AdminInitError
-
-if TYPE_CHECKING:
-    pass
 
 TRAINER_COMMANDS = {
     "fit": "Train a model, as a recipe says.",

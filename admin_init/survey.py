@@ -56,7 +56,8 @@ def survey(model: nn.Module, patterns: Sequence[SitePattern] | None = None) -> S
     except UnsupportedModelError as error:
         sites, problem = [], str(error)
     others = {} if patterns else _refused(model)
-    norms = {id(site.norm) for site in sites}
+    # With what some libraries wrap in a norm of their own.
+    norms = {id(module) for site in sites for module in site.norm.modules()}
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{layer}.") for layer in others)
         if _is_norm(module) and id(module) not in norms and not inside:
@@ -81,4 +82,4 @@ def _refused(model: nn.Module) -> dict[str, str]:
 
 def _is_norm(module: nn.Module) -> bool:
     # Every library has a class of its own, and they agree on the name alone.
-    return type(module).__name__.lower().endswith("norm") and not list(module.children())
+    return type(module).__name__.lower().endswith("norm")

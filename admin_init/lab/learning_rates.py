@@ -57,8 +57,7 @@ def rates_figure(results: Sequence[Result], entropy: float) -> Figure | None:
     settings = {
         setting: styles
         for setting, styles in over_rates(groups(results)).items()
-        if len({group.runs[0].learning_rate for found in styles.values() for group in found})
-        >= _FEWEST_RATES
+        if len(_rates(styles)) >= _FEWEST_RATES
     }
     if not settings:
         return None
@@ -86,13 +85,17 @@ def rates_figure(results: Sequence[Result], entropy: float) -> Figure | None:
             title=setting,
             ylim=(0, 1.04 * edge),
         )
-        rates = sorted({_rate(group) for found in styles.values() for group in found})
+        rates = _rates(styles)
         axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
         axis.minorticks_off()
         tidy(axis)
     axes[-1].legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.03))
     built: Figure = figure
     return built
+
+
+def _rates(styles: dict[str, list[Group]]) -> list[float]:
+    return sorted({_rate(group) for found in styles.values() for group in found})
 
 
 def _rate(group: Group) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import call
 from torch import nn
 
@@ -71,6 +72,18 @@ def test_sites_can_be_named() -> None:
     assert [name in named.out for name in ("blocks.0.out", "blocks.1.out")] == [True, True]
     assert "not served: `last`, a LayerNorm" in named.out
     assert "blocks.1.norm" not in named.out
+
+
+def test_a_norm_that_wraps_another_is_told_of_once() -> None:
+    class LayerNorm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ln, self.gamma = nn.LayerNorm(8), nn.Parameter(torch.ones(8))
+
+    block = nn.ModuleDict({"out": nn.Linear(8, 8), "norm": LayerNorm()})
+    model = nn.ModuleDict({"blocks": nn.ModuleList([block]), "last": LayerNorm()})
+    pattern = SitePattern(branch="blocks.*.out", linear="blocks.*.out", norm="blocks.*.norm")
+    assert list(survey(model, [pattern]).others) == ["last"]
 
 
 def test_the_layers_that_a_mixed_model_leaves_out_are_named() -> None:
