@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: install demo lab test test-slow lint bench tensorboard clean
+.PHONY: install demo lab test test-slow support faults lint bench tensorboard clean
 
 install: $(VENV)/installed
 
@@ -27,7 +27,11 @@ test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not faults"
+
+# The tables of docs/, from the results of the tests that fill them.
+support faults: install
+	OMP_NUM_THREADS=1 $(BIN)/python docs/tables.py $@
 
 lint: install
 	$(BIN)/ruff check .

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -40,3 +41,17 @@ def _leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     for key in leaked | (expected & set(os.environ)) - {"PYTEST_CURRENT_TEST"}:
         monkeypatch.delenv(key, raising=False)
     assert not leaked, f"environment variables were left behind: {leaked}"
+
+
+@pytest.fixture
+def cells(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """Fill cells of a table in the docs, see docs/tables.py.
+
+    To be called where all has been asserted, as ``cells("Models", "BERT", fold="yes")``.
+    """
+
+    def fill(table: str, row: str, **columns: object) -> None:
+        texts = {name.replace("_", " "): str(text) for name, text in columns.items()}
+        record_property("cells", json.dumps([table, row, texts]))
+
+    return fill
