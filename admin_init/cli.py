@@ -77,8 +77,8 @@ COMMANDS = {
     ),
     "fold": Command(
         commands.fold,
-        ("--checkpoint FILE", "--output FILE"),
-        f"admin-init fold --checkpoint {_CHECKPOINT} --output folded.ckpt",
+        ("CHECKPOINT", "OUTPUT"),
+        f"admin-init fold {_CHECKPOINT} folded.ckpt",
     ),
     "average": Command(
         commands.average,
@@ -87,8 +87,8 @@ COMMANDS = {
     ),
     "convert": Command(
         commands.convert,
-        ("--checkpoint FILE", "--output FILE"),
-        f"admin-init convert --checkpoint {_CHECKPOINT} --output checkpoint.pt",
+        ("CHECKPOINT", "OUTPUT"),
+        f"admin-init convert {_CHECKPOINT} checkpoint.pt",
     ),
 }
 
@@ -162,7 +162,9 @@ def command_parser(name: str) -> ArgumentParser:
             one.add_function_arguments(run, as_group=False)
             studies.add_subcommand(key, one, help=purpose)
     else:
-        parser.add_function_arguments(command.run, as_group=False)
+        # From one file to another, as `mv`.
+        files = name in ("fold", "convert")
+        parser.add_function_arguments(command.run, as_group=False, as_positional=files)
     return parser
 
 

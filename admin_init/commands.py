@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rich.console import Console
 
+import admin_init
 from admin_init.adapters.named import SitePattern
 from admin_init.errors import AdminInitError
 from admin_init.omega import Rule
+from admin_init.profiling import call_model
 from admin_init.translation.sources import CorpusConfig
 
 if TYPE_CHECKING:
@@ -59,20 +62,22 @@ def profile(
     rule: Rule = "reference",
     model: str | None = None,
     sites: list[SitePattern] | None = None,
+    batch: str | None = None,
 ) -> int:
     """Profile the model of a recipe on its first batches; or say what Admin finds in a model.
 
     Args:
         recipe: A YAML file that `admin-init fit` takes; its model is drawn with its seed.
         output: JSON file that is written, for `AdminInit(profile=...)`.
-        batches: Number of batches to average over.
+        batches: Number of a recipe's batches to average over.
         rule: How omegas follow from the variances.
         model: In place of a recipe, what builds a model, as `my.module:build`: shows which residual
             connections are found in it, in which order, and why others are not.
         sites: Names the residual connections of that model, as `AdminInit(sites=...)`.
+        batch: What that model is profiled on, as `my.module:batch`, if there is an output.
     """
-    if model is not None and recipe is None and output is None:
-        return _survey(model, sites)
+    if model is not None and recipe is None:
+        return _profile_model(model, sites, batch, output, rule)
     if model is not None or sites is not None or recipe is None or output is None:
         raise AdminInitError(
             "either `--recipe FILE --output FILE`, to profile the model of a recipe, or `--model "
@@ -81,22 +86,33 @@ def profile(
     return _profile_recipe(recipe, output, batches, rule)
 
 
-def _survey(build: str, patterns: list[SitePattern] | None) -> int:
-    from admin_init.building import built
+def _profile_model(
+    build: str,
+    patterns: list[SitePattern] | None,
+    batch: str | None,
+    output: str | None,
+    rule: Rule,
+) -> int:
+    from admin_init.building import batch_for, built
     from admin_init.survey import survey
 
-    found = survey(built(build), patterns)
+    model = built(build)
+    found = survey(model, patterns)
     if found.sites:
         Console().print(found.table(), highlight=False)
     for reason in found.others.values():
         say(f"not served: {reason}")
     if found.problem is not None:
         raise AdminInitError(found.problem)
+    if output is not None:
+        given = batch_for(model, batch)
+        measured = admin_init.profile(model, [given], rule=rule, sites=found.sites)
+        measured.save(output)
+        say(str(measured))
     return 0
 
 
 def _profile_recipe(recipe: str, output: str, batches: int, rule: Rule) -> int:
-    import admin_init
     from admin_init.translation.recipe import recipe_cli
 
     usage = {"usage": "admin-init profile --recipe FILE --output FILE [--OPTION VALUE ...]"}
@@ -239,17 +255,37 @@ def translate(
     return 0
 
 
-def fold(checkpoint: str, output: str) -> int:
+def fold(
+    checkpoint: str,
+    output: str,
+    model: str | None = None,
+    sites: list[SitePattern] | None = None,
+    batch: str | None = None,
+) -> int:
     """Fold the omegas of a checkpoint into its weights: a plain Post-LN model, same outputs.
 
     Args:
         checkpoint: Of a model that was trained with AdminInit.
-        output: Checkpoint that is written.
+        output: Checkpoint that is written, or only its weights if it ends in `.safetensors`.
+        model: What builds the model, as `my.module:Net`; not needed for one of our recipes.
+        sites: What `AdminInit(sites=...)` was given.
+        batch: What the model is run on, before and after, as `my.module:batch`; by default a
+            LightningModule's `example_input_array`.
     """
-    from admin_init.translation.checkpoint import fold_checkpoint
+    if model is None:
+        from admin_init.translation.checkpoint import fold_checkpoint
 
-    difference = fold_checkpoint(checkpoint, output)
-    say(f"{output}: logits differ by {difference:.1e} of the largest")
+        difference = fold_checkpoint(checkpoint, output)
+    else:
+        from admin_init.building import batch_for, restored
+        from admin_init.checkpoints import read_checkpoint
+        from admin_init.folding import write_folded
+
+        module, found = restored(model, checkpoint, sites)
+        run = partial(call_model, module, batch_for(module, batch))
+        content = read_checkpoint(checkpoint)
+        difference = write_folded(module, content, output, run, sites=found)
+    say(f"{output}: outputs differ by at most {difference:.1e}")
     return 0
 
 

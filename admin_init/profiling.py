@@ -67,7 +67,7 @@ def profile(
             "Pass a list: `profile(model, [batch])`."
         )
     sites = find_sites(model) if sites is None else sites
-    run = forward or _unpack
+    run = forward or call_model
     total: list[SiteMoments] = []
     passes = 0
     with installed(sites):
@@ -259,7 +259,8 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names[:3]) + (" ..." if len(names) > 3 else "")
 
 
-def _unpack(model: Callable[..., object], batch: Any) -> object:
+def call_model(model: Callable[..., object], batch: Any) -> object:
+    """Call ``model`` with a tuple or a list, with a mapping's items, or with anything else."""
     if isinstance(batch, Mapping):
         return model(**batch)
     return model(*batch) if isinstance(batch, tuple | list) else model(batch)

@@ -20,6 +20,7 @@ from admin_init.callbacks.report import log_profile
 from admin_init.callbacks.silence import distribution, own_copy, silenced
 from admin_init.callbacks.weight_decay import no_weight_decay
 from admin_init.errors import AdminInitError, ProfileError, TrainedModelError, UnsupportedModelError
+from admin_init.folding import folded
 from admin_init.omega import Rule, check_rule
 from admin_init.profile_data import AdminProfile
 from admin_init.profiling import Forward, make_profile, measure
@@ -30,9 +31,17 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 PROFILE_FILE = "admin_profile.json"
+FOLDED_FILE = "folded.ckpt"
 
 _AVERAGING = ("StochasticWeightAveraging", "WeightAveraging")
-_UNTRIED_STRATEGIES = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy", "XLAStrategy")
+_UNTRIED_STRATEGIES = (
+    "FSDPStrategy",
+    "ModelParallelStrategy",
+    "DeepSpeedStrategy",
+    "XLAStrategy",
+    "SingleDeviceXLAStrategy",
+)
+_TRIED_PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true")
 
 
 class AdminInit(Callback):
@@ -58,6 +67,10 @@ class AdminInit(Callback):
         weight_decay: Whether the optimizer's weight decay applies to omega.
         force: Profile also a model that looks trained: norm gains not 1, biases not 0, or omegas
             not 1. Rescaling changes the function that it learned.
+        fold_on_end: Also write, where the training ends, ``folded.ckpt`` beside the checkpoints:
+            the last weights without omegas, for the same module without this callback. It is
+            checked on the last batch, see :func:`admin_init.folding.folded`. The module itself,
+            and the checkpoints to resume from, keep their omegas.
 
     Raises:
         ValueError: ``rule`` is unknown.
@@ -81,6 +94,7 @@ class AdminInit(Callback):
         trainable: bool = True,
         weight_decay: bool = False,
         force: bool = False,
+        fold_on_end: bool = False,
     ) -> None:
         check_rule(rule)
         self.rule = rule
@@ -90,9 +104,12 @@ class AdminInit(Callback):
         self.trainable = trainable
         self.weight_decay = weight_decay
         self.force = force
+        self.fold_on_end = fold_on_end
         self.profile: AdminProfile | None = None
         """The profile in force, from the first batch on."""
         self._settled = False
+        self._resumed = False
+        self._last_batch: tuple[Any, int] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Install omega = 1, at the latest when the module has built its layers."""
@@ -101,8 +118,10 @@ class AdminInit(Callback):
             if self.given is not None and not isinstance(self.given, AdminProfile):
                 self.given = AdminProfile.load(self.given)
             self._check_training_step(pl_module)
+            if self.fold_on_end:
+                _check_fold(trainer)
             self._settled = False
-            _around(pl_module, "configure_optimizers", self._spare_weight_decay)
+            _around(pl_module, "configure_optimizers", self._configure_optimizers)
         self._install(pl_module, complete=False)
         builds_later = _is_overridden(pl_module, "configure_model")
         _around(pl_module, "setup", functools.partial(self._after, complete=not builds_later))
@@ -113,10 +132,12 @@ class AdminInit(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Rescale on the first batch of a run that is not a resumed one."""
+        if self.fold_on_end:
+            self._last_batch = batch, batch_idx
         if self._settled:
             return
         self._settled = True
-        if trainer.global_step > 0 or trainer.ckpt_path is not None:
+        if trainer.global_step > 0 or self._resumed:
             return
         sites = self.sites(pl_module)
         _check_optimized(trainer, sites)
@@ -127,10 +148,34 @@ class AdminInit(Callback):
             profile = self._measure(trainer, pl_module, sites, batch, batch_idx)
         apply_(pl_module, profile, sites=sites)
         self.profile = profile
+        for callback in _averaging(getattr(trainer, "callbacks", [])):
+            # Its copy is one of the model at omega = 1, and may count in the average already.
+            callback.setup(trainer, pl_module, "fit")
         log_profile(trainer.loggers, profile)
         folder = getattr(trainer.checkpoint_callback, "dirpath", None)
         if folder and trainer.is_global_zero:
             profile.save(Path(folder) / PROFILE_FILE)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the folded checkpoint, if it is asked for."""
+        folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+        if not folder or self._last_batch is None:
+            return
+        batch, batch_idx = self._last_batch
+        path = Path(folder) / FOLDED_FILE
+        part = path.with_name(f".{FOLDED_FILE}.part")
+
+        def run() -> object:
+            # In the precision of the weights, in which the fold is exact.
+            exact = torch.autocast(pl_module.device.type, enabled=False)
+            with trainer.precision_plugin.train_step_context(), exact:
+                return self._step(pl_module, pl_module.training_step, batch, batch_idx)
+
+        with silenced(trainer, pl_module), folded(pl_module, run, sites=self.sites(pl_module)):
+            trainer.save_checkpoint(part, weights_only=True)
+        if trainer.is_global_zero:
+            part.replace(path)
+        self._last_batch = None
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -174,15 +219,8 @@ class AdminInit(Callback):
         batch = own_copy(batch)
 
         def run() -> None:
-            if self.forward is not None:
-                with trainer.precision_plugin.train_step_context():
-                    self.forward(pl_module, batch)
-            else:
-                # Lightning passes the index only to a step that takes it.
-                parameters = inspect.signature(pl_module.training_step).parameters.values()
-                variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-                takes = 2 if variadic else len(parameters)
-                trainer.strategy.training_step(*(batch, batch_idx)[:takes])
+            with trainer.precision_plugin.train_step_context():
+                self._step(pl_module, trainer.strategy.training_step, batch, batch_idx)
 
         with silenced(trainer, pl_module):
             measured = measure(pl_module, sites, run, rule=self.rule)
@@ -193,6 +231,21 @@ class AdminInit(Callback):
         # The ranks computed the same sums, perhaps not in the same order of additions.
         return trainer.strategy.broadcast(profile)
 
+    def _step(
+        self,
+        pl_module: pl.LightningModule,
+        training_step: Callable[..., object],
+        batch: Any,
+        batch_idx: int,
+    ) -> object:
+        if self.forward is not None:
+            return self.forward(pl_module, batch)
+        # Lightning passes the index only to a step that takes it.
+        parameters = inspect.signature(pl_module.training_step).parameters.values()
+        variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        takes = 2 if variadic else len(parameters)
+        return training_step(*(batch, batch_idx)[:takes])
+
     def _check_trainer(self, trainer: pl.Trainer) -> None:
         callbacks = getattr(trainer, "callbacks", [])
         if any(type(callback).__name__ == "LearningRateFinder" for callback in callbacks):
@@ -202,21 +255,22 @@ class AdminInit(Callback):
                 stacklevel=2,
             )
         before = callbacks[: callbacks.index(self)] if self in callbacks else []
-        averaging = [
-            type(callback).__name__
-            for callback in before
-            if any(cls.__name__ in _AVERAGING for cls in type(callback).__mro__)
-        ]
-        if averaging:
+        if averaging := _averaging(before):
+            name = type(averaging[0]).__name__
             raise AdminInitError(
-                f"{averaging[0]} copies the model before AdminInit has added omega to it. Put "
-                f"AdminInit before {averaging[0]} in the Trainer's callbacks."
+                f"{name} copies the model before AdminInit has added omega to it. Put AdminInit "
+                f"before {name} in the Trainer's callbacks."
             )
-        strategy = type(trainer.strategy).__name__
-        if strategy in _UNTRIED_STRATEGIES:
+        if _is_a(trainer.strategy, _UNTRIED_STRATEGIES):
             raise AdminInitError(
-                f"AdminInit has not been run under {strategy}, which shards parameters that omega "
-                "would be one of. Use a single device or DDP."
+                f"AdminInit has not been run under {type(trainer.strategy).__name__}, so whether "
+                "it profiles and rescales there is not known. Use a single device or DDP."
+            )
+        if trainer.precision not in _TRIED_PRECISIONS:
+            raise AdminInitError(
+                f"AdminInit has not been run in precision {trainer.precision}, so whether its "
+                "profile overflows there is not known. Use one of "
+                f"{', '.join(_TRIED_PRECISIONS)}."
             )
 
     def _check_training_step(self, pl_module: pl.LightningModule) -> None:
@@ -238,6 +292,8 @@ class AdminInit(Callback):
     def _install(self, pl_module: pl.LightningModule, *, complete: bool) -> None:
         try:
             sites = self.sites(pl_module)
+            if not complete and any(site.norm_weight.is_meta for site in sites):
+                return  # An omega from before `to_empty` would be whatever is in memory.
             install_(pl_module, sites=sites)
             for site in sites:
                 if site.omega is not None:
@@ -253,9 +309,11 @@ class AdminInit(Callback):
         self._install(pl_module, complete=complete)
         return result
 
-    def _spare_weight_decay(
+    def _configure_optimizers(
         self, pl_module: pl.LightningModule, hook: Callable[[], object]
     ) -> object:
+        # Later, the finders of learning rate and batch size set a path of their own.
+        self._resumed = pl_module.trainer.ckpt_path is not None
         if self.weight_decay:
             return hook()
         sites = self.sites(pl_module)
@@ -306,6 +364,29 @@ def _check_optimized(trainer: pl.Trainer, sites: list[ResidualSite]) -> None:
             "the optimizer in `configure_optimizers` from `self.parameters()`.",
             stacklevel=2,
         )
+
+
+def _check_fold(trainer: Any) -> None:
+    if not trainer.checkpoint_callbacks and not trainer.fast_dev_run:
+        raise AdminInitError(
+            f"`fold_on_end` writes `{FOLDED_FILE}` beside the checkpoints, but the trainer keeps "
+            "none. Add a ModelCheckpoint, or call `admin_init.fold_(model)` after `fit`."
+        )
+    if averaging := _averaging(trainer.callbacks):
+        raise AdminInitError(
+            f"`fold_on_end` would fold the weights before {type(averaging[0]).__name__} has put "
+            "its average in their place. Fold the checkpoint that it saves, with `admin-init fold`."
+        )
+
+
+def _averaging(callbacks: Sequence[Any]) -> list[Any]:
+    """Return those of ``callbacks`` that keep an average of the model beside it."""
+    return [callback for callback in callbacks if _is_a(callback, _AVERAGING)]
+
+
+def _is_a(instance: object, names: Sequence[str]) -> bool:
+    """Tell by the names of classes, since either Lightning may be the one in use."""
+    return any(cls.__name__ in names for cls in type(instance).__mro__)
 
 
 def _is_overridden(pl_module: pl.LightningModule, hook: str) -> bool:

@@ -14,10 +14,10 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from admin_init.callbacks.base import Callback
 from admin_init.callbacks.silence import distribution
+from admin_init.checkpoints import read_checkpoint, write_checkpoint
 from admin_init.errors import AdminInitError
 from admin_init.files import write_json
 from admin_init.translation.averaging import write_average
-from admin_init.translation.checkpoint import read_checkpoint, write_checkpoint
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from admin_init.checkpoints import read_checkpoint, write_checkpoint
 from admin_init.errors import AdminInitError
-from admin_init.translation.checkpoint import read_checkpoint, write_checkpoint
 
 AVERAGED = "averaged"
 """The key under which a checkpoint lists those that it is the average of."""

@@ -112,6 +112,16 @@ class TranslationModule(pl.LightningModule):
             install_(self)
 
     @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Call the model Post-LN where its omegas have been folded away."""
+        settings = checkpoint["hyper_parameters"]
+        shape = settings["transformer"]
+        omegas = any(key.endswith(".omega") for key in checkpoint["state_dict"])
+        if shape["residual"].startswith("admin") and not omegas:
+            plain = shape | {"residual": "post"}
+            checkpoint["hyper_parameters"] = settings | {"transformer": plain}
+
+    @override
     def forward(self, source: Tensor, target_input: Tensor) -> Tensor:
         """Return logits (N, T, V), see :meth:`admin_init.nn.Transformer.forward`."""
         logits: Tensor = self.transformer(source, target_input)

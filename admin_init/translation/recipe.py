@@ -9,10 +9,12 @@ from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from typing_extensions import override
 
+from admin_init.checkpoints import read_checkpoint
 from admin_init.errors import AdminInitError
-from admin_init.translation.checkpoint import read_checkpoint
+from admin_init.translation.checkpoint_io import WholeCheckpointIO
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule
 
@@ -41,6 +43,10 @@ class RecipeCLI(LightningCLI):
             super().instantiate_classes()
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise AdminInitError(f"the recipe cannot be built: {error}") from error
+        strategy = self.trainer.strategy
+        # Not what a recipe may have chosen as one of the trainer's plugins.
+        if type(strategy.checkpoint_io) is TorchCheckpointIO:
+            strategy.checkpoint_io = WholeCheckpointIO()
 
     def after_predict(self) -> None:
         """Print the translations, in the order of the split."""

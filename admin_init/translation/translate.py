@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from admin_init.checkpoints import read_checkpoint
 from admin_init.errors import AdminInitError
 from admin_init.translation.batching import collate
-from admin_init.translation.checkpoint import load_module, read_checkpoint
+from admin_init.translation.checkpoint import load_module
 from admin_init.translation.datamodule import TranslationDataModule
 
 

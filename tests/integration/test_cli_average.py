@@ -93,7 +93,7 @@ def test_by_command_as_by_callback() -> None:
 
 
 def test_the_average_folds() -> None:
-    done = call("fold", "--checkpoint", "run/average.ckpt", "--output", "folded.ckpt")
+    done = call("fold", "run/average.ckpt", "folded.ckpt")
     assert done.code == 0, done.err
     assert not any(name.endswith(".omega") for name in weights("folded.ckpt"))
 

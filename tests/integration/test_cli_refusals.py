@@ -123,17 +123,17 @@ REFUSED: dict[str, tuple[Callable[[], list[str]], str]] = {
         lambda: ["prepare", "--destination", "out", "--workers", "0"],
         "`workers` must be at least 1, but is 0",
     ),
-    "damaged data-bin": (damaged_data_bin, "bin/train.en-de.de.bin holds"),
+    "damaged data-bin": (damaged_data_bin, "train.en-de.de.bin is missing or damaged"),
     "missing checkpoint": (
         lambda: [*on_tiny_data("validate"), "--ckpt_path", "no.ckpt"],
-        "Checkpoint file not found: no.ckpt",
+        "There is no checkpoint at no.ckpt",
     ),
     "missing checkpoint to translate": (
         lambda: ["translate", "--checkpoint", "no.ckpt"],
         "There is no checkpoint at no.ckpt",
     ),
     "missing checkpoint to fold": (
-        lambda: ["fold", "--checkpoint", "no.ckpt", "--output", "x.ckpt"],
+        lambda: ["fold", "no.ckpt", "x.ckpt"],
         "There is no checkpoint at no.ckpt",
     ),
     "harmful checkpoint": (lambda: evil_checkpoint("translate"), "more than tensors"),

@@ -9,10 +9,11 @@ import torch
 from command_line import call
 from torch import nn
 
-from admin_init import SitePattern
+from admin_init import AdminProfile, SitePattern, profile
 from admin_init.survey import survey
 
 SOURCE = """
+import torch
 from torch import nn
 
 def transformer(**options):
@@ -33,6 +34,9 @@ class Own(nn.Module):
         self.last = nn.LayerNorm(8)
 
 number = 3
+
+def batch():
+    return torch.randn(2, 5, 32), torch.randn(2, 4, 32)
 """
 PATTERN = "{branch: blocks.*.out, linear: blocks.*.out, norm: blocks.*.norm}"
 
@@ -103,7 +107,7 @@ def test_the_layers_that_a_mixed_model_leaves_out_are_named() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("users_models", "must be a module and what builds the model in it"),
+        ("users_models", "must be a module and a name in it, as `my.net:Net`"),
         ("users_models:missing", "has no attribute 'missing'"),
         ("no_such_module:build", "No module named 'no_such_module'"),
         ("users_models:number", "must give an nn.Module, but gives an object of class int"),
@@ -117,7 +121,31 @@ def test_what_builds_no_model_is_refused(name: str, message: str) -> None:
 
 
 def test_a_model_and_a_recipe_exclude_each_other() -> None:
-    for arguments in ((), ("--recipe", "fit.yaml"), ("--model", "a:b", "--output", "profile.json")):
+    for arguments in ((), ("--recipe", "fit.yaml"), ("--model", "a:b", "--recipe", "fit.yaml")):
         done = call("profile", *arguments)
         assert done.code == 2
         assert "either `--recipe FILE --output FILE`" in done.err
+
+
+def test_a_model_is_profiled_on_a_batch_that_is_named() -> None:
+    done = call(
+        "profile", "--model", "users_models:transformer", "--batch", "users_models:batch",
+        "--output", "profile.json",
+    )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    found = AdminProfile.load("profile.json")
+    assert str(found) in done.out
+    torch.manual_seed(0)
+    model = nn.Transformer(32, 4, 1, 1, 64, batch_first=True)
+    expected = profile(model, [(torch.randn(2, 5, 32), torch.randn(2, 4, 32))])
+    assert [site.name for site in found.sites] == [site.name for site in expected.sites]
+    # Drawn anew, so alike and not the same.
+    ours, theirs = ([site.omega for site in each.sites] for each in (found, expected))
+    assert ours == pytest.approx(theirs, rel=0.2)
+
+
+def test_without_a_batch_there_is_no_profile() -> None:
+    done = call("profile", "--model", "users_models:transformer", "--output", "profile.json")
+    assert done.code == 2
+    assert "Name one, or a function that returns it" in done.err
+    assert not Path("profile.json").exists()

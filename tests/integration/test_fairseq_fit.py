@@ -10,8 +10,9 @@ import yaml
 from command_line import call
 
 import admin_init
+from admin_init.checkpoints import read_checkpoint
 from admin_init.nn import Transformer
-from admin_init.translation.checkpoint import load_module, read_checkpoint
+from admin_init.translation.checkpoint import load_module
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.prepare import prepare
 from admin_init.translation.sources import CorpusConfig
@@ -99,7 +100,7 @@ def test_from_a_recipe_to_translations(recipe: str, data_bin: Path) -> None:
     assert done.code == 0, done.err
     assert done.out.splitlines() == predicted
 
-    done = call("fold", "--checkpoint", LAST, "--output", "folded.ckpt")
+    done = call("fold", LAST, "folded.ckpt")
     assert done.code == 0, done.err
     folded = torch.load("folded.ckpt", weights_only=True)["state_dict"]
     assert folded.keys() == {name for name in weights if not name.endswith(".omega")}
@@ -109,7 +110,7 @@ def test_from_a_recipe_to_translations(recipe: str, data_bin: Path) -> None:
     )
 
     for source, target in ((LAST, "fairseq.pt"), ("fairseq.pt", "ours.ckpt")):
-        done = call("convert", "--checkpoint", source, "--output", target)
+        done = call("convert", source, target)
         assert done.code == 0, done.err
     assert isinstance(load_module(read_checkpoint("ours.ckpt")).transformer, Transformer)
     torch.testing.assert_close(logits("ours.ckpt", data_bin), expected, rtol=0, atol=1e-5)

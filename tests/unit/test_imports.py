@@ -15,11 +15,11 @@ import admin_init
 ROOT = Path(admin_init.__file__).parent
 
 LAYERS = [
-    {"errors", "files", "moments", "omega", "skip"},
+    {"checkpoints", "errors", "files", "moments", "omega", "skip"},
     {"profile_data", "sites"},
     {"dependency", "preserve", "profiling", "rescale"},
     {"adapters", "nn"},
-    {"building", "survey"},
+    {"building", "folding", "survey"},
     {"measures"},
     {"callbacks", "fairseq", "translation"},
     {"lab"},

@@ -14,11 +14,12 @@ from fairseq_cli import generate, preprocess, train
 from torch import Tensor
 
 import admin_init
+from admin_init.checkpoints import read_checkpoint
 from admin_init.errors import AdminInitError
 from admin_init.fairseq import plugin  # noqa: F401, it registers `transformer_admin`
 from admin_init.fairseq.convert import convert_checkpoint
 from admin_init.nn import Transformer, TransformerConfig
-from admin_init.translation.checkpoint import load_module, read_checkpoint
+from admin_init.translation.checkpoint import load_module
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.engine import FairseqConfig
 from admin_init.translation.grammar import embedded_corpus

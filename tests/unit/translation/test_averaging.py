@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from admin_init import AdminInitError
+from admin_init.checkpoints import read_checkpoint
 from admin_init.nn import TransformerConfig
 from admin_init.translation.averaging import average_checkpoints, newest_checkpoints, write_average
-from admin_init.translation.checkpoint import fold_checkpoint, load_module, read_checkpoint
+from admin_init.translation.checkpoint import fold_checkpoint, load_module
 from admin_init.translation.module import TranslationModule
 
 CONFIG = TransformerConfig(

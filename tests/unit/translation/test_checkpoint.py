@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from admin_init import AdminInit, AdminInitError, FoldError, find_sites
+from admin_init.checkpoints import read_checkpoint
 from admin_init.nn import TransformerConfig
 from admin_init.skip import ScaledSkip
-from admin_init.translation.checkpoint import fold_checkpoint, load_module, read_checkpoint
+from admin_init.translation.checkpoint import fold_checkpoint, load_module
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule
 from admin_init.translation.optimization import OptimizationConfig
@@ -232,7 +233,7 @@ def test_weights_that_are_not_finite_change_the_outputs() -> None:
     checkpoint = read_checkpoint("model.ckpt")
     checkpoint["state_dict"]["transformer.encoder.layers.1.ffn.fc2.bias"][:] = float("nan")
     torch.save(checkpoint, "model.ckpt")
-    refuse("model.ckpt", FoldError, "would change the logits by nan")
+    refuse("model.ckpt", FoldError, "would change the outputs by nan")
 
 
 def test_a_disk_that_is_full_leaves_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:

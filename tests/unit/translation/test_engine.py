@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from admin_init.checkpoints import read_checkpoint
 from admin_init.nn import Transformer, TransformerConfig
-from admin_init.translation.checkpoint import load_module, read_checkpoint
+from admin_init.translation.checkpoint import load_module
 from admin_init.translation.engine import FairseqConfig, build_transformer, search
 from admin_init.translation.module import TranslationModule
 from admin_init.translation.search import SearchConfig, beam_search
@@ -94,7 +95,8 @@ WITHOUT = """
 import sys
 sys.modules["fairseq"] = None
 from admin_init.translation.engine import FairseqConfig
-from admin_init.translation.checkpoint import load_module, read_checkpoint
+from admin_init.checkpoints import read_checkpoint
+from admin_init.translation.checkpoint import load_module
 from admin_init.nn import TransformerConfig
 from admin_init.translation.module import TranslationModule
 config = TransformerConfig(vocabulary_size=40, dim=16, heads=2)

@@ -1,0 +1,82 @@
+"""Checkpoints: read without running what they hold, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_model
+from torch import nn
+
+from admin_init.errors import AdminInitError
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a Lightning checkpoint without running any code that it may hold.
+
+    Raises:
+        AdminInitError: There is no such file, or it is no checkpoint.
+    """
+    return lightning_checkpoint(load(path), path)
+
+
+def lightning_checkpoint(content: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what was loaded from ``path``, if it is a Lightning checkpoint.
+
+    Raises:
+        AdminInitError: It is none.
+    """
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise AdminInitError(f"{path} is no Lightning checkpoint: it has no `state_dict`.")
+    return content
+
+
+def with_omegas(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the checkpoint of ``path``, if its model has omegas.
+
+    Raises:
+        AdminInitError: It has none.
+    """
+    if not any(key.endswith(".omega") for key in checkpoint["state_dict"]):
+        raise AdminInitError(f"{path} has no omegas, so there is nothing to fold.")
+    return checkpoint
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Load what ``torch.save`` wrote, without running any code that it may hold.
+
+    Raises:
+        AdminInitError: There is no such file, or it holds something else.
+    """
+    if not Path(path).is_file():
+        raise AdminInitError(f"There is no checkpoint at {path}.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch's own message spans a page, and advises to run what the file holds.
+        raise AdminInitError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is damaged, or "
+            "holds more than tensors and plain values."
+        ) from error
+
+
+def write_checkpoint(checkpoint: dict[str, Any], destination: str | os.PathLike[str]) -> None:
+    """Write a checkpoint, whole or not at all."""
+    _write(lambda path: torch.save(checkpoint, path), destination)
+
+
+def write_safetensors(model: nn.Module, destination: str | os.PathLike[str]) -> None:
+    """Write the weights of ``model`` for ``safetensors.torch.load_model``, whole or not at all."""
+    _write(lambda path: save_model(model, str(path), {"format": "pt"}), destination)
+
+
+def _write(save: Callable[[Path], object], destination: str | os.PathLike[str]) -> None:
+    destination = Path(destination)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
+        save(Path(folder) / destination.name)
+        os.replace(Path(folder) / destination.name, destination)
