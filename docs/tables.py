@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -27,9 +28,10 @@ def run_tests(mark: str) -> dict[str, Table]:
     found: dict[str, Table] = {}
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        # In one process, so that rows come in the order of the tests.
+        # In one process, so that new rows come in the order of the tests.
         pytest = [sys.executable, "-m", "pytest", "-q", "-m", mark, f"--junitxml={report}"]
-        subprocess.run(pytest, cwd=DOCS.parent, check=True)
+        # The newer family of reports has no place for what a test records.
+        subprocess.run([*pytest, "-o", "junit_family=xunit1"], cwd=DOCS.parent, check=True)
         properties = ElementTree.parse(report).findall(".//property[@name='cells']")
     for cells in properties:
         table, row, columns = json.loads(cells.attrib["value"])
@@ -37,13 +39,21 @@ def run_tests(mark: str) -> dict[str, Table]:
     return found
 
 
-def markdown(table: Table) -> str:
-    """Lay a table out, rows in the order in which the tests stand."""
-    columns = list(dict.fromkeys(column for cells in table.values() for column in cells))
+def markdown(table: Table, old: str = "") -> str:
+    """Lay a table out, rows and columns where the ``old`` one has them, and new ones at the end."""
+    before = [line.strip("| ").split(" | ") for line in old.splitlines() if line.startswith("|")]
+    columns = in_order((column for cells in table.values() for column in cells), *before[:1])
+    rows = in_order(table, [name for name, *_ in before])
     lines = [["", *columns], ["---"] * (len(columns) + 1)]
-    lines += [[row, *(cells.get(column, "") for column in columns)] for row, cells in table.items()]
+    lines += [[row, *(table[row].get(column, "") for column in columns)] for row in rows]
     escaped = ([text.replace("|", "\\|") for text in line] for line in lines)
     return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+
+
+def in_order(names: Iterable[str], known: Sequence[str] = ()) -> list[str]:
+    """List every name once, those that are ``known`` first, in the order in which they are."""
+    places = {name: place for place, name in enumerate(known)}
+    return sorted(dict.fromkeys(names), key=lambda name: places.get(name, len(places)))
 
 
 def filled(page: str, found: dict[str, Table]) -> str:
@@ -51,10 +61,10 @@ def filled(page: str, found: dict[str, Table]) -> str:
     for name, table in found.items():
         start, end = f"<!-- table: {name} -->\n", "<!-- end -->"
         before, found_start, rest = page.partition(start)
-        _, found_end, after = rest.partition(end)
+        old, found_end, after = rest.partition(end)
         if not (found_start and found_end):
             raise SystemExit(f"The page needs a place for its table: {start}{end}")
-        page = f"{before}{start}\n{markdown(table)}\n{end}{after}"
+        page = f"{before}{start}\n{markdown(table, old)}\n{end}{after}"
     return page
 
 

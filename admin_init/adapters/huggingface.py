@@ -52,6 +52,7 @@ _POST_LN = {
     "bart.BartEncoderLayer": _BART_ENCODER,
     "bert.BertLayer": _BERT,
     "big_bird.BigBirdLayer": _BERT,
+    "camembert.CamembertLayer": _BERT,
     "deberta.DebertaLayer": _BERT,
     "deberta_v2.DebertaV2Layer": _BERT,
     "distilbert.TransformerBlock": _DISTILBERT,
@@ -59,6 +60,7 @@ _POST_LN = {
     "marian.MarianDecoderLayer": _BART_DECODER,
     "marian.MarianEncoderLayer": _BART_ENCODER,
     "roberta.RobertaLayer": _BERT,
+    "xlm_roberta.XLMRobertaLayer": _BERT,
 }
 """The sub-layers of every layer class, in order of execution.
 

@@ -10,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from differences import omegas_apart, outputs_apart
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -109,8 +110,9 @@ class Case(NamedTuple):
     finish: Callable[[Any, Tensor], Tensor]
 
 
+LANGUAGE_MODEL = "decoder-only language model"
 CASES = {
-    "decoder-only language model": Case(
+    LANGUAGE_MODEL: Case(
         LanguageModel,
         [
             SitePattern(branch="blocks.*.out", linear="blocks.*.out", norm="blocks.*.norm1"),
@@ -147,7 +149,7 @@ CASES = {
         ],
         lambda model, x: model.head(x.mean(1)),
     ),
-    "x-transformers": Case(
+    "x-transformers encoder": Case(
         x_transformer,
         [
             SitePattern(
@@ -171,6 +173,7 @@ CASES = {
 }
 
 each = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+each_row = pytest.mark.parametrize(("row", "case"), CASES.items(), ids=CASES.keys())
 
 
 def tokens(seed: int = 0) -> Tensor:
@@ -194,8 +197,11 @@ def by_hand(case: Case, model: nn.Module, batch: Tensor) -> tuple[list[float], T
     return omegas, case.finish(model, x)
 
 
-@each
-def test_omegas_are_those_of_a_forward_written_by_hand(case: Case) -> None:
+@pytest.mark.support
+@each_row
+def test_omegas_are_those_of_a_forward_written_by_hand(
+    row: str, case: Case, cells: Callable[..., None]
+) -> None:
     model, batch = built(case), tokens()
     sites = admin_init.named_sites(model, case.sites)
     assert len(sites) == 2 * LAYERS
@@ -203,10 +209,16 @@ def test_omegas_are_those_of_a_forward_written_by_hand(case: Case) -> None:
     expected, _ = by_hand(case, model, batch)
     # LN(x + f / omega) is LN(omega * x + f) up to the eps of the norms before.
     assert [site.omega for site in profile.sites] == pytest.approx(expected, rel=1e-4)
+    cells("Models", row, profile=f"{omegas_apart(profile, expected)} (by hand)")
+    if row != LANGUAGE_MODEL:
+        cells("Models", row, generate="-")
 
 
-@each
-def test_outputs_are_those_of_a_forward_written_by_hand(case: Case) -> None:
+@pytest.mark.support
+@each_row
+def test_outputs_are_those_of_a_forward_written_by_hand(
+    row: str, case: Case, cells: Callable[..., None]
+) -> None:
     model, batch = built(case), tokens()
     plain = copy.deepcopy(model)
     before = model(batch)
@@ -222,6 +234,33 @@ def test_outputs_are_those_of_a_forward_written_by_hand(case: Case) -> None:
     admin_init.fold_(model, sites=sites)
     torch.testing.assert_close(model(batch), rescaled, rtol=1e-9, atol=1e-12)
     assert model.state_dict().keys() == plain.state_dict().keys()
+    apart = f"{outputs_apart(rescaled, expected)} (by hand)"
+    cells("Models", row, rescale=apart, fold=outputs_apart(model(batch), rescaled))
+
+
+@pytest.mark.support
+def test_generation_before_and_after_fold(cells: Callable[..., None]) -> None:
+    model, patterns = built(CASES[LANGUAGE_MODEL]), CASES[LANGUAGE_MODEL].sites
+    # As it is built, a model with tied embeddings repeats its last token.
+    for parameter in model.blocks.parameters():  # type: ignore[union-attr]
+        parameter.data.mul_(5 if parameter.dim() > 1 else 1)
+
+    @torch.no_grad()
+    def generate() -> Tensor:
+        text = tokens()
+        for _ in range(8):
+            text = torch.cat([text, model(text)[:, -1:].argmax(-1)], dim=1)
+        return text
+
+    plain = generate()
+    sites = admin_init.named_sites(model, patterns)
+    admin_init.apply_(model, admin_init.profile(model, [tokens()], sites=sites), sites=sites)
+    rescaled = generate()
+    assert not rescaled.equal(plain)
+    assert len(rescaled[:, LENGTH:].unique()) > 5
+    admin_init.fold_(model, sites=sites)
+    assert generate().equal(rescaled)
+    cells("Models", LANGUAGE_MODEL, generate="the same tokens")
 
 
 class Module(pl.LightningModule):

@@ -47,8 +47,25 @@ def bert_decoder() -> Any:
     return hf.BertLMHeadModel(config)
 
 
+def bert_to_bert(**kwargs: Any) -> Any:
+    special = {"pad_token_id": 0, "decoder_start_token_id": 1, "eos_token_id": 2}
+    config = hf.BertConfig(**_ENCODER, is_decoder=True, add_cross_attention=True, **kwargs)
+    decoder, encoder = hf.BertLMHeadModel(config), bert().bert
+    model = hf.EncoderDecoderModel(encoder=encoder, decoder=decoder)
+    model.generation_config.update(**special)
+    return model
+
+
 def roberta() -> Any:
     return hf.RobertaForMaskedLM(hf.RobertaConfig(**_ENCODER))
+
+
+def xlm_roberta() -> Any:
+    return hf.XLMRobertaForMaskedLM(hf.XLMRobertaConfig(**_ENCODER))
+
+
+def camembert() -> Any:
+    return hf.CamembertForMaskedLM(hf.CamembertConfig(**_ENCODER))
 
 
 def electra() -> Any:
@@ -109,6 +126,8 @@ FAMILIES: dict[str, tuple[Callable[..., Any], list[str]]] = {
     "BERT": (bert, _names("bert.encoder.layer", ENCODER)),
     "BERT, decoder": (bert_decoder, _names("bert.encoder.layer", DECODER)),
     "RoBERTa": (roberta, _names("roberta.encoder.layer", ENCODER)),
+    "XLM-RoBERTa": (xlm_roberta, _names("roberta.encoder.layer", ENCODER)),
+    "CamemBERT": (camembert, _names("roberta.encoder.layer", ENCODER)),
     "ELECTRA": (electra, _names("electra.encoder.layer", ENCODER)),
     "DistilBERT": (distilbert, _names("distilbert.transformer.layer", ENCODER)),
     "DeBERTa": (deberta, _names("deberta.encoder.layer", ENCODER)),

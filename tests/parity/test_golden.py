@@ -1,11 +1,13 @@
 """Against the released code: its profiling run on fixed weights and inputs, dropout 0."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from differences import omegas_apart, outputs_apart
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -70,16 +72,38 @@ def omegas(profile: admin_init.AdminProfile) -> dict[str, list[float]]:
     }
 
 
-def test_omegas(model: Golden, batch: tuple[Tensor, ...], golden: dict[str, Any]) -> None:
-    measured = omegas(admin_init.profile(model, [batch]))
+ROWS = {"encoder": "torch.nn, encoder", "decoder": "torch.nn, encoder-decoder"}
+"""Of the table in docs/support.md, by the stack that runs last."""
+
+RELEASED = "{} (released code)"
+
+
+@pytest.mark.support
+def test_omegas(
+    model: Golden,
+    batch: tuple[Tensor, ...],
+    golden: dict[str, Any],
+    cells: Callable[..., None],
+) -> None:
+    profile = admin_init.profile(model, [batch])
+    measured = omegas(profile)
     assert measured.keys() == golden["omega"].keys()
     for stack, expected in golden["omega"].items():
         assert measured[stack] == pytest.approx(expected, rel=1e-5)
+    apart = omegas_apart(profile, golden["omega"]["encoder"] + golden["omega"]["decoder"])
+    for row in ROWS.values():
+        cells("Models", row, profile=RELEASED.format(apart))
+    cells("Models", ROWS["encoder"], generate="-")
 
 
+@pytest.mark.support
 @pytest.mark.parametrize("mode", ["train", "eval", "inference", "folded"])
 def test_outputs(
-    model: Golden, batch: tuple[Tensor, ...], tensors: dict[str, Tensor], mode: str
+    model: Golden,
+    batch: tuple[Tensor, ...],
+    tensors: dict[str, Tensor],
+    mode: str,
+    cells: Callable[..., None],
 ) -> None:
     admin_init.apply_(model, admin_init.profile(model, [batch]))
     if mode == "folded":
@@ -89,6 +113,10 @@ def test_outputs(
         memory, output = model(*batch)
     torch.testing.assert_close(memory, tensors["output.encoder"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(output, tensors["output.decoder"], rtol=1e-5, atol=1e-5)
+    column = "fold" if mode == "folded" else "rescale"
+    for stack, found in (("encoder", memory), ("decoder", output)):
+        apart = outputs_apart(found, tensors[f"output.{stack}"])
+        cells("Models", ROWS[stack], **{column: RELEASED.format(apart)})
 
 
 def test_outputs_without_omegas_are_others(
@@ -99,7 +127,7 @@ def test_outputs_without_omegas_are_others(
     assert (output - tensors["output.decoder"]).abs().max() > 0.1
 
 
-def sites_by_name(model: Golden) -> list[ResidualSite]:
+def sites_by_name(model: nn.Module) -> list[ResidualSite]:
     def pattern(stack: str, index: int, linear: str) -> SitePattern:
         names = (f"dropout{index}", linear, f"norm{index}")
         branch, linear, norm = (f"{stack}.layers.*.{name}" for name in names)
@@ -117,19 +145,26 @@ def sites_by_name(model: Golden) -> list[ResidualSite]:
     )
 
 
+@pytest.mark.support
 def test_the_branch_form_by_name(
     model: Golden,
     batch: tuple[Tensor, ...],
     golden: dict[str, Any],
     tensors: dict[str, Tensor],
+    cells: Callable[..., None],
 ) -> None:
     sites = sites_by_name(model)
     profile = admin_init.profile(model, [batch], sites=sites)
+    row = "torch.nn, sites named"
     for stack, expected in golden["omega"].items():
         assert omegas(profile)[stack] == pytest.approx(expected, rel=1e-4)
+    apart = omegas_apart(profile, golden["omega"]["encoder"] + golden["omega"]["decoder"])
+    cells("Models", row, profile=RELEASED.format(apart))
     admin_init.apply_(model, profile, sites=sites)
-    for _ in ("installed", "folded"):
+    for column in ("rescale", "fold"):
         memory, output = model(*batch)
         torch.testing.assert_close(memory, tensors["output.encoder"], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(output, tensors["output.decoder"], rtol=1e-4, atol=1e-4)
+        apart = outputs_apart(output, tensors["output.decoder"])
+        cells("Models", row, **{column: RELEASED.format(apart)})
         admin_init.fold_(model, sites=sites)

@@ -3,11 +3,13 @@
 import copy
 import json
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from differences import omegas_apart, outputs_apart
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -18,6 +20,7 @@ from fairseq.models.transformer import TransformerConfig  # isort: skip
 from fairseq.modules import transformer_layer  # isort: skip
 
 DATA = Path(__file__).parents[1] / "data" / "transformer_clinic"
+ROW, RELEASED = "fairseq Transformer", "{} (released code)"
 NAMES = {
     "linear": "fc",
     "multihead_attn": "encoder_attn",
@@ -77,7 +80,8 @@ class Golden(nn.Module):
         return memory.transpose(0, 1), x.transpose(0, 1)
 
 
-def test_the_released_omegas_and_outputs() -> None:
+@pytest.mark.support
+def test_the_released_omegas_and_outputs(cells: Callable[..., None]) -> None:
     tensors = load_file(DATA / "weights_and_io.safetensors")
     golden = json.loads((DATA / "profile.json").read_text())
     model = Golden(golden)
@@ -89,13 +93,21 @@ def test_the_released_omegas_and_outputs() -> None:
     for stack, expected in golden["omega"].items():
         omegas = [site.omega for site in profile.sites if site.stack == stack]
         assert omegas == pytest.approx(expected, rel=1e-5)
+    expected = golden["omega"]["encoder"] + golden["omega"]["decoder"]
+    cells("Models", ROW, profile=RELEASED.format(omegas_apart(profile, expected)))
 
     plain = model(*batch)
     assert (plain[0] - tensors["output.encoder"]).abs().max() > 0.1
     assert (plain[1] - tensors["output.decoder"]).abs().max() > 0.1
     admin_init.apply_(model, profile)
     folded = admin_init.fold_(copy.deepcopy(model))
-    for variant in (model.train(), model.eval(), folded):
+    for column, variant in (
+        ("rescale", model.train()),
+        ("rescale", model.eval()),
+        ("fold", folded),
+    ):
         memory, output = variant(*batch)
         torch.testing.assert_close(memory, tensors["output.encoder"], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(output, tensors["output.decoder"], atol=1e-5, rtol=1e-5)
+        apart = outputs_apart(output, tensors["output.decoder"])
+        cells("Models", ROW, **{column: RELEASED.format(apart)})

@@ -5,11 +5,13 @@ And our profile of our own stacks against our profile of torch.nn's, of the same
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from differences import omegas_apart, outputs_apart
 from safetensors.torch import load_file
 from test_native_vs_torch import from_torch, perturb_
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from admin_init.nn import TransformerConfig
 from admin_init.nn.stacks import TransformerDecoder, TransformerEncoder
 
 DATA = Path(__file__).parents[1] / "data" / "transformer_clinic"
+ROW, RELEASED = "admin_init.nn.Transformer", "{} (released code)"
 
 
 class Native(nn.Module):
@@ -47,8 +50,9 @@ def omegas(profile: admin_init.AdminProfile, stack: str) -> list[float]:
     return [site.omega for site in profile.sites if site.stack == stack]
 
 
+@pytest.mark.support
 @pytest.mark.parametrize("residual", ["post", "admin"])
-def test_the_released_omegas_and_outputs(residual: str) -> None:
+def test_the_released_omegas_and_outputs(residual: str, cells: Callable[..., None]) -> None:
     tensors = load_file(DATA / "weights_and_io.safetensors")
     golden = json.loads((DATA / "profile.json").read_text())
     model = Native(
@@ -65,12 +69,17 @@ def test_the_released_omegas_and_outputs(residual: str) -> None:
     profile = admin_init.profile(model, [batch])
     for stack, expected in golden["omega"].items():
         assert omegas(profile, stack) == pytest.approx(expected, rel=1e-5)
+    expected = golden["omega"]["encoder"] + golden["omega"]["decoder"]
+    cells("Models", ROW, profile=RELEASED.format(omegas_apart(profile, expected)))
 
     admin_init.apply_(model, profile)
-    for variant in (model, admin_init.fold_(copy.deepcopy(model))):
+    variants = {"rescale": model, "fold": admin_init.fold_(copy.deepcopy(model))}
+    for column, variant in variants.items():
         memory, output = variant(*batch)
         torch.testing.assert_close(memory, tensors["output.encoder"], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(output, tensors["output.decoder"], atol=1e-5, rtol=1e-5)
+        apart = outputs_apart(output, tensors["output.decoder"])
+        cells("Models", ROW, **{column: RELEASED.format(apart)})
 
 
 def test_a_profile_is_that_of_torch_nn() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from differences import omegas_apart, outputs_apart
 from small_huggingface import FAMILIES, bart, batch_of, bert, build, shake_
 from torch import Tensor, nn
 
@@ -50,6 +51,46 @@ def test_sites_come_in_the_order_of_execution(family: str) -> None:
     assert not any(site.installed for site in sites)
 
 
+@pytest.mark.support
+@families
+def test_the_norms_see_what_the_rule_asks_for(family: str, cells: Callable[..., None]) -> None:
+    model = shake_(build(family)).train()
+    profile = admin_init.profile(model, [batch_of(model)])
+    admin_init.apply_(model, profile)
+    # Dropout is on, and draws what it drew for the profile.
+    expected = []
+    running: dict[str, float] = {}
+    for site, (x, total) in zip(profile.sites, sums(model), strict=True):
+        expected.append(running.get(site.stack, 1.0))
+        variances = (site.omega * x).var(correction=0), (site.omega * (total - x)).var(correction=0)
+        running[site.stack] = torch.stack(variances).sum().sqrt().item()
+    # Float32: the branch is the difference of what enters the norm and the shortcut.
+    assert [site.omega for site in profile.sites] == pytest.approx(expected, rel=1e-5)
+    cells("Models", family, profile=f"{omegas_apart(profile, expected)} (norms)", rescale="yes")
+
+
+@torch.no_grad()
+def sums(model: Any) -> list[tuple[Tensor, Tensor]]:
+    """Return the shortcut of each site, and what its norm takes, in order of execution."""
+    found: list[tuple[Tensor, Tensor]] = []
+    shortcut: list[Tensor] = []
+
+    def before_layer(layer: nn.Module, args: tuple[Any, ...]) -> None:
+        shortcut[:] = args[:1]
+
+    def after_norm(norm: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+        found.append((shortcut.pop(), *args))
+        shortcut.append(output)
+
+    sites = find_sites(model)
+    for layer in {site.name.rpartition(".")[0] for site in sites}:
+        model.get_submodule(layer).register_forward_pre_hook(before_layer)
+    for site in sites:
+        site.norm.register_forward_hook(after_norm)
+    model(**batch_of(model))
+    return found
+
+
 @families
 def test_omega_of_one_changes_no_bit(family: str) -> None:
     model = build(family)
@@ -62,8 +103,9 @@ def test_omega_of_one_changes_no_bit(family: str) -> None:
     assert list(model.state_dict()) == keys
 
 
+@pytest.mark.support
 @families
-def test_fold(family: str) -> None:
+def test_fold(family: str, cells: Callable[..., None]) -> None:
     # transformers 4 cannot build the causal mask of BERT in float64.
     single = family == "BERT, decoder"
     model = rescale_(shake_(build(family)).to(torch.float32 if single else torch.float64))
@@ -73,6 +115,7 @@ def test_fold(family: str) -> None:
     # DeBERTa's layer norm computes in float32 whatever the model's type.
     tolerance = 1e-5 if single or family == "DeBERTa" else 1e-10
     torch.testing.assert_close(outputs(model), expected, rtol=tolerance, atol=tolerance)
+    cells("Models", family, fold=outputs_apart(outputs(model), expected))
     plain = build(family)
     assert list(model.state_dict()) == list(plain.state_dict())
     # Only the linear layers in which the branches end have changed: no embedding, tied or not.

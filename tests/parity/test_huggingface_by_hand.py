@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from differences import omegas_apart, outputs_apart
 from small_huggingface import D, bart, batch_of, bert, marian, shake_
 from torch import Tensor
 
@@ -120,13 +121,18 @@ def no_bart_dropout() -> Any:
     return bart(encoder_layers=LAYERS, decoder_layers=LAYERS, dropout=0.0)
 
 
+@pytest.mark.support
 @pytest.mark.parametrize(
-    ("build", "by_hand", "stacks"),
-    [(no_bert_dropout, bert_by_hand, 1), (no_bart_dropout, bart_by_hand, 2)],
+    ("family", "build", "by_hand", "stacks"),
+    [("BERT", no_bert_dropout, bert_by_hand, 1), ("BART", no_bart_dropout, bart_by_hand, 2)],
     ids=["BERT", "BART"],
 )
 def test_profile_outputs_and_gradients(
-    build: Callable[[], Any], by_hand: Callable[..., Tensor], stacks: int
+    family: str,
+    build: Callable[[], Any],
+    by_hand: Callable[..., Tensor],
+    stacks: int,
+    cells: Callable[..., None],
 ) -> None:
     torch.manual_seed(0)
     model = shake_(build()).double().eval()
@@ -156,6 +162,12 @@ def test_profile_outputs_and_gradients(
     torch.testing.assert_close(logits, outputs, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(
         gradients(logits, parameters), expected_gradients, rtol=1e-9, atol=1e-12
+    )
+    cells(
+        "Models",
+        family,
+        profile=f"{omegas_apart(profile, expected)} (by hand)",
+        rescale=f"{outputs_apart(logits, outputs)} (by hand)",
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
-from small_huggingface import bart, batch_of, bert, deberta, marian
+from small_huggingface import FAMILIES, bart, batch_of, bert, bert_to_bert, build, deberta, marian
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -18,14 +18,19 @@ import admin_init
 from admin_init import AdminInit, TrainedModelError
 from admin_init.sites import find_sites
 
+DECODERS = {"BERT, decoder": bert_to_bert, "BART": bart, "Marian": marian}
 
+
+@pytest.mark.support
 @pytest.mark.parametrize("beams", [1, 2])
-@pytest.mark.parametrize("small", [bart, marian])
-def test_generation_before_and_after_fold(small: Callable[..., Any], beams: int) -> None:
+@pytest.mark.parametrize("family", DECODERS)
+def test_generation_before_and_after_fold(
+    family: str, beams: int, cells: Callable[..., None]
+) -> None:
     torch.manual_seed(0)
     # Float64, so that no two tokens are so close that rounding could exchange them.
     # With tied embeddings, a model that was never trained repeats its first token.
-    model = small(tie_word_embeddings=False).double().eval()
+    model = DECODERS[family](tie_word_embeddings=False).double().eval()
     batch = batch_of(model)
     del batch["decoder_input_ids"]
 
@@ -43,6 +48,14 @@ def test_generation_before_and_after_fold(small: Callable[..., Any], beams: int)
     assert generate(use_cache=False).equal(rescaled)
     admin_init.fold_(model)
     assert generate().equal(rescaled)
+    cells("Models", family, generate="the same tokens")
+
+
+@pytest.mark.support
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in DECODERS])
+def test_encoders_generate_nothing(family: str, cells: Callable[..., None]) -> None:
+    assert not build(family).can_generate()
+    cells("Models", family, generate="-")
 
 
 @pytest.mark.parametrize("small", [bert, bart])
@@ -138,9 +151,10 @@ def test_a_trainer_with_checkpoint_and_resume(small: Callable[[], Any], tmp_path
     assert resumed.losses[-1] < module.losses[-1]
 
 
+@pytest.mark.support
 @pytest.mark.parametrize("small", [bert, deberta])
 def test_a_pretrained_model_is_refused_unless_forced(
-    small: Callable[[], Any], tmp_path: Path
+    small: Callable[[], Any], tmp_path: Path, cells: Callable[..., None]
 ) -> None:
     torch.manual_seed(0)
     model = small().train()
@@ -153,7 +167,11 @@ def test_a_pretrained_model_is_refused_unless_forced(
     def pretrained() -> Any:
         return type(model).from_pretrained(tmp_path)
 
-    with pytest.raises(TrainedModelError, match=r"looks trained: the norm gain of `model\..*force"):
+    message = r"looks trained: the norm gain of `model\..*force"
+    with pytest.raises(TrainedModelError, match=message) as refusal:
         fit(Module(pretrained), steps=1, folder=tmp_path)
     callback, _ = fit(Module(pretrained), steps=1, folder=tmp_path, force=True)
     assert callback.profile is not None
+    refused = dict.fromkeys(("profile", "rescale", "fold", "generate"), "refused")
+    cells("Models", "a trained model, by AdminInit unless forced", **refused)
+    cells("Refusals", "a trained model", message=str(refusal.value).partition(". ")[0])
