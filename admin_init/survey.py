@@ -55,7 +55,7 @@ def survey(model: nn.Module, patterns: Sequence[SitePattern] | None = None) -> S
         sites = find_sites(model) if patterns is None else named_sites(model, patterns)
     except UnsupportedModelError as error:
         sites, problem = [], str(error)
-    others = {} if patterns else _refused(model)
+    others = {} if patterns else refused_layers(model)
     # With what some libraries wrap in a norm of their own.
     norms = {id(module) for site in sites for module in site.norm.modules()}
     for name, module in model.named_modules():
@@ -67,8 +67,8 @@ def survey(model: nn.Module, patterns: Sequence[SitePattern] | None = None) -> S
     return Survey(sites, others, problem)
 
 
-def _refused(model: nn.Module) -> dict[str, str]:
-    """Ask every known layer that has no sites why."""
+def refused_layers(model: nn.Module) -> dict[str, str]:
+    """Say of every layer of a known family that has no sites why that is so, by its name."""
     reasons = {}
     for name, layer in model.named_modules():
         adapter = adapter_of(layer)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +13,21 @@ import torch
 
 from admin_init.adapters.named import SitePattern, named_sites
 from admin_init.callbacks.base import Callback
+from admin_init.callbacks.hooks import around, is_overridden
 from admin_init.callbacks.ranks import pool_ranks
+from admin_init.callbacks.refusals import (
+    averaging,
+    check_fold,
+    check_optimized,
+    check_trainer,
+    check_training_step,
+    check_untrained,
+    warn_of_others,
+)
 from admin_init.callbacks.report import log_profile
-from admin_init.callbacks.silence import distribution, own_copy, silenced
+from admin_init.callbacks.silence import own_copy, silenced
 from admin_init.callbacks.weight_decay import no_weight_decay
-from admin_init.errors import AdminInitError, ProfileError, TrainedModelError, UnsupportedModelError
+from admin_init.errors import ProfileError, UnsupportedModelError
 from admin_init.folding import folded
 from admin_init.omega import Rule, check_rule
 from admin_init.profile_data import AdminProfile
@@ -32,16 +40,6 @@ if TYPE_CHECKING:
 
 PROFILE_FILE = "admin_profile.json"
 FOLDED_FILE = "folded.ckpt"
-
-_AVERAGING = ("StochasticWeightAveraging", "WeightAveraging")
-_UNTRIED_STRATEGIES = (
-    "FSDPStrategy",
-    "ModelParallelStrategy",
-    "DeepSpeedStrategy",
-    "XLAStrategy",
-    "SingleDeviceXLAStrategy",
-)
-_TRIED_PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true")
 
 
 class AdminInit(Callback):
@@ -113,20 +111,21 @@ class AdminInit(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Install omega = 1, at the latest when the module has built its layers."""
-        self._check_trainer(trainer)
+        check_trainer(trainer, self)
         if stage == "fit":
             if self.given is not None and not isinstance(self.given, AdminProfile):
                 self.given = AdminProfile.load(self.given)
-            self._check_training_step(pl_module)
+            if self.forward is None and (self.given is None or self.fold_on_end):
+                check_training_step(pl_module)
             if self.fold_on_end:
-                _check_fold(trainer)
+                check_fold(trainer)
             self._settled = False
-            _around(pl_module, "configure_optimizers", self._configure_optimizers)
+            around(pl_module, "configure_optimizers", self._configure_optimizers)
         self._install(pl_module, complete=False)
-        builds_later = _is_overridden(pl_module, "configure_model")
-        _around(pl_module, "setup", functools.partial(self._after, complete=not builds_later))
+        builds_later = is_overridden(pl_module, "configure_model")
+        around(pl_module, "setup", functools.partial(self._after, complete=not builds_later))
         if builds_later:
-            _around(pl_module, "configure_model", functools.partial(self._after, complete=True))
+            around(pl_module, "configure_model", functools.partial(self._after, complete=True))
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -140,15 +139,17 @@ class AdminInit(Callback):
         if trainer.global_step > 0 or self._resumed:
             return
         sites = self.sites(pl_module)
-        _check_optimized(trainer, sites)
+        check_optimized(trainer, sites)
         if not self.force:
             check_untrained(sites)
+        if self.patterns is None:
+            warn_of_others(pl_module)
         profile = self.given
         if not isinstance(profile, AdminProfile):
             profile = self._measure(trainer, pl_module, sites, batch, batch_idx)
         apply_(pl_module, profile, sites=sites)
         self.profile = profile
-        for callback in _averaging(getattr(trainer, "callbacks", [])):
+        for callback in averaging(getattr(trainer, "callbacks", [])):
             # Its copy is one of the model at omega = 1, and may count in the average already.
             callback.setup(trainer, pl_module, "fit")
         log_profile(trainer.loggers, profile)
@@ -246,49 +247,6 @@ class AdminInit(Callback):
         takes = 2 if variadic else len(parameters)
         return training_step(*(batch, batch_idx)[:takes])
 
-    def _check_trainer(self, trainer: pl.Trainer) -> None:
-        callbacks = getattr(trainer, "callbacks", [])
-        if any(type(callback).__name__ == "LearningRateFinder" for callback in callbacks):
-            warnings.warn(
-                "LearningRateFinder runs without the other callbacks, so it searches at omega = 1: "
-                "its suggestion is one for plain Post-LN.",
-                stacklevel=2,
-            )
-        before = callbacks[: callbacks.index(self)] if self in callbacks else []
-        if averaging := _averaging(before):
-            name = type(averaging[0]).__name__
-            raise AdminInitError(
-                f"{name} copies the model before AdminInit has added omega to it. Put AdminInit "
-                f"before {name} in the Trainer's callbacks."
-            )
-        if _is_a(trainer.strategy, _UNTRIED_STRATEGIES):
-            raise AdminInitError(
-                f"AdminInit has not been run under {type(trainer.strategy).__name__}, so whether "
-                "it profiles and rescales there is not known. Use a single device or DDP."
-            )
-        if trainer.precision not in _TRIED_PRECISIONS:
-            raise AdminInitError(
-                f"AdminInit has not been run in precision {trainer.precision}, so whether its "
-                "profile overflows there is not known. Use one of "
-                f"{', '.join(_TRIED_PRECISIONS)}."
-            )
-
-    def _check_training_step(self, pl_module: pl.LightningModule) -> None:
-        if self.forward is not None or self.given is not None:
-            return
-        if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
-            raise ProfileError(
-                "A `training_step` that takes `dataloader_iter` fetches its batches itself, so "
-                "there is no first batch to profile on. Profile beforehand with "
-                "`admin_init.profile`, and pass `AdminInit(profile=...)`."
-            )
-        if not pl_module.automatic_optimization:
-            raise ProfileError(
-                "A module with manual optimization steps its optimizers in `training_step`, so "
-                "that cannot be run to profile. Pass `AdminInit(forward=...)`, called as "
-                "forward(pl_module, batch), which passes a batch once through the model."
-            )
-
     def _install(self, pl_module: pl.LightningModule, *, complete: bool) -> None:
         try:
             sites = self.sites(pl_module)
@@ -319,100 +277,3 @@ class AdminInit(Callback):
         sites = self.sites(pl_module)
         with no_weight_decay(site.omega for site in sites if site.omega is not None):
             return hook()
-
-
-def check_untrained(sites: list[ResidualSite]) -> None:
-    """Raise a TrainedModelError unless the model of ``sites`` is at its initialization."""
-    if not any(site.norm_weight.requires_grad for site in sites):
-        raise TrainedModelError(
-            "All the layer norms are frozen. Admin sets up a model for training; unfreeze it, or "
-            "pass `force=True`."
-        )
-    for site in sites:
-        # Some libraries add 1 to a gain that starts at 0.
-        offset = getattr(site.norm, "unit_offset", False)
-        for what, value, initial in (
-            ("norm gain", site.norm_weight, 0 if offset else 1),
-            ("norm bias", getattr(site.norm, "bias", None), 0),
-            ("omega", site.omega, 1),
-        ):
-            if isinstance(value, torch.Tensor) and (value != initial).any():
-                raise TrainedModelError(
-                    f"The model looks trained: the {what} of `{site.name}` is not {initial} "
-                    "everywhere. Rescaling would change the function that it learned. Leave "
-                    "AdminInit out to train it further, resume with `ckpt_path`, start from an "
-                    "initialized model, or pass `force=True`."
-                )
-
-
-def _check_optimized(trainer: pl.Trainer, sites: list[ResidualSite]) -> None:
-    optimized = {
-        id(parameter)
-        for optimizer in trainer.optimizers
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }
-    left_out = [
-        site.name
-        for site in sites
-        if site.omega is not None and site.omega.requires_grad and id(site.omega) not in optimized
-    ]
-    if left_out:
-        warnings.warn(
-            f"No optimizer holds {len(left_out)} of the omegas, the first that of "
-            f"`{left_out[0]}`: they stay at their profiled values. Build "
-            "the optimizer in `configure_optimizers` from `self.parameters()`.",
-            stacklevel=2,
-        )
-
-
-def _check_fold(trainer: Any) -> None:
-    if not trainer.checkpoint_callbacks and not trainer.fast_dev_run:
-        raise AdminInitError(
-            f"`fold_on_end` writes `{FOLDED_FILE}` beside the checkpoints, but the trainer keeps "
-            "none. Add a ModelCheckpoint, or call `admin_init.fold_(model)` after `fit`."
-        )
-    if averaging := _averaging(trainer.callbacks):
-        raise AdminInitError(
-            f"`fold_on_end` would fold the weights before {type(averaging[0]).__name__} has put "
-            "its average in their place. Fold the checkpoint that it saves, with `admin-init fold`."
-        )
-
-
-def _averaging(callbacks: Sequence[Any]) -> list[Any]:
-    """Return those of ``callbacks`` that keep an average of the model beside it."""
-    return [callback for callback in callbacks if _is_a(callback, _AVERAGING)]
-
-
-def _is_a(instance: object, names: Sequence[str]) -> bool:
-    """Tell by the names of classes, since either Lightning may be the one in use."""
-    return any(cls.__name__ in names for cls in type(instance).__mro__)
-
-
-def _is_overridden(pl_module: pl.LightningModule, hook: str) -> bool:
-    base = importlib.import_module(distribution(pl_module)).LightningModule
-    return getattr(type(pl_module), hook) is not getattr(base, hook)
-
-
-def _around(
-    pl_module: pl.LightningModule,
-    hook: str,
-    wrapper: Callable[[pl.LightningModule, Callable[[], object]], object],
-) -> None:
-    """Wrap the next call of a hook of this one module; the wrapper is gone when it is called.
-
-    No callback hook fires between ``configure_model`` and the optimizers, so the module's own
-    hooks are where omega can be added in time.
-    """
-    original = getattr(pl_module, hook)
-    before = vars(pl_module).get(hook)
-
-    @functools.wraps(original)
-    def once(*args: Any, **kwargs: Any) -> object:
-        if before is None:
-            delattr(pl_module, hook)
-        else:
-            setattr(pl_module, hook, before)
-        return wrapper(pl_module, functools.partial(original, *args, **kwargs))
-
-    setattr(pl_module, hook, once)

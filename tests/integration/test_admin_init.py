@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -136,36 +133,6 @@ def test_omega_can_be_kept_constant() -> None:
     assert callback.profile is not None
     expected = [torch.full((16,), site.omega) for site in callback.profile.sites]
     assert all(map(torch.equal, omegas(model), expected))
-
-
-@pytest.mark.parametrize("hook", ["setup", "configure_model"])
-def test_a_model_built_late_is_rescaled_and_optimized(hook: str, lightning: ModuleType) -> None:
-    late = module(lightning)
-    del late.model
-
-    def build(self: Any, stage: str | None = None) -> None:
-        if not hasattr(self, "model"):
-            self.model = encoder()
-
-    setattr(type(late), hook, build)
-    callback = AdminInit()
-    run = trainer(lightning, callbacks=[callback], max_steps=2)
-    run.fit(late, data())
-    optimized = {id(p) for group in run.optimizers[0].param_groups for p in group["params"]}
-    assert len(omegas(late)) == 6
-    assert all(id(site.omega) in optimized for site in find_sites(late))
-    assert not vars(late).keys() & {"setup", "configure_model", "configure_optimizers"}
-
-
-def test_bf16_mixed() -> None:
-    model, callback = module(), AdminInit()
-    trainer(callbacks=[callback], precision="bf16-mixed").fit(model, data())
-    assert callback.profile is not None
-    assert callback.profile.dtype == "bf16"
-    assert all(omega.dtype == torch.float32 for omega in omegas(model))
-    reference = profile(module(), [next(iter(data()))], forward=lambda m, b: m(b[0]))
-    ours, theirs = ([s.omega for s in p.sites] for p in (callback.profile, reference))
-    assert ours == pytest.approx(theirs, rel=0.1)
 
 
 def test_resume_keeps_omega_and_never_profiles_again(tmp_path: Path, lightning: ModuleType) -> None:
@@ -309,52 +276,6 @@ def test_the_profile_is_logged_and_written_beside_the_checkpoint(tmp_path: Path)
     assert "admin/json/text_summary" in events.Tags()["tensors"]
     names = {f"admin/omega/{site.name}" for site in callback.profile.sites}
     assert names <= rows(table)[0].keys()
-
-
-DDP = textwrap.dedent(
-    """
-    import sys, torch
-    import pytorch_lightning as pl
-    sys.path.insert(0, sys.argv[1])
-    from small_module import data, module, omegas
-    from admin_init import AdminInit
-
-    class Save(pl.Callback):
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            if batch_idx == 0:
-                torch.save([values, trainer.callbacks[0].profile.to_dict(), batch],
-                           f"{sys.argv[2]}/rank{trainer.global_rank}.pt")
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            global values
-            if batch_idx == 0:
-                values = omegas(pl_module)
-
-    torch.set_num_threads(1)
-    pl.Trainer(
-        accelerator="cpu", devices=2, strategy="ddp", max_steps=2, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[AdminInit(), Save()],
-    ).fit(module(), data())
-    """
-)
-
-
-def test_two_processes_end_with_the_same_omegas(tmp_path: Path) -> None:
-    script = tmp_path / "run.py"
-    script.write_text(DDP)
-    folder = str(Path(__file__).parent)
-    subprocess.run([sys.executable, str(script), folder, str(tmp_path)], check=True, timeout=120)
-    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
-    assert all(map(torch.equal, ranks[0][0], ranks[1][0]))
-    assert ranks[0][1] == ranks[1][1]
-    assert not torch.equal(ranks[0][2][0], ranks[1][2][0])
-    found = AdminProfile.from_dict(ranks[0][1])
-    assert found.batches == 2
-    union = torch.cat([rank[2][0] for rank in ranks])
-    expected = profile(module(), [(union,)])
-    ours, theirs = ([site.omega for site in p.sites] for p in (found, expected))
-    # Each rank draws its own dropout.
-    assert ours == pytest.approx(theirs, rel=0.05)
 
 
 def test_a_trainer_and_a_step_of_the_users_own(lightning: ModuleType) -> None:

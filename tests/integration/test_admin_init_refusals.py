@@ -51,21 +51,6 @@ def test_two_callbacks_are_refused() -> None:
         trainer(callbacks=[AdminInit(), AdminInit()])
 
 
-def test_the_learning_rate_finder_is_warned_of() -> None:
-    finder = pl.callbacks.LearningRateFinder
-    quiet = type("LearningRateFinder", (pl.Callback,), {})
-    assert finder.__name__ == quiet.__name__
-    with pytest.warns(UserWarning, match="searches at omega = 1"):
-        trainer(callbacks=[AdminInit(), quiet()], max_steps=1).fit(module(), data())
-
-
-def test_an_untried_strategy_is_refused() -> None:
-    run = trainer(callbacks=[AdminInit()])
-    run.strategy.__class__ = type("FSDPStrategy", (type(run.strategy),), {})
-    with pytest.raises(AdminInitError, match="has not been run under FSDPStrategy"):
-        run.fit(module(), data())
-
-
 def refused(model: nn.Module, error: type[Exception], message: str, **kwargs: Any) -> None:
     with pytest.raises(error, match=message):
         trainer(callbacks=[AdminInit(**kwargs)]).fit(module(model=model), data())
@@ -177,3 +162,17 @@ def test_averaging_must_come_after(name: str) -> None:
     with pytest.raises(AdminInitError, match=f"Put AdminInit before {name}"):
         trainer(callbacks=[averaging(**arguments), AdminInit()]).fit(module(), data())
     trainer(callbacks=[AdminInit(), averaging(**arguments)]).fit(module(), data())
+
+
+def test_layers_that_are_left_as_they_are_are_warned_of() -> None:
+    model = nn.Sequential(encoder(norm_first=True), encoder())
+    with pytest.warns(UserWarning, match=r"leaves 3 layers .* as they are: `model.0.layers.0` is"):
+        trainer(callbacks=[AdminInit()], max_steps=1).fit(module(model=model), data())
+
+
+def test_fold_on_end_needs_a_forward_where_the_step_trains() -> None:
+    model = module()
+    model.automatic_optimization = False
+    callback = AdminInit(profile=profile(encoder(), [(torch.randn(2, 5, 16),)]), fold_on_end=True)
+    with pytest.raises(ProfileError, match=r"Pass `AdminInit\(forward=\.\.\.\)`"):
+        trainer(callbacks=[callback], enable_checkpointing=True).fit(model, data())
