@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
-from collections.abc import Callable
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch import nn
 
 from admin_init.errors import AdminInitError
+from admin_init.files import write_bytes
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -55,6 +58,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     if not Path(path).is_file():
         raise AdminInitError(f"There is no checkpoint at {path}.")
     try:
+        _check_sums(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch's own message spans a page, and advises to run what the file holds.
@@ -66,17 +70,33 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 def write_checkpoint(checkpoint: dict[str, Any], destination: str | os.PathLike[str]) -> None:
     """Write a checkpoint, whole or not at all."""
-    _write(lambda path: torch.save(checkpoint, path), destination)
+    # Not at once: torch's own writer does not say that a disk is full.
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    write_bytes(destination, content.getbuffer())
 
 
 def write_safetensors(model: nn.Module, destination: str | os.PathLike[str]) -> None:
-    """Write the weights of ``model`` for ``safetensors.torch.load_model``, whole or not at all."""
-    _write(lambda path: save_model(model, str(path), {"format": "pt"}), destination)
+    """Write the weights of ``model`` for ``safetensors.torch.load_model``, whole or not at all.
 
-
-def _write(save: Callable[[Path], object], destination: str | os.PathLike[str]) -> None:
+    Raises:
+        AdminInitError: There is no room for it.
+    """
     destination = Path(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
-        save(Path(folder) / destination.name)
-        os.replace(Path(folder) / destination.name, destination)
+        part = Path(folder) / destination.name
+        try:
+            save_model(model, str(part), {"format": "pt"})
+        except SafetensorError as error:
+            raise AdminInitError(f"{destination} cannot be written: {error}") from error
+        part.replace(destination)
+
+
+def _check_sums(path: str | os.PathLike[str]) -> None:
+    # torch writes a sum of every tensor, and reads over a flipped bit all the same.
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"{damaged} has another checksum")

@@ -172,7 +172,11 @@ def _run(name: str, arguments: list[str]) -> int:
     if name == "compare" and not arguments:
         raise AdminInitError("a comparison needs a `--config FILE` that says what to compare.")
     parser = command_parser(name)
-    settings = parser.instantiate_classes(parser.parse_args(arguments)).as_dict()
+    parsed = parser.parse_args(arguments)
+    try:
+        settings = parser.instantiate_classes(parsed).as_dict()
+    except TypeError as error:
+        raise AdminInitError(f"the options cannot be used: {error}") from error
     settings.pop("config", None)
     if name == "study":
         settings |= settings.pop(settings["name"])

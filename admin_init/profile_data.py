@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, fields
+import zlib
+from dataclasses import InitVar, asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,10 @@ class AdminProfile:
     version: str = _version()
     """Version of this package that measured it."""
 
-    def __post_init__(self) -> None:
+    checksum: InitVar[int | None] = None
+    """Of all the rest, as :meth:`save` writes it; None where nobody took it."""
+
+    def __post_init__(self, checksum: int | None) -> None:
         problems = [f"`rule` is {self.rule!r}"] * (self.rule not in RULES)
         problems += ["there are no sites"] * (not self.sites)
         problems += [f"`batches` must be at least 1, but is {self.batches}"] * (self.batches < 1)
@@ -72,6 +76,10 @@ class AdminProfile:
                 problems.append(f"`{site.name}` has {site.elements} elements")
         if len({site.name for site in self.sites}) < len(self.sites):
             problems.append("two sites have the same name")
+        if checksum is not None and checksum != _checksum(self.to_dict()):
+            problems.append(
+                "it is damaged or was edited, as its `checksum` says; remove that if you edited it"
+            )
         if problems:
             raise ProfileError(f"This is no valid profile: {'; '.join(problems)}.")
 
@@ -120,8 +128,9 @@ class AdminProfile:
         return cls(**{**values, "sites": sites})
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the profile as JSON, whole or not at all."""
-        write_json(path, self.to_dict())
+        """Write the profile as JSON, with a checksum, whole or not at all."""
+        values = self.to_dict()
+        write_json(path, {**values, "checksum": _checksum(values)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AdminProfile:
@@ -141,6 +150,10 @@ class AdminProfile:
             raise ProfileError(f"{path} holds no profile of this package: {error}") from error
 
 
+def _checksum(values: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode("utf-8"))
+
+
 _TYPES: dict[str, Any] = {"str": str, "float": (int, float), "int": int, "Rule": str}
 
 
@@ -148,7 +161,8 @@ def _checked(values: Any, cls: type) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ProfileError(f"{cls.__name__} must be a mapping, but is {type(values).__name__}.")
     known = {field.name: str(field.type) for field in fields(cls)}
-    problems = [f"unknown field {name!r}" for name in values if name not in known]
+    optional = {"checksum"} if cls is AdminProfile else set()
+    problems = [f"unknown field {name!r}" for name in values if name not in {*known, *optional}]
     for name, type_name in known.items():
         if name not in values:
             problems.append(f"`{name}` is missing")

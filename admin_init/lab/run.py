@@ -26,6 +26,7 @@ from admin_init.lab.history import History
 from admin_init.lab.result import RESULT, Result, judged
 from admin_init.nn import TransformerConfig
 from admin_init.translation.averaging import average_checkpoints
+from admin_init.translation.checkpoint_io import WholeCheckpointIO
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule
 from admin_init.translation.optimization import OptimizationConfig
@@ -139,6 +140,7 @@ def train(
         callbacks=callbacks,
         enable_progress_bar=False,
         enable_model_summary=False,
+        plugins=[WholeCheckpointIO()],
     )
     checkpoint = folder / "last.ckpt"
     trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.exists() else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from admin_init.fields import check_given
 from admin_init.nn.residual import RESIDUAL_STYLES
 
 Sharing = Literal["all", "target", "none"]
@@ -62,6 +63,7 @@ class TransformerConfig:
     """Token id of padding."""
 
     def __post_init__(self) -> None:
+        check_given(self)
         problems = [
             f"`{name}` must be at least 1, but is {value}."
             for name in _COUNTS

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from admin_init.files import naming
 from admin_init.translation.databin import IndexedDatasetBuilder
 from admin_init.translation.dictionary import Dictionary
 from admin_init.translation.errors import CorpusError
@@ -60,7 +61,7 @@ def _write_split(
             if part.references:
                 # Without the ending fairseq would take it for a data-bin of the kind "raw".
                 plain = Path(f"{target_prefix}.txt")
-                with plain.open("a", encoding="utf-8", newline="\n") as references:
+                with naming(plain), plain.open("a", encoding="utf-8", newline="\n") as references:
                     references.writelines(f"{reference}\n" for reference in part.references)
             _record(part, split)
     # What is drawn from the training data was not read as a split of its own.

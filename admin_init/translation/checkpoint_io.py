@@ -32,7 +32,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Write a checkpoint, whole or not at all; elsewhere than in a folder, as Lightning."""
         if _is_remote(path) or storage_options is not None:
-            super().save_checkpoint(checkpoint, path, storage_options)
+            super().save_checkpoint(checkpoint, str(path), storage_options)
         else:
             write_checkpoint(checkpoint, path)
 
@@ -49,7 +49,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
             AdminInitError: The file is damaged, or holds more than tensors and plain values.
         """
         if _is_remote(path):
-            return super().load_checkpoint(path, map_location, weights_only=True)
+            return super().load_checkpoint(str(path), map_location, weights_only=True)
         content: dict[str, Any] = load(path)
         return content
 

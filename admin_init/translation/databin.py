@@ -7,8 +7,10 @@ begins (8 bytes). Source: ``fairseq/data/indexed_dataset.py``, version 0.12.2.
 """
 
 import struct
+import zlib
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from admin_init.files import naming
 from admin_init.translation.errors import CorpusError
 
 _MAGIC = b"MMIDIDX\x00\x00"
@@ -39,6 +42,8 @@ class IndexedDataset:
 
     Args:
         prefix: The path without ``.bin`` and ``.idx``, such as ``data-bin/train.en-de.en``.
+        vocabulary_size: How many ids there are. Where it is given, a sentence with another id
+            raises a :class:`CorpusError` when it is read.
 
     Raises:
         CorpusError: A file is missing, is no such index, or does not match the other.
@@ -47,8 +52,9 @@ class IndexedDataset:
     sizes: npt.NDArray[np.int32]
     """How many tokens each sentence has, ``</s>`` included."""
 
-    def __init__(self, prefix: str | PathLike[str]) -> None:
+    def __init__(self, prefix: str | PathLike[str], vocabulary_size: int | None = None) -> None:
         self.prefix = prefix
+        self._vocabulary_size = vocabulary_size
         data, index = _paths(prefix)
         try:
             with index.open("rb") as stream:
@@ -78,7 +84,15 @@ class IndexedDataset:
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self.prefix} has {len(self)} sentences, but {index} was asked for")
         end, size = self._ends[index], self.sizes[index]
-        return torch.from_numpy(self._ids[end - size : end].astype(np.int64))
+        ids = self._ids[end - size : end].astype(np.int64)
+        known = self._vocabulary_size
+        if known is not None and size and not 0 <= ids.min() <= ids.max() < known:
+            raise CorpusError(
+                f"{self.prefix}.bin is damaged, or belongs to another dictionary: sentence {index} "
+                f"has ids from {ids.min()} to {ids.max()}, but the dictionary has {known:,}. "
+                "Prepare the corpus anew."
+            )
+        return torch.from_numpy(ids)
 
     def __iter__(self) -> Iterator[Tensor]:
         return map(self.__getitem__, range(len(self)))
@@ -88,7 +102,12 @@ class IndexedDataset:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker process opens the files again: pickling the map would copy all of it.
-        return type(self), (self.prefix,)
+        return type(self), (self.prefix, self._vocabulary_size)
+
+    @cached_property
+    def checksum(self) -> int:
+        """The CRC-32 of all sentences, for which they are read once."""
+        return zlib.crc32(self._ids.data, zlib.crc32(self.sizes.data))
 
 
 def _read_index(content: bytes, path: Path) -> tuple[np.dtype[Any], npt.NDArray[np.int32]]:
@@ -171,7 +190,8 @@ class IndexedDatasetBuilder:
             raise ValueError(
                 f"sizes must add up to {len(ids)} ids, but are {sizes.sum()} together."
             )
-        self._stream.write(ids.astype(self._dtype).tobytes())
+        with naming(self._data):
+            self._stream.write(ids.astype(self._dtype).tobytes())
         self._sizes.frombytes(sizes.astype(np.int32).tobytes())
 
     def __exit__(
@@ -180,10 +200,19 @@ class IndexedDatasetBuilder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stream.close()
-        if kind is not None:
-            _temporary(self._data).unlink()
-            return
+        try:
+            with naming(self._data):
+                self._stream.close()
+            if kind is None:
+                with naming(self._index):
+                    self._write_index()
+                for path in (self._data, self._index):
+                    _temporary(path).replace(path)
+        finally:
+            for path in (self._data, self._index):
+                _temporary(path).unlink(missing_ok=True)
+
+    def _write_index(self) -> None:
         sizes = np.frombuffer(self._sizes, np.int32)
         starts = np.zeros(len(sizes), "<i8")
         np.cumsum(sizes[:-1], out=starts[1:])
@@ -192,8 +221,6 @@ class IndexedDatasetBuilder:
             index.write(_HEADER.pack(_MAGIC, _VERSION, _CODES[self._dtype], len(sizes)))
             index.write(sizes.astype("<i4").data)
             index.write(starts.data)
-        _temporary(self._data).replace(self._data)
-        _temporary(self._index).replace(self._index)
 
 
 def _temporary(path: Path) -> Path:

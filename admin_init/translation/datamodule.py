@@ -19,6 +19,7 @@ from admin_init.translation.loading import (
     ResumableLoader,
     TokenBatchSampler,
 )
+from admin_init.translation.manifest import NAME, Manifest
 from admin_init.translation.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -57,6 +58,9 @@ class TranslationDataModule(LightningDataModule):
         seed: int = 1,
     ) -> None:
         super().__init__()
+        for name, value, least in (("max_tokens", max_tokens, 1), ("num_workers", num_workers, 0)):
+            if value is None or value < least:
+                raise CorpusError(f"`{name}` must be at least {least}, but is {value}.")
         # A checkpoint remembers them, as primitives: `admin-init translate` needs the subwords.
         self.save_hyperparameters(
             {"data": str(data), "source_lang": source_lang, "target_lang": target_lang}
@@ -89,6 +93,20 @@ class TranslationDataModule(LightningDataModule):
         """The subwords that the corpus was prepared with."""
         return load_tokenizer(self.folder)
 
+    def prepare_data(self) -> None:
+        """Sees that all files are what they were; those of fairseq, which left no sums, may differ.
+
+        Raises:
+            CorpusError: A file of the folder is missing or damaged.
+        """
+        if (self.folder / NAME).exists():
+            damages = Manifest.load(self.folder).damages(self.folder)
+            if damages:
+                raise CorpusError(
+                    f"{self.folder} is not what was prepared: {'; '.join(damages)}. Prepare the "
+                    "corpus anew."
+                )
+
     def pairs(self, split: str) -> ParallelDataset:
         """Opens a split, such as ``train``.
 
@@ -97,8 +115,8 @@ class TranslationDataModule(LightningDataModule):
         """
         prefix = self.folder / f"{split}.{self.source_lang}-{self.target_lang}"
         return ParallelDataset(
-            IndexedDataset(f"{prefix}.{self.source_lang}"),
-            IndexedDataset(f"{prefix}.{self.target_lang}"),
+            IndexedDataset(f"{prefix}.{self.source_lang}", len(self.source_dictionary)),
+            IndexedDataset(f"{prefix}.{self.target_lang}", len(self.target_dictionary)),
             left_pad_source=self.left_pad_source,
         )
 

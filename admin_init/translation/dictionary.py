@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Self
 
+from admin_init.files import write_text
 from admin_init.translation.errors import CorpusError
 
 _OVERWRITE = " #fairseq:overwrite"
@@ -69,7 +70,8 @@ class Dictionary:
             entry = line.rstrip()
             overwrite = entry.endswith(_OVERWRITE)
             token, _, count = entry.removesuffix(_OVERWRITE).rpartition(" ")
-            if not token or not count.isdecimal():
+            # Python refuses to read longer numbers.
+            if not token or not count.isdecimal() or len(count) > 4300:
                 raise CorpusError(
                     f"{path}, line {number}: expected '<token> <count>', but found {line!r}."
                 )
@@ -86,7 +88,7 @@ class Dictionary:
         """Writes the file that :meth:`load` and fairseq read."""
         entries = zip(self._tokens[4:], self._counts[4:], strict=True)
         text = "".join(f"{token} {count}\n" for token, count in entries)
-        Path(path).write_bytes(text.encode("utf-8"))
+        write_text(path, text)
 
     def index(self, token: str) -> int:
         """Returns the id of a token, that of ``<unk>`` where the token is not known."""

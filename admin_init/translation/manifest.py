@@ -88,7 +88,12 @@ class Manifest:
             content["splits"] = {name: Split(**is_) for name, is_ in content["splits"].items()}
             # An older version did not have every setting, and did what is the default now.
             content["settings"] = asdict(PrepareConfig()) | content["settings"]
-            return cls(**content)
+            manifest = cls(**content)
+            # What it says has to be possible, and can be shown.
+            PrepareConfig.from_settings(manifest.settings)
+            str(manifest)
+            "".join(manifest.outputs.values())
+            return manifest
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorpusError(
                 f"{folder} exists, but is no prepared corpus: its {NAME} cannot be read ({error}). "

@@ -67,7 +67,7 @@ def prepare(
     destination = Path(destination)
     config = PrepareConfig(**settings)
     for name, value in (("workers", workers), ("shard_size", shard_size)):
-        if value < 1:
+        if value is None or value < 1:
             raise CorpusError(f"`{name}` must be at least 1, but is {value}.")
     versions = _versions(config)
     _check_splits(corpus, config)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
+from admin_init.fields import check_given
 from admin_init.translation.errors import CorpusError
+
+SubwordKind = Literal["sentencepiece", "subword-nmt"]
+LengthUnit = Literal["word", "subword"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
     """What is done to the text, which pairs are left out, and what splits it into subwords."""
 
-    subwords: Literal["sentencepiece", "subword-nmt"] = "sentencepiece"
+    subwords: SubwordKind = "sentencepiece"
     """`sentencepiece` splits the text as it is. `subword-nmt` splits the words that the Moses
     tokenizer finds, as in most published results: `pip install 'admin-init[wmt]'`."""
 
@@ -42,7 +46,7 @@ class PrepareConfig:
     lowercase: bool = False
     """Lower-case all text, the plain references too."""
 
-    length_unit: Literal["word", "subword"] = "subword"
+    length_unit: LengthUnit = "subword"
     """What the lengths below count. `word` cleans the training pairs before they are split into
     subwords, which are then learned from what is left; `subword` cleans them after."""
 
@@ -61,6 +65,7 @@ class PrepareConfig:
     before cleaning by subwords."""
 
     def __post_init__(self) -> None:
+        check_given(self)
         least = {
             "vocabulary_size": 1,
             "merges": 1,
@@ -75,6 +80,10 @@ class PrepareConfig:
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise CorpusError(f"`{name}` must be at least {bound}, but is {value}.")
+        for name, known in (("subwords", SubwordKind), ("length_unit", LengthUnit)):
+            if (value := getattr(self, name)) not in get_args(known):
+                choices = " or ".join(get_args(known))
+                raise CorpusError(f"`{name}` must be {choices}, but is {value!r}.")
         if self.aggressive_hyphens and self.subwords != "subword-nmt":
             raise CorpusError(
                 "`aggressive_hyphens` is for the Moses tokenizer: set `subwords` to `subword-nmt`."

@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from admin_init.translation.errors import CorpusError
+
 
 class Reading:
     """Reads pairs in lists, and notes what it has read.
@@ -24,7 +26,13 @@ class Reading:
         pairs = iter(self._pairs)
         while part := list(islice(pairs, self._size)):
             text = "".join(f"{source}\n{target}\n" for source, target in part)
-            self._digest.update(text.encode("utf-8"))
+            try:
+                self._digest.update(text.encode("utf-8"))
+            except UnicodeEncodeError as error:
+                raise CorpusError(
+                    f"After pair {self.read:,} there is {error.object[error.start]!r}, a half of a "
+                    "surrogate pair, which UTF-8 has no bytes for. Read the text as UTF-8."
+                ) from error
             self.read += len(part)
             yield part
 

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.plugins.io import TorchCheckpointIO
@@ -26,6 +27,10 @@ class RecipeCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         super().parse_arguments(parser, args)
         settings = _of_method(self.config)
+        for name in ("trainer", "model", "data"):
+            if not isinstance(settings.get(name), Namespace):
+                given = settings.get(name)
+                raise AdminInitError(f"`{name}` must be a mapping of options, but is {given}.")
         self._search = settings.model.search
         checkpoint = settings.get("ckpt_path")
         if checkpoint and Path(checkpoint).is_file():

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from admin_init.fields import check_given
 from admin_init.nn import Transformer, TransformerConfig
 
 
@@ -35,6 +36,7 @@ class SearchConfig:
     """Tokens that it may have in addition."""
 
     def __post_init__(self) -> None:
+        check_given(self)
         if self.beam_size < 1:
             raise ValueError(f"`beam_size` must be at least 1, but is {self.beam_size}.")
 

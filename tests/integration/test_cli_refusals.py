@@ -149,6 +149,17 @@ REFUSED: dict[str, tuple[Callable[[], list[str]], str]] = {
         ),
         "`dim` must be divisible by `heads` = 8, but is 15",
     ),
+    "YAML null in place of a number": (
+        lambda: yaml_of(
+            "fit",
+            "model: {label_smoothing: null}\ndata: {data: x, source_lang: en, target_lang: de}\n",
+        ),
+        "`label_smoothing` must be at least 0 and below 1, but is None",
+    ),
+    "YAML null in place of options": (
+        lambda: yaml_of("fit", "model: null\ndata: {data: x, source_lang: en, target_lang: de}\n"),
+        "`model` must be a mapping of options, but is None",
+    ),
     "YAML key": (lambda: yaml_of("compare", "stepps: 5\n"), "stepps"),
     "no YAML": (lambda: yaml_of("compare", "a: [1\n"), "config"),
     "a folder that cannot be made": (

@@ -155,3 +155,16 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
 def test_a_profile_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         a_profile().batches = 2  # type: ignore[misc]
+
+
+def test_a_number_that_changed_in_the_file_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    a_profile().save(path)
+    values = json.loads(path.read_text())
+    values["sites"][0]["elements"] += 1
+    path.write_text(json.dumps(values))
+    with pytest.raises(ProfileError, match=r"profile\.json .* damaged or was edited.*`checksum`"):
+        AdminProfile.load(path)
+    del values["checksum"]
+    path.write_text(json.dumps(values))
+    assert AdminProfile.load(path).elements == a_profile().elements + 1

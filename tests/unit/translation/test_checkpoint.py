@@ -236,17 +236,6 @@ def test_weights_that_are_not_finite_change_the_outputs() -> None:
     refuse("model.ckpt", FoldError, "would change the outputs by nan")
 
 
-def test_a_disk_that_is_full_leaves_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    saved("model.ckpt")
-
-    def save(value: object, path: Path) -> None:
-        path.write_bytes(b"half")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(torch, "save", save)
-    refuse("model.ckpt", OSError, "No space left")
-
-
 def test_a_model_of_few_positions() -> None:
     model = saved("model.ckpt", max_positions=10)
     fold_checkpoint("model.ckpt", "folded.ckpt")

@@ -114,6 +114,25 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
         IndexedDataset(tmp_path / "nowhere")
 
 
+def test_an_id_that_the_dictionary_does_not_have_is_refused(tmp_path: Path) -> None:
+    prefix = put(tmp_path, *bytes_of_fairseq(8, "H", 2))
+    assert len(list(IndexedDataset(prefix, 65_500))) == 3
+    dataset = pickle.loads(pickle.dumps(IndexedDataset(prefix, 65_499)))
+    assert dataset[0].tolist() == SENTENCES[0]
+    with pytest.raises(CorpusError, match=r"sentence 2 has ids from 2 to 65499, .* has 65,499"):
+        dataset[2]
+
+
+def test_the_checksum_is_of_ids_and_sizes(tmp_path: Path) -> None:
+    for name, sentences in {"a": [[4, 2], [2]], "b": [[4], [2, 2]], "c": [[5, 2], [2]]}.items():
+        with IndexedDatasetBuilder(tmp_path / name, 10) as builder:
+            for sentence in sentences:
+                builder.add(sentence)
+    checksums = {IndexedDataset(tmp_path / name).checksum for name in "abc"}
+    assert len(checksums) == 3
+    assert IndexedDataset(tmp_path / "a").checksum in checksums
+
+
 def test_pickling_does_not_copy_the_data(tmp_path: Path) -> None:
     with IndexedDatasetBuilder(tmp_path / "big", 100) as builder:
         for _ in range(1000):

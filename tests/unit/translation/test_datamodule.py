@@ -138,6 +138,8 @@ def test_a_split_that_is_missing_or_damaged_is_named(folder: Path) -> None:
         data(folder).val_dataloader()
     path.unlink()
     with pytest.raises(CorpusError, match=r"valid\.en-de\.de cannot be read"):
+        data(folder).val_dataloader()
+    with pytest.raises(CorpusError, match=r"valid\.en-de\.de\.bin is missing or damaged"):
         trainer(max_epochs=1).fit(Recorder(), data(folder))
     with pytest.raises(CorpusError, match=r"dict\.fr\.txt cannot be read"):
         _ = TranslationDataModule(folder, "en", "fr").vocabulary_size

@@ -55,7 +55,7 @@ def test_a_token_marked_as_overwriting_gets_the_later_id(tmp_path: Path) -> None
     assert (dictionary.index("a"), dictionary.index("b"), len(dictionary)) == (6, 5, 7)
 
 
-@pytest.mark.parametrize("line", ["a", "a b", " 3", "a -1", ""])
+@pytest.mark.parametrize("line", ["a", "a b", " 3", "a -1", "", f"a {'9' * 5000}"])
 def test_a_malformed_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "dict.de.txt"
     path.write_text(f"x 2\n{line}\ny 1\n")

@@ -120,6 +120,17 @@ def test_other_batches_than_before_are_warned_of(pairs: ParallelDataset) -> None
         ResumableLoader(sampler(pairs)).load_state_dict(state)
 
 
+def test_other_sentences_than_before_are_refused(pairs: ParallelDataset, tmp_path: Path) -> None:
+    state = ResumableLoader(sampler(pairs)).state_dict()
+    data = tmp_path / "target.bin"
+    data.write_bytes(data.read_bytes()[:-4] + b"\5\0\2\0")
+    changed = ParallelDataset(pairs.source, IndexedDataset(tmp_path / "target"))
+    with pytest.raises(CorpusError, match=r"other sentences than .*source and .*target has now"):
+        ResumableLoader(sampler(changed)).load_state_dict(state)
+    del state["checksum"]  # as in older checkpoints
+    ResumableLoader(sampler(changed)).load_state_dict(state)
+
+
 def test_loading_leaves_the_random_state_alone(pairs: ParallelDataset) -> None:
     state = torch.get_rng_state()
     take(ResumableLoader(sampler(pairs)))

@@ -52,6 +52,29 @@ def test_one_of_an_older_version_has_the_defaults_of_newer_settings(tmp_path: Pa
     assert manifest.differences(old) == ["lowercase is True, but was False"]
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("settings", "min_length"), None),
+        (("settings", "subwords"), []),
+        (("splits", "train", "read"), "many"),
+        (("outputs",), None),
+        (("outputs", "x.bin"), 1),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(
+    tmp_path: Path, place: tuple[str, ...], value: object
+) -> None:
+    make(tmp_path)
+    content = inner = json.loads((tmp_path / "prepare.json").read_text())
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    (tmp_path / "prepare.json").write_text(json.dumps(content))
+    with pytest.raises(CorpusError, match=r"its prepare\.json cannot be read"):
+        Manifest.load(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"settings": {}, "splits": {"a": 1}}'])
 def test_what_is_none_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "prepare.json").write_text(content)

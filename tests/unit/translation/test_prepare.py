@@ -223,3 +223,17 @@ def test_progress_is_shown_to_people_only(
     assert [step in shown for step in steps] == [terminal] * len(steps)
     assert terminal or not shown
     assert "it/s" not in shown, "subword-nmt's own bar"
+
+
+def test_half_of_a_surrogate_pair_is_refused(tmp_path: Path) -> None:
+    splits = {"train": [("a", "b"), ("c", "\ud800")]}
+    corpus = ParallelCorpus(source_lang="en", target_lang="de", splits=splits)
+    with pytest.raises(CorpusError, match=r"After pair 0 there is '\\ud800'"):
+        prepare(corpus, tmp_path / "bin")
+    assert not list(tmp_path.iterdir())
+
+
+def test_none_is_no_number_of_workers(tmp_path: Path) -> None:
+    corpus = ParallelCorpus(source_lang="en", target_lang="de", splits={})
+    with pytest.raises(CorpusError, match="`workers` must be at least 1, but is None"):
+        prepare(corpus, tmp_path / "bin", workers=None)  # type: ignore[arg-type]

@@ -1,0 +1,93 @@
+"""`admin-init` in processes that can be killed, and that need not import anything.
+
+They are forked from a server that has imported it all: a try costs no seconds of imports.
+"""
+
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["admin_init.cli", "admin_init.translation.recipe"])
+
+
+class Ended(NamedTuple):
+    """What came of a command."""
+
+    code: int | None
+    """Negative: the signal that ended it."""
+    text: str
+    """All that it said."""
+    seconds: float
+    """How long it took."""
+
+    @property
+    def last(self) -> str:
+        """The last line that it said."""
+        return self.text.strip().rpartition("\n")[2]
+
+
+def run(*arguments: str, ranks: int = 1, after: float = 200, most: int | None = None) -> Ended:
+    """Run `admin-init` in this folder.
+
+    Args:
+        arguments: The command line.
+        ranks: How many processes train together.
+        after: All of them are killed so many seconds later.
+        most: The kernel kills a process that writes more bytes than this into a file.
+    """
+    began = time.monotonic()
+    outputs = [Path(f"output-{rank}.txt").absolute() for rank in range(ranks)]
+    port = _free_port()
+    processes = [
+        _SERVER.Process(target=_run, args=(arguments, output, _rank(rank, ranks, port), most))
+        for rank, output in enumerate(outputs)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(max(0.0, began + after - time.monotonic()))
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+    text = "".join(output.read_text("utf-8") for output in outputs if output.exists())
+    return Ended(processes[0].exitcode, text, time.monotonic() - began)
+
+
+def _free_port() -> str:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return str(found.getsockname()[1])
+
+
+def _rank(rank: int, ranks: int, port: str) -> dict[str, str]:
+    """What a launcher tells each process, so that Lightning launches none."""
+    if ranks == 1:
+        return {}
+    return {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "LOCAL_RANK": str(rank)}
+
+
+def _run(
+    arguments: tuple[str, ...], output: Path, environment: dict[str, str], most: int | None
+) -> None:
+    os.chdir(output.parent)
+    os.environ.update(environment)
+    stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
+    if most is not None:
+        # Python ignores this signal, and would raise an OSError.
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    import torch
+
+    from admin_init import cli
+
+    torch.set_num_threads(1)
+    cli.main(arguments)
