@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from admin_init.nn.cache import LayerCache
+from admin_init.nn.dropout import dropout
 
 
 def padding_mask(padding: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -114,18 +115,25 @@ class Attention(nn.Module):
         Returns:
             Shape (N, T, D).
         """
-        attended = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            dropout_p=self.attention_dropout if self.training else 0.0,
-            is_causal=causal,
-        )
-        x = attended.transpose(1, 2).flatten(2)
+        dtype = query.dtype
+        # Backwards, torch's kernel for CPUs takes four times as long in bfloat16 as in float32.
+        wide = dtype == torch.bfloat16 and query.requires_grad and query.device.type == "cpu"
+        if wide:
+            query, key, value = query.float(), key.float(), value.float()
+            mask = None if mask is None else mask.float()
+        with torch.autocast("cpu", enabled=torch.is_autocast_enabled("cpu") and not wide):
+            attended = F.scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                attn_mask=mask,
+                dropout_p=self.attention_dropout if self.training else 0.0,
+                is_causal=causal,
+            )
+        x = attended.to(dtype).transpose(1, 2).flatten(2)
         if self.inner_norm is not None:
             x = self.inner_norm(x)
-        return F.dropout(self.out_proj(x), self.dropout, self.training)
+        return dropout(self.out_proj(x), self.dropout, self.training)
 
     def extra_repr(self) -> str:
         """What the parameters do not show, as ``print(model)`` does."""

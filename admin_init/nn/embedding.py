@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from admin_init.nn.config import TransformerConfig
+from admin_init.nn.dropout import dropout
 
 
 def position_ids(tokens: Tensor, padding_idx: int) -> Tensor:
@@ -111,7 +112,7 @@ class InputEmbedding(nn.Module):
             )
         positions = self.positions(position_ids(tokens, self.padding_idx) + offset)
         x = torch.add(positions, self.tokens(tokens), alpha=self.scale)
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
     def extra_repr(self) -> str:
         """What the parameters do not show, as ``print(model)`` does."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from admin_init.nn.dropout import dropout
+
 
 class FeedForward(nn.Module):
     """``W2 relu(W1 x + b1) + b2``, position by position.
@@ -35,10 +37,10 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform (N, T, D) to (N, T, D)."""
-        x = F.dropout(F.relu(self.fc1(x)), self.activation_dropout, self.training)
+        x = dropout(F.relu(self.fc1(x)), self.activation_dropout, self.training)
         if self.inner_norm is not None:
             x = self.inner_norm(x)
-        return F.dropout(self.fc2(x), self.dropout, self.training)
+        return dropout(self.fc2(x), self.dropout, self.training)
 
     def extra_repr(self) -> str:
         """What the parameters do not show, as ``print(model)`` does."""

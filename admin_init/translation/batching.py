@@ -72,9 +72,9 @@ def token_batches(
 ) -> list[npt.NDArray[np.int64]]:
     """Groups the sentence pairs of a split into batches.
 
-    Pairs are sorted by their target's length, those of one length by their source's, and cut into
-    batches of which neither side, padding included, exceeds ``max_tokens`` (fairseq's
-    ``--max-tokens``, which there bounds the larger side too).
+    Pairs are sorted by the length of their longer side, those of one length by how much longer the
+    source is, and cut into batches of which neither side, padding included, exceeds ``max_tokens``
+    (fairseq's ``--max-tokens``, which there bounds the larger side too).
 
     Args:
         source_sizes: The length of each source, ``</s>`` included. *Shape:* (pairs,).
@@ -96,23 +96,45 @@ def token_batches(
             f"is number {too_long[0]} with {longest[too_long[0]]} tokens, the longest has "
             f"{longest.max()}. Raise max_tokens, or prepare the corpus with a smaller max_length."
         )
-    shuffled = np.arange(len(longest)) if rng is None else rng.permutation(len(longest))
-    source, target = source_sizes[shuffled], target_sizes[shuffled]
-    # Source lengths rise for one target length and fall for the next, so that a batch across the
-    # two does not hold the longest sources of one beside the shortest of the other.
-    rank = np.unique(target, return_inverse=True)[1]
-    order = np.lexsort((np.where(rank % 2, -source, source), target))
-    batches = np.split(shuffled[order], _cuts(source[order], target[order], max_tokens))
+    order = _sorted(longest, source_sizes, target_sizes, rng)
+    batches = np.split(order, _ends(longest, max_tokens)[:-1])
     if rng is not None:
         rng.shuffle(batches)
     return batches
 
 
-def _cuts(source: Sizes, target: Sizes, max_tokens: int) -> list[int]:
-    cuts, begin, widest = [], 0, 0
-    for i, size in enumerate(np.maximum(source, target).tolist()):
-        widest = max(widest, size)
-        if (i - begin + 1) * widest > max_tokens:
-            cuts.append(i)
-            begin, widest = i, size
-    return cuts
+def number_of_batches(source_sizes: Sizes, target_sizes: Sizes, max_tokens: int) -> int:
+    """Counts the batches of :func:`token_batches` without making them."""
+    return len(_ends(np.maximum(source_sizes, target_sizes), max_tokens))
+
+
+def _sorted(
+    longest: Sizes, source_sizes: Sizes, target_sizes: Sizes, rng: np.random.Generator | None
+) -> npt.NDArray[np.int64]:
+    order = np.arange(len(longest)) if rng is None else rng.permutation(len(longest))
+    # The excess rises for one length and falls for the next, so that a batch across the two does
+    # not hold the shortest targets of one beside the shortest sources of the other.
+    excess = np.where(longest % 2, target_sizes - source_sizes, source_sizes - target_sizes)
+    # Of 16 bits, numpy sorts millions in a blink.
+    kind = np.int16 if longest.max() < 2**15 else np.int32
+    for key in (excess, longest):
+        order = order[np.argsort(key.astype(kind)[order], kind="stable")]
+    return order
+
+
+def _ends(longest: Sizes, max_tokens: int) -> list[int]:
+    """Returns where each batch ends, of pairs sorted by length: as late as there is room."""
+    up_to = np.bincount(longest).cumsum().tolist()  # the number of pairs of at most each length
+    ends, begin, shortest = [], 0, 0
+    while begin < len(longest):
+        while up_to[shortest] <= begin:
+            shortest += 1
+        length = shortest
+        while length < len(up_to) and begin + max_tokens // max(length, 1) >= up_to[length]:
+            length += 1
+        if length < len(up_to):
+            begin = max(begin + max_tokens // length, up_to[length - 1])
+        else:
+            begin = len(longest)
+        ends.append(begin)
+    return ends

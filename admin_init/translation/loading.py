@@ -9,7 +9,13 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from admin_init.translation.batching import Indices, TranslationBatch, collate, token_batches
+from admin_init.translation.batching import (
+    Indices,
+    TranslationBatch,
+    collate,
+    number_of_batches,
+    token_batches,
+)
 from admin_init.translation.databin import IndexedDataset
 from admin_init.translation.errors import CorpusError
 
@@ -40,9 +46,21 @@ class ParallelDataset(Dataset[TranslationBatch]):
         self.target = target
         self.left_pad_source = left_pad_source
 
+    @property
+    def checksum(self) -> int:
+        """Of all sentences of both sides."""
+        return self.source.checksum << 32 | self.target.checksum
+
+    def __str__(self) -> str:
+        return f"{self.source.prefix} and {self.target.prefix}"
+
     def batches(self, max_tokens: int, rng: np.random.Generator | None = None) -> Batches:
         """Groups the pairs by :func:`token_batches`."""
         return token_batches(self.source.sizes, self.target.sizes, max_tokens, rng=rng)
+
+    def number_of_batches(self, max_tokens: int) -> int:
+        """Counts them, see :func:`number_of_batches`."""
+        return number_of_batches(self.source.sizes, self.target.sizes, max_tokens)
 
     def __getitem__(self, index: Indices) -> TranslationBatch:
         sources, targets = [self.source[i] for i in index], [self.target[i] for i in index]
@@ -106,11 +124,11 @@ class TokenBatchSampler(DistributedSampler[Any]):
         self.max_tokens = max_tokens
         self.epoch = epoch
         self.position = 0
-        number_of_batches = len(pairs.batches(max_tokens))
-        self.epoch_length = self._length = number_of_batches // num_replicas
+        batches = pairs.number_of_batches(max_tokens)
+        self.epoch_length = self._length = batches // num_replicas
         if not self._length:
             raise CorpusError(
-                f"max_tokens is {max_tokens}, which gives {number_of_batches} training batches, "
+                f"max_tokens is {max_tokens}, which gives {batches} training batches, "
                 f"but there are {num_replicas} devices. Lower max_tokens, or use fewer devices."
             )
 
@@ -135,10 +153,21 @@ class TokenBatchSampler(DistributedSampler[Any]):
             "position": self.position,
             "batches": len(self),
             "seed": self.seed,
+            "checksum": self.pairs.checksum,
         }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes to a place; warns where the order there is another than it was."""
+        """Goes to a place; warns where the order there is another than it was.
+
+        Raises:
+            CorpusError: The sentences are others than they were.
+        """
+        # Older checkpoints do not know.
+        if state.get("checksum", self.pairs.checksum) != self.pairs.checksum:
+            raise CorpusError(
+                f"The checkpoint was saved by a run on other sentences than {self.pairs} has now. "
+                "Resume with the data-bin that the run began with, or begin a new run."
+            )
         self.epoch, self.position = state["epoch"], state["position"]
         if (state["batches"], state["seed"]) != (len(self), self.seed):
             warnings.warn(

@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from admin_init.nn import TransformerConfig
+from admin_init.nn.loss import label_smoothed_cross_entropy
 from admin_init.rescale import install_
 from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.datamodule import TranslationDataModule
@@ -66,7 +67,7 @@ class TranslationModule(pl.LightningModule):
         fairseq: FairseqConfig | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= label_smoothing < 1:
+        if label_smoothing is None or not 0 <= label_smoothing < 1:
             raise ValueError(
                 f"`label_smoothing` must be at least 0 and below 1, but is {label_smoothing}."
             )
@@ -130,11 +131,11 @@ class TranslationModule(pl.LightningModule):
     @override
     def training_step(self, batch: TranslationBatch, batch_idx: int) -> Tensor:
         logits = self(batch.source, batch.target_input)
-        loss = F.cross_entropy(
+        loss = label_smoothed_cross_entropy(
             logits.flatten(0, 1),
             batch.target.flatten(),
-            ignore_index=self.config.padding_idx,
             label_smoothing=self.label_smoothing,
+            ignore_index=self.config.padding_idx,
         )
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch.target))
         return loss
@@ -203,7 +204,11 @@ class TranslationModule(pl.LightningModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        optimizer, schedule = self.optimization.build(self.parameters())
+        clips = False
+        with suppress(RuntimeError):  # which says that there is no trainer
+            clips = bool(self.trainer.gradient_clip_val)
+        # Lightning clips no gradients of a fused optimizer under autocast.
+        optimizer, schedule = self.optimization.build(self.parameters(), fused=not clips)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from admin_init.fields import check_given
+
 Optimizer = Literal["adam", "radam"]
 Schedule = Literal["inverse_sqrt", "linear", "constant"]
 
@@ -50,6 +52,7 @@ class OptimizationConfig:
     """Decoupled weight decay. AdminInit keeps omega out of it."""
 
     def __post_init__(self) -> None:
+        check_given(self)
         problems = [
             f"`{name}` must be at least 0, but is {value}."
             for name in ("warmup_steps", "initial_learning_rate", "eps", "weight_decay")
@@ -74,8 +77,15 @@ class OptimizationConfig:
         if problems:
             raise ValueError("\n".join(problems))
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> tuple[torch.optim.Optimizer, LambdaLR]:
-        """Make the optimizer, and the schedule that is stepped after every update."""
+    def build(
+        self, parameters: Iterable[nn.Parameter], *, fused: bool = True
+    ) -> tuple[torch.optim.Optimizer, LambdaLR]:
+        """Make the optimizer, and the schedule that is stepped after every update.
+
+        Args:
+            parameters: What is updated.
+            fused: Whether Adam updates each weight in one pass over it. RAdam has no such kernel.
+        """
         settings: dict[str, Any] = {
             "lr": self.learning_rate,
             "betas": self.betas,
@@ -86,7 +96,7 @@ class OptimizationConfig:
         if self.optimizer == "radam":
             optimizer = torch.optim.RAdam(parameters, **settings, decoupled_weight_decay=True)
         else:
-            optimizer = torch.optim.AdamW(parameters, **settings)
+            optimizer = torch.optim.AdamW(parameters, **settings, fused=fused)
         return optimizer, LambdaLR(optimizer, self.factor)
 
     def factor(self, updates: int) -> float:

@@ -247,3 +247,11 @@ def test_settings_may_be_dictionaries() -> None:
     assert (again.config, again.search) == (model.config, model.search)
     with pytest.raises(TypeError, match="'width'"):
         TranslationModule({"width": 16})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_gradients_can_be_clipped_in_bfloat16(clip: float | None, data_bin: Path) -> None:
+    # Which Lightning refuses for a fused optimizer.
+    run = trainer(max_steps=2, precision="bf16-mixed", gradient_clip_val=clip)
+    run.fit(module(), data(data_bin))
+    assert run.optimizers[0].defaults["fused"] is (clip is None)
