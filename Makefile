@@ -38,7 +38,15 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Half an hour on two cores that have nothing else to do.
 bench: install
+	$(BIN)/admin-init prepare --config benchmarks/multi30k.yaml
+	$(BIN)/python benchmarks/training.py --data data-bin/multi30k_8k
+	$(BIN)/python benchmarks/training.py --data data-bin/multi30k_8k --layers 18 --dim 64
+	$(BIN)/python benchmarks/training.py --synthetic 100000
+	$(BIN)/python benchmarks/roofline.py --data data-bin/multi30k_8k
+	$(BIN)/python benchmarks/pipeline.py --data data-bin/multi30k_8k
+	$(BIN)/python benchmarks/distributed.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py --layers 4
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/monitor.py
 

@@ -3,7 +3,7 @@
 Padding is a share of all tokens, source and target together. The first batch of a large corpus is
 timed in a fresh process, from the data module to the batch, imports not counted.
 
-    python benchmarks/pipeline.py --data data-bin/multi30k --pairs 5000000
+    python benchmarks/pipeline.py --data data-bin/multi30k_8k --pairs 5000000
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
+from synthetic import write_synthetic
 
 from admin_init.translation.batching import TranslationBatch
-from admin_init.translation.databin import IndexedDatasetBuilder
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.dictionary import Dictionary
 
 PAD = Dictionary.pad
-IDS = 32_000
+VOCABULARY = 32_000
 
 
 def main() -> None:
@@ -43,7 +42,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     epochs = [epoch(options.data, options.max_tokens, options.seed) for _ in range(options.rounds)]
     with tempfile.TemporaryDirectory() as folder:
-        write_large_corpus(Path(folder), options.pairs, options.seed)
+        write_synthetic(Path(folder), pairs=options.pairs, vocabulary=VOCABULARY, seed=options.seed)
         first = [in_fresh_process(folder, options.max_tokens) for _ in range(options.rounds)]
     row = {
         "padding, share of all tokens": round(epochs[0][0], 4),
@@ -69,19 +68,6 @@ def epoch(data: Path, max_tokens: int, seed: int) -> tuple[float, float]:
     padding = sum(int(side.eq(PAD).sum()) for side in sides)
     tokens = sum(int(batch.target.ne(PAD).sum()) for batch in batches)
     return padding / sum(side.numel() for side in sides), tokens / seconds
-
-
-def write_large_corpus(folder: Path, pairs: int, seed: int) -> None:
-    """Write random sentences with the lengths of news: log-normal, 26 tokens on average."""
-    rng = np.random.default_rng(seed)
-    source = np.clip(rng.lognormal(3.1, 0.6, pairs), 2, 250).astype(np.int32)
-    target = np.clip(source * rng.lognormal(0.05, 0.2, pairs), 2, 250).astype(np.int32)
-    for language, sizes in (("en", source), ("de", target)):
-        names = "".join(f"w{i} 1\n" for i in range(IDS - 4))
-        (folder / f"dict.{language}.txt").write_text(names)
-        with IndexedDatasetBuilder(folder / f"train.en-de.{language}", IDS) as builder:
-            for part in np.array_split(sizes, 50):
-                builder.extend(rng.integers(4, IDS, int(part.sum())), part)
 
 
 def in_fresh_process(folder: str, max_tokens: int) -> float:

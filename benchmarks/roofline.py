@@ -5,7 +5,7 @@ with the training. The work of an update is counted from the model's shape, padd
 weight of a matrix takes 6 FLOP a token, forward and backward, and each of an attention's two
 products takes 2 T S D forward and twice that backward.
 
-    python benchmarks/roofline.py --data data-bin/multi30k
+    python benchmarks/roofline.py --data data-bin/multi30k_8k
 """
 
 from __future__ import annotations

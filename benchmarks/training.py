@@ -2,31 +2,43 @@
 
 Target tokens a second (padding not counted), as the median over rounds; every round runs all
 engines one after the other on the same batches, so that a machine whose speed drifts does not
-decide. Ratios are medians over the rounds' own ratios.
+decide. Ratios are medians over the rounds' own ratios. Peak memory is that of a fresh process that
+makes three updates, as Linux tells it.
 
-    python benchmarks/training.py --data data-bin/multi30k --rounds 5
+    python benchmarks/training.py --data data-bin/multi30k_8k --rounds 5
+    python benchmarks/training.py --synthetic 100000 --layers 18 --dim 64
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import platform
 import statistics
+import tempfile
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from engines.training import ENGINES, PAD, Shape
+from synthetic import write_synthetic
 
+from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.datamodule import TranslationDataModule
+
+VOCABULARY = 8_000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="a prepared folder, en to de")
+    corpus = parser.add_mutually_exclusive_group(required=True)
+    corpus.add_argument("--data", type=Path, help="a prepared folder, en to de")
+    corpus.add_argument("--synthetic", type=int, help="pairs of random words instead")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--updates", type=int, default=8, help="of each engine in a round")
@@ -38,9 +50,18 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=4096)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if options.synthetic:
+            write_synthetic(
+                Path(folder), pairs=options.synthetic, vocabulary=VOCABULARY, seed=options.seed
+            )
+        measure(options, options.data or Path(folder))
+
+
+def measure(options: argparse.Namespace, folder: Path) -> None:
     torch.set_num_threads(options.threads)
     data = TranslationDataModule(
-        options.data, "en", "de", max_tokens=options.max_tokens, seed=options.seed
+        folder, "en", "de", max_tokens=options.max_tokens, seed=options.seed
     )
     shape = Shape(
         vocabulary=data.vocabulary_size,
@@ -52,7 +73,7 @@ def main() -> None:
         dropout=options.dropout,
     )
     torch.manual_seed(options.seed)
-    engines = {name: ENGINES[name](shape, options.data) for name in options.engines}
+    engines = {name: ENGINES[name](shape, folder) for name in options.engines}
     speeds: dict[str, list[float]] = {name: [] for name in engines}
     batches = iter(data.train_dataloader())
     for _ in range(options.rounds):
@@ -70,13 +91,29 @@ def main() -> None:
         row = {
             "engine": name,
             "target tokens a second": round(statistics.median(measured)),
-            "rounds": [round(speed) for speed in measured],
+            "in each round": [round(speed) for speed in measured],
             **ratios,
+            "peak memory, MiB": peak_memory(name, shape, folder, chosen[:3], options.threads),
             **{key: str(value) for key, value in vars(options).items() if key != "engines"},
             "torch": torch.__version__,
             "machine": platform.processor() or platform.machine(),
         }
         print(json.dumps(row), flush=True)
+
+
+def peak_memory(*arguments: Any) -> int:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(train_and_measure, arguments)
+
+
+def train_and_measure(
+    name: str, shape: Shape, folder: Path, batches: Sequence[TranslationBatch], threads: int
+) -> int:
+    torch.set_num_threads(threads)
+    ENGINES[name](shape, folder).train(batches)
+    # Not getrusage, whose peak a process takes over from the one that started it.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
 
 
 if __name__ == "__main__":
