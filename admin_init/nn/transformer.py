@@ -107,7 +107,7 @@ class Transformer(nn.Module):
             target_input: The target, shifted right, shape (N, T); with a cache, (N, 1). int64.
             encoded: What :meth:`encode` returned. A cache keeps what it needs of it: from the
                 second step on, it is not read any more.
-            cache: From :meth:`new_cache`; this step is added to it.
+            cache: From :meth:`new_cache`; this step is added to it. No gradients flow through it.
 
         Returns:
             Logits, shape (N, T, V).
@@ -115,18 +115,22 @@ class Transformer(nn.Module):
         Raises:
             ValueError: More than one token a row were given with a cache.
         """
-        if cache is None:
-            padding = padding_before_tokens(target_input.eq(self.config.padding_idx))
-            x = self.decoder(self.decoder_embedding(target_input), *encoded, padding)
-        else:
-            if target_input.shape[1] != 1:
-                raise ValueError(
-                    "`target_input` must hold only the newest token of each row, shape (N, 1), "
-                    f"where a cache is given, but has the shape {tuple(target_input.shape)}."
-                )
-            x = self.decoder_embedding(target_input, offset=cache.length)
-            x = self.decoder(x, *encoded, cache=cache)
+        if cache is not None:
+            return self._decode_newest(target_input, encoded, cache)
+        padding = padding_before_tokens(target_input.eq(self.config.padding_idx))
+        x = self.decoder(self.decoder_embedding(target_input), *encoded, padding)
         logits: Tensor = self.output_proj(x)
+        return logits
+
+    @torch.no_grad()
+    def _decode_newest(self, newest: Tensor, encoded: EncoderOutput, cache: DecoderCache) -> Tensor:
+        if newest.shape[1] != 1:
+            raise ValueError(
+                "`target_input` must hold only the newest token of each row, shape (N, 1), "
+                f"where a cache is given, but has the shape {tuple(newest.shape)}."
+            )
+        x = self.decoder_embedding(newest, offset=cache.length)
+        logits: Tensor = self.output_proj(self.decoder(x, *encoded, cache=cache))
         return logits
 
     def new_cache(self) -> DecoderCache:

@@ -98,7 +98,10 @@ def beam_search(
         raise ValueError(f"`forbidden` must not hold `eos` = {eos}: no translation could end.")
     vocabulary = torch.arange(model.output_proj.out_features, device=source.device)
     is_eos = vocabulary == eos
-    banned = torch.isin(vocabulary, vocabulary.new_tensor([model.config.padding_idx, *forbidden]))
+    is_banned = torch.isin(
+        vocabulary, vocabulary.new_tensor([model.config.padding_idx, *forbidden])
+    )
+    banned, banned_at_first = is_banned.nonzero()[:, 0], (is_banned | is_eos).nonzero()[:, 0]
 
     finished: list[list[Hypothesis]] = [[] for _ in source]
     active = list(range(len(source)))  # the sentences that the rows of what follows belong to
@@ -109,15 +112,21 @@ def beam_search(
         cache = model.new_cache()
         while active:
             beam, length = tokens.shape[1:]
-            logits = model.decode(tokens[:, :, -1].reshape(-1, 1), encoded, cache)
-            log_probs = logits.float().log_softmax(dim=-1).view(len(active), beam, -1)
-            excluded = banned | is_eos if length == 1 else banned
-            excluded = torch.where((limits < length)[:, None], ~is_eos, excluded)
-            log_probs = log_probs.masked_fill(excluded[:, None], -torch.inf)
+            longer = (limits >= length).tolist()
+            logits = model.decode(tokens[:, :, -1].reshape(-1, 1), encoded, cache)[:, 0].float()
+            # In place: to allocate as much again would take longer than to compute it.
+            log_probs = torch.log_softmax(logits, dim=-1, out=logits)
+            log_probs.index_fill_(1, banned_at_first if length == 1 else banned, -torch.inf)
+            log_probs = log_probs.view(len(active), beam, -1)
+            if not all(longer):
+                log_probs.masked_fill_(((limits < length)[:, None] & ~is_eos)[:, None], -torch.inf)
 
-            scores = (totals[:, :, None] + log_probs).flatten(1)
+            # The best of a sentence are among the best of its hypotheses.
+            best, newest = log_probs.topk(min(2 * beam_size, len(vocabulary)))
+            scores = (totals[:, :, None] + best).flatten(1)
             scores, candidates = scores.topk(min(2 * beam_size, scores.shape[1]))
-            parents, newest = candidates // len(vocabulary), candidates % len(vocabulary)
+            parents = candidates // best.shape[2]
+            newest = newest.flatten(1).gather(1, candidates)
 
             ends = newest == eos
             rows, ranks = (ends & (scores != -torch.inf))[:, :beam_size].nonzero(as_tuple=True)
@@ -128,7 +137,6 @@ def beam_search(
                 if len(finished[active[row]]) < beam_size:
                     finished[active[row]].append(Hypothesis(*hypothesis))
 
-            longer = (limits >= length).tolist()
             kept = [
                 row
                 for row, sentence in enumerate(active)

@@ -212,6 +212,33 @@ class TestCache:
         step = model.decode(newest, encoded, cache)
         torch.testing.assert_close(step[:, 0], full[:, -1], rtol=0, atol=1e-5)
 
+    def test_reordered_after_every_token_and_longer_than_its_buffers(self) -> None:
+        model = build().eval()
+        source, _ = sentences()
+        encoded, cache = model.encode(source), model.new_cache()
+        generator = torch.Generator().manual_seed(2)
+        rows, sentence = torch.empty(3, 0, dtype=torch.int64), torch.arange(3)
+        for t in range(40):
+            newest = torch.randint(4, 20, (len(rows), 1), generator=generator)
+            rows = torch.cat([rows, newest], dim=1)
+            step = model.decode(newest, encoded, cache)
+            if t in (0, 15, 16, 17, 31, 32, 39):
+                full = model(source[sentence], rows)
+                torch.testing.assert_close(step[:, 0], full[:, -1], rtol=0, atol=1e-5)
+            # More rows at first, then fewer, then again more.
+            size = {0: 6, 20: 2, 33: 5}.get(t, len(rows))
+            index = torch.randint(0, len(rows), (size,), generator=generator)
+            rows, sentence = rows[index], sentence[index]
+            cache.reorder_(index)
+            if t % 7 == 0:
+                cache.reorder_(torch.arange(size))  # twice in a row, to no effect
+
+    def test_no_gradients_flow_through_it(self) -> None:
+        model = build()
+        source, target = sentences()
+        logits = model.decode(target[:, :1], model.encode(source), model.new_cache())
+        assert not logits.requires_grad
+
     def test_the_encoder_states_are_projected_once(self) -> None:
         model = build().eval()
         source, target = sentences()

@@ -185,6 +185,25 @@ def test_forbidden_tokens_are_the_callers_choice() -> None:
     assert BOS in plain(allowed[0])[0]
 
 
+def test_forbidden_tokens_need_not_be_in_the_vocabulary() -> None:
+    model, source = build(), sentences([4, 6])
+    found = beam_search(model, source, max_len_b=4, forbidden=(BOS, 12, 99, -1))
+    assert list(map(plain, found)) == list(map(plain, beam_search(model, source, max_len_b=4)))
+
+
+def test_long_translations_by_hand() -> None:
+    model = build(seed=1)
+    bias = torch.zeros(12)
+    bias[EOS] = -9
+    model.output_proj.bias = torch.nn.Parameter(bias)
+    source = sentences([5, 7])
+    found = beam_search(model, source, beam_size=3, max_len_b=36)
+    for row, hypotheses in zip(source, found, strict=True):
+        expected = by_hand(model, row, 3, 36)
+        assert plain(hypotheses) == [words for words, _ in expected]
+        assert len(expected[0][0]) > 32  # than the cache has room for at first
+
+
 def test_the_model_is_in_eval_mode_meanwhile_and_as_before_afterwards() -> None:
     model = build(dropout=0.5)
     model.train()
