@@ -111,11 +111,14 @@ def number_of_batches(source_sizes: Sizes, target_sizes: Sizes, max_tokens: int)
 def _sorted(
     longest: Sizes, source_sizes: Sizes, target_sizes: Sizes, rng: np.random.Generator | None
 ) -> npt.NDArray[np.int64]:
-    order = np.arange(len(longest)) if rng is None else rng.permutation(len(longest))
+    order = np.arange(len(longest))
+    if rng is not None:
+        # Of 16 bits, numpy sorts millions in a blink: faster than a permutation, and as good for
+        # pairs that are equal in what follows.
+        order = np.argsort(rng.integers(2**16, size=len(longest), dtype=np.uint16), kind="stable")
     # The excess rises for one length and falls for the next, so that a batch across the two does
     # not hold the shortest targets of one beside the shortest sources of the other.
     excess = np.where(longest % 2, target_sizes - source_sizes, source_sizes - target_sizes)
-    # Of 16 bits, numpy sorts millions in a blink.
     kind = np.int16 if longest.max() < 2**15 else np.int32
     for key in (excess, longest):
         order = order[np.argsort(key.astype(kind)[order], kind="stable")]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import admin_init
 from admin_init import NotPostLNError, find_sites
 from admin_init.nn import Transformer, TransformerConfig
+from admin_init.nn.dropout import dropout as drop
 from admin_init.nn.residual import PostResidual
 from admin_init.skip import ScaledSkip
 
@@ -98,7 +99,7 @@ def branch(layer: Any, place: str, x: Tensor, memory: Tensor, masks: Any, p: flo
     if place == "ffn":
         x = F.linear(x, layer.ffn.fc1.weight, layer.ffn.fc1.bias).clamp(min=0)
         out = F.linear(x, layer.ffn.fc2.weight, layer.ffn.fc2.bias)
-        return F.dropout(out, p, training=True)
+        return drop(out, p, training=True)
     attention = getattr(layer, place)
     if place == "self_attn":
         q, k, v = F.linear(x, attention.in_proj.weight, attention.in_proj.bias).chunk(3, dim=-1)
@@ -110,7 +111,7 @@ def branch(layer: Any, place: str, x: Tensor, memory: Tensor, masks: Any, p: flo
     weights = logits.masked_fill(masks[place], -math.inf).softmax(dim=-1)
     x = (weights @ heads[2]).transpose(1, 2).flatten(2)
     out = F.linear(x, attention.out_proj.weight, attention.out_proj.bias)
-    return F.dropout(out, p, training=True)
+    return drop(out, p, training=True)
 
 
 def profile_by_hand(
