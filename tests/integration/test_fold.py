@@ -16,16 +16,10 @@ import torch
 from command_line import call
 from safetensors.torch import load_model
 from small_module import data, encoder, module, omegas, trainer
+from strategy_runs import BRANCH_FORM
 from torch import Tensor, nn
 
-from admin_init import AdminInit, AdminInitError, FoldError, SitePattern, find_sites, install_
-
-PATTERNS = [
-    SitePattern(
-        branch="layers.*.dropout1", linear="layers.*.self_attn.out_proj", norm="layers.*.norm1"
-    ),
-    SitePattern(branch="layers.*.dropout2", linear="layers.*.linear2", norm="layers.*.norm2"),
-]
+from admin_init import AdminInit, AdminInitError, FoldError, find_sites, install_
 
 NET = """
 import pytorch_lightning as pl
@@ -115,9 +109,9 @@ def test_a_class_and_its_own_example(name: str, net: ModuleType) -> None:
 
 
 def test_a_function_and_a_batch_that_are_named(net: ModuleType) -> None:
-    model = trained(net.build(), sites=PATTERNS)
+    model = trained(net.build(), sites=BRANCH_FORM)
     assert model.state_dict().keys() >= {"encoder.layers.1.dropout2.omega"}
-    sites = json.dumps([vars(pattern) for pattern in PATTERNS])
+    sites = json.dumps([vars(pattern) for pattern in BRANCH_FORM])
     named = ("--model", "net:build", "--batch", "net:batch", "--sites", sites)
     done = call("fold", "trained.ckpt", "folded.ckpt", *named)
     assert (done.code, done.err) == (0, "")
