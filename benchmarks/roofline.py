@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engines.training import ENGINES, Ours, Shape
+from engines.training import ENGINES, Ours, Shape, add_options, shape_of
 from torch.profiler import ProfilerActivity, profile
 
 from admin_init.translation.batching import TranslationBatch
@@ -38,27 +38,14 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--updates", type=int, default=5, help="in a round")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--dim", type=int, default=256)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--max-tokens", type=int, default=4096)
-    parser.add_argument("--seed", type=int, default=1)
+    add_options(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     data = TranslationDataModule(
         options.data, "en", "de", max_tokens=options.max_tokens, seed=options.seed
     )
-    shape = Shape(
-        vocabulary=data.vocabulary_size,
-        dim=options.dim,
-        ffn_dim=4 * options.dim,
-        heads=options.heads,
-        encoder_layers=options.layers,
-        decoder_layers=options.layers,
-        dropout=0.1,
-    )
+    shape = shape_of(options, data.vocabulary_size)
     for kind in options.kinds:
         name, dtype = KINDS[kind]
         engine = ENGINES[name](shape, options.data)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engines.training import ENGINES, PAD, Shape
+from engines.training import ENGINES, PAD, Shape, add_options, shape_of
 from synthetic import write_synthetic
 
 from admin_init.translation.batching import TranslationBatch
@@ -42,13 +42,7 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--updates", type=int, default=8, help="of each engine in a round")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--dim", type=int, default=256)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--max-tokens", type=int, default=4096)
-    parser.add_argument("--seed", type=int, default=1)
+    add_options(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if options.synthetic:
@@ -63,15 +57,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     data = TranslationDataModule(
         folder, "en", "de", max_tokens=options.max_tokens, seed=options.seed
     )
-    shape = Shape(
-        vocabulary=data.vocabulary_size,
-        dim=options.dim,
-        ffn_dim=4 * options.dim,
-        heads=options.heads,
-        encoder_layers=options.layers,
-        decoder_layers=options.layers,
-        dropout=options.dropout,
-    )
+    shape = shape_of(options, data.vocabulary_size)
     torch.manual_seed(options.seed)
     engines = {name: ENGINES[name](shape, folder) for name in options.engines}
     speeds: dict[str, list[float]] = {name: [] for name in engines}

@@ -10,6 +10,7 @@ import importlib
 import logging
 import time
 import warnings
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,29 @@ class Shape:
     encoder_layers: int
     decoder_layers: int
     dropout: float
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Let the command line say what is trained."""
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=6, help="of the encoder and of the decoder")
+    parser.add_argument("--dim", type=int, default=256)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--max-tokens", type=int, default=4096)
+    parser.add_argument("--seed", type=int, default=1)
+
+
+def shape_of(options: Namespace, vocabulary: int) -> Shape:
+    return Shape(
+        vocabulary=vocabulary,
+        dim=options.dim,
+        ffn_dim=4 * options.dim,
+        heads=options.heads,
+        encoder_layers=options.layers,
+        decoder_layers=options.layers,
+        dropout=options.dropout,
+    )
 
 
 class Engine(Protocol):
