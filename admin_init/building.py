@@ -79,7 +79,7 @@ def batch_for(model: nn.Module, name: str | None) -> Any:
 
 def restored(
     name: str, path: str, patterns: Sequence[SitePattern] | None = None
-) -> tuple[nn.Module, list[ResidualSite]]:
+) -> tuple[nn.Module, list[ResidualSite], dict[str, Any]]:
     """Load a checkpoint with omegas into a model, without a Trainer.
 
     Args:
@@ -89,13 +89,13 @@ def restored(
         patterns: Names the residual connections, see :func:`admin_init.named_sites`.
 
     Returns:
-        The model, and its residual connections.
+        The model, its residual connections, and what the checkpoint holds.
 
     Raises:
         AdminInitError: The checkpoint has no omegas, or is not one of this model.
         UnsupportedModelError: The model has no residual connection that Admin can rescale.
     """
-    weights = with_omegas(read_checkpoint(path), path)["state_dict"]
+    checkpoint = with_omegas(read_checkpoint(path), path)
     builder = found(name)
     try:
         if hasattr(builder, "load_from_checkpoint"):
@@ -108,8 +108,8 @@ def restored(
         else:
             model = built(name)
         sites = find_sites(model) if patterns is None else named_sites(model, patterns)
-        install_(model, sites=sites).load_state_dict(weights)
+        install_(model, sites=sites).load_state_dict(checkpoint["state_dict"])
     except (TypeError, RuntimeError) as error:
         reason = str(error).replace("\n\t", " ").partition("\n")[0]
         raise AdminInitError(f"{path} cannot be loaded into `{name}`: {reason}") from error
-    return model, sites
+    return model, sites, checkpoint

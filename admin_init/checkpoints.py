@@ -6,6 +6,7 @@ import io
 import os
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,18 @@ def lightning_checkpoint(content: Any, path: str | os.PathLike[str]) -> dict[str
     return content
 
 
+def has_omegas(weights: Mapping[str, Any]) -> bool:
+    """Say whether a state dict is one of a model with omegas."""
+    return any(name.endswith(".omega") for name in weights)
+
+
 def with_omegas(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the checkpoint of ``path``, if its model has omegas.
 
     Raises:
         AdminInitError: It has none.
     """
-    if not any(key.endswith(".omega") for key in checkpoint["state_dict"]):
+    if not has_omegas(checkpoint["state_dict"]):
         raise AdminInitError(f"{path} has no omegas, so there is nothing to fold.")
     return checkpoint
 

@@ -278,12 +278,10 @@ def fold(
         difference = fold_checkpoint(checkpoint, output)
     else:
         from admin_init.building import batch_for, restored
-        from admin_init.checkpoints import read_checkpoint
         from admin_init.folding import write_folded
 
-        module, found = restored(model, checkpoint, sites)
+        module, found, content = restored(model, checkpoint, sites)
         run = partial(call_model, module, batch_for(module, batch))
-        content = read_checkpoint(checkpoint)
         difference = write_folded(module, content, output, run, sites=found)
     say(f"{output}: outputs differ by at most {difference:.1e}")
     return 0

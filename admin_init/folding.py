@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from admin_init.checkpoints import write_checkpoint, write_safetensors
 from admin_init.errors import FoldError
-from admin_init.preserve import preserved
+from admin_init.preserve import trial_pass
 from admin_init.rescale import fold_, install_
 from admin_init.sites import ResidualSite, find_sites, stacks
 
@@ -123,10 +122,7 @@ def _outputs(
             seen.append(value.detach().to(torch.float64, copy=True))
 
     with ExitStack() as stack:
-        stack.enter_context(preserved(model))
-        stack.enter_context(torch.no_grad())
-        if "torch._dynamo" in sys.modules:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(trial_pass(model))
         # torch.nn's fused layers, which a plain model takes, put zeros where the input is padded.
         stack.callback(
             torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,17 @@ def preserved(model: nn.Module) -> Iterator[None]:
         finally:
             for step in undo:
                 step()
+
+
+@contextmanager
+def trial_pass(model: nn.Module) -> Iterator[None]:
+    """Run a forward pass that is none of the training: no trace, no gradients, nothing compiled."""
+    with ExitStack() as stack:
+        stack.enter_context(preserved(model))
+        stack.enter_context(torch.no_grad())
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
 
 
 def _remember(value: Any, undo: list[Callable[[], object]], seen: set[int]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from admin_init.errors import ProfileError
 from admin_init.moments import Moments, variance
 from admin_init.omega import Rule, check_rule, omega_from_variances
-from admin_init.preserve import preserved
+from admin_init.preserve import trial_pass
 from admin_init.profile_data import AdminProfile, SiteProfile
 from admin_init.rescale import installed
 from admin_init.sites import ResidualSite, find_sites, stacks
@@ -107,10 +106,7 @@ def measure(
     """
     recorder = _Pass(rule)
     with ExitStack() as stack:
-        stack.enter_context(preserved(model))
-        stack.enter_context(torch.no_grad())
-        if "torch._dynamo" in sys.modules:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(trial_pass(model))
         for site in sites:
             for handle in site.observe(recorder):
                 stack.callback(handle.remove)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 from engines.decoding import ENGINES
+from rounds import ratios
 
 import admin_init
 from admin_init.checkpoints import read_checkpoint
@@ -74,17 +75,12 @@ def main() -> None:
         for name in engines:
             speeds[name].append(sentences / seconds[name])
     for name, measured in speeds.items():
-        ratios = {
-            f"over {other}": round(statistics.median(map(float.__truediv__, measured, theirs)), 3)
-            for other, theirs in speeds.items()
-            if other != name
-        }
         row = {
             "engine": name,
             "version": engines[name].version,
             "sentences a second": round(statistics.median(measured), 1),
             "rounds": [round(speed, 1) for speed in measured],
-            **ratios,
+            **ratios(name, speeds),
             "sentences": sentences,
             "tokens": sum(map(len, translations[name])),
             "equal to ours": equal(translations.get("ours", []), translations[name]),

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from engines.training import ENGINES, PAD, Shape, add_options, shape_of
+from rounds import ratios
 from synthetic import write_synthetic
 
 from admin_init.translation.batching import TranslationBatch
@@ -69,16 +70,11 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         for name, engine in engines.items():
             speeds[name].append(tokens / engine.train(chosen))
     for name, measured in speeds.items():
-        ratios = {
-            f"over {other}": round(statistics.median(map(float.__truediv__, measured, theirs)), 3)
-            for other, theirs in speeds.items()
-            if other != name
-        }
         row = {
             "engine": name,
             "target tokens a second": round(statistics.median(measured)),
             "in each round": [round(speed) for speed in measured],
-            **ratios,
+            **ratios(name, speeds),
             "peak memory, MiB": peak_memory(name, shape, folder, chosen[:3], options.threads),
             **{key: str(value) for key, value in vars(options).items() if key != "engines"},
             "torch": torch.__version__,

@@ -17,7 +17,7 @@ from fairseq.utils import split_paths
 from pytorch_lightning.__version__ import version
 from torch import Tensor, nn
 
-from admin_init.checkpoints import lightning_checkpoint, load, write_checkpoint
+from admin_init.checkpoints import has_omegas, lightning_checkpoint, load, write_checkpoint
 from admin_init.errors import AdminInitError
 from admin_init.fairseq.model import FairseqTransformer, build, dictionary, shape
 from admin_init.fairseq.weights import from_fairseq, to_fairseq
@@ -107,7 +107,7 @@ def ours(saved: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
         options,
         TransformerConfig(
             vocabulary_size=model.encoder.embed_tokens.num_embeddings,
-            residual="admin" if _has_omegas(saved["model"]) else "post",
+            residual="admin" if has_omegas(saved["model"]) else "post",
         ),
     )
     module = TranslationModule(config).eval()
@@ -139,14 +139,14 @@ def fairseqs(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], float]:
     if not isinstance(theirs, FairseqTransformer):
         weights = to_fairseq(theirs.state_dict())
         # The closed forms of Admin are Admin to fairseq: what differs are the omegas.
-        residual = "admin" if _has_omegas(weights) else module.config.residual
+        residual = "admin" if has_omegas(weights) else module.config.residual
         theirs = FairseqTransformer(replace(module.config, residual=residual)).eval()
-        if _has_omegas(weights):
+        if has_omegas(weights):
             install_(theirs)
         theirs.model.load_state_dict(weights)
     weights = theirs.model.state_dict()
     options = vars(theirs.options) | dict.fromkeys(_DATA)
-    if _has_omegas(weights):
+    if has_omegas(weights):
         # What the plugin registers; it would profile a model that is not marked.
         options |= {"arch": "transformer_admin", "admin_profiled": True}
     converted = {
@@ -182,7 +182,7 @@ def _fairseqs_model(
     _refuse(vars(options), weights)
     try:
         model = build(options, dictionary(len(weights[_TOKENS.format("encoder")])))
-        if _has_omegas(weights):
+        if has_omegas(weights):
             install_(model)
         # Which knows the names of all versions before.
         model.load_state_dict(weights)
@@ -236,7 +236,3 @@ def _difference(ours: nn.Module, theirs: TransformerModel, config: TransformerCo
 
 def _namespace(value: Any) -> Namespace:
     return value if isinstance(value, Namespace) else Namespace(**(value or {}))
-
-
-def _has_omegas(weights: Mapping[str, Tensor]) -> bool:
-    return any(name.endswith(".omega") for name in weights)

@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
+from admin_init.checkpoints import has_omegas
 from admin_init.nn import TransformerConfig
 from admin_init.nn.loss import label_smoothed_cross_entropy
 from admin_init.rescale import install_
@@ -109,7 +110,7 @@ class TranslationModule(pl.LightningModule):
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make room for the omegas of a checkpoint, where AdminInit has added them to the model."""
-        if any(key.endswith(".omega") for key in checkpoint["state_dict"]):
+        if has_omegas(checkpoint["state_dict"]):
             install_(self)
 
     @override
@@ -117,8 +118,7 @@ class TranslationModule(pl.LightningModule):
         """Call the model Post-LN where its omegas have been folded away."""
         settings = checkpoint["hyper_parameters"]
         shape = settings["transformer"]
-        omegas = any(key.endswith(".omega") for key in checkpoint["state_dict"])
-        if shape["residual"].startswith("admin") and not omegas:
+        if shape["residual"].startswith("admin") and not has_omegas(checkpoint["state_dict"]):
             plain = shape | {"residual": "post"}
             checkpoint["hyper_parameters"] = settings | {"transformer": plain}
 
