@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from admin_init.nn.cache import LayerCache
+from admin_init.nn.cache import KeysValues, LayerCache
 from admin_init.nn.dropout import dropout
 
 
@@ -101,7 +101,14 @@ class Attention(nn.Module):
         raise NotImplementedError
 
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, causal: bool
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        *,
+        causal: bool,
+        cached: bool = False,
     ) -> Tensor:
         """Attend with every head and project to the output.
 
@@ -111,25 +118,31 @@ class Attention(nn.Module):
             value: Shape (N, heads, S, D / heads).
             mask: Added to the logits; broadcasts to (N, heads, T, S).
             causal: Whether position t sees only the positions up to t; excludes ``mask``.
+            cached: Whether keys and values come from a cache, for which there are few queries.
 
         Returns:
             Shape (N, T, D).
         """
-        dtype = query.dtype
+        dtype, on_cpu = query.dtype, query.device.type == "cpu"
         # Backwards, torch's kernel for CPUs takes four times as long in bfloat16 as in float32.
-        wide = dtype == torch.bfloat16 and query.requires_grad and query.device.type == "cpu"
+        wide = dtype == torch.bfloat16 and query.requires_grad and on_cpu
         if wide:
             query, key, value = query.float(), key.float(), value.float()
             mask = None if mask is None else mask.float()
         with torch.autocast("cpu", enabled=torch.is_autocast_enabled("cpu") and not wide):
-            attended = F.scaled_dot_product_attention(
-                query,
-                key,
-                value,
-                attn_mask=mask,
-                dropout_p=self.attention_dropout if self.training else 0.0,
-                is_causal=causal,
-            )
+            if cached and on_cpu and dtype.itemsize >= 4 and not self.training:
+                # For so few queries torch's kernel takes twice as long as the two products.
+                logits = query * self.head_dim**-0.5 @ key.transpose(2, 3)
+                attended = torch.softmax(logits if mask is None else logits + mask, -1) @ value
+            else:
+                attended = F.scaled_dot_product_attention(
+                    query,
+                    key,
+                    value,
+                    attn_mask=mask,
+                    dropout_p=self.attention_dropout if self.training else 0.0,
+                    is_causal=causal,
+                )
         x = attended.to(dtype).transpose(1, 2).flatten(2)
         if self.inner_norm is not None:
             x = self.inner_norm(x)
@@ -167,7 +180,7 @@ class SelfAttention(Attention):
 
         Args:
             x: Shape (N, T, D); with a cache, T is 1.
-            mask: Added to the logits; broadcasts to (N, heads, T, T).
+            mask: Added to the logits; broadcasts to (N, heads, T, T). Not read with a cache.
             causal: Whether position t sees only the positions up to t; excludes ``mask``.
             cache: Keys and values of the tokens before; those of this one are added to it.
 
@@ -175,12 +188,10 @@ class SelfAttention(Attention):
             Shape (N, T, D).
         """
         packed = self.in_proj(x).unflatten(-1, (3, self.heads, self.head_dim))
-        if cache is None:
-            query, key, value = packed.permute(2, 0, 3, 1, 4).unbind()
-        else:
-            query = packed[:, :, 0].transpose(1, 2)
-            key, value = cache.extend_(packed[:, :, 1:]).permute(2, 0, 3, 1, 4).unbind()
-        return self.attend(query, key, value, mask, causal=causal)
+        query, key, value = packed.permute(2, 0, 3, 1, 4).unbind()
+        if cache is not None:
+            key, value, mask = cache.extend_(key, value)
+        return self.attend(query, key, value, mask, causal=causal, cached=cache is not None)
 
 
 class CrossAttention(Attention):
@@ -222,12 +233,14 @@ class CrossAttention(Attention):
         Returns:
             Shape (N, T, D).
         """
-        packed = None if cache is None else cache.source
-        if packed is None:
+        if cache is not None and cache.source is not None:
+            key, value = cache.source
+        else:
             packed = self.kv_proj(memory).unflatten(-1, (2, self.heads, self.head_dim))
+            key, value = packed.permute(2, 0, 3, 1, 4).unbind()
             if cache is not None:
-                cache.source = packed
-        key, value = packed.permute(2, 0, 3, 1, 4).unbind()
+                key, value = cache.source = KeysValues(key.contiguous(), value.contiguous())
         # Hypotheses of one sentence are so many queries to the same keys and values.
-        query = self.q_proj(x).view(len(packed), -1, self.heads, self.head_dim).transpose(1, 2)
-        return self.attend(query, key, value, mask, causal=False).view(x.shape)
+        query = self.q_proj(x).view(len(key), -1, self.heads, self.head_dim).transpose(1, 2)
+        cached = cache is not None
+        return self.attend(query, key, value, mask, causal=False, cached=cached).view(x.shape)
