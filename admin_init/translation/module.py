@@ -20,6 +20,7 @@ from admin_init.rescale import install_
 from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.engine import FairseqConfig, build_transformer, search
+from admin_init.translation.memory import keep_freed_memory
 from admin_init.translation.optimization import OptimizationConfig
 from admin_init.translation.record import record_test
 from admin_init.translation.scoring import Bleu, TokenisedBleu, score, score_tokenised
@@ -102,7 +103,11 @@ class TranslationModule(pl.LightningModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """Build the model, where only the data tell how large its vocabulary is."""
+        """Build the model, where only the data tell how large its vocabulary is.
+
+        From here on the process keeps the memory that it frees, see :func:`keep_freed_memory`.
+        """
+        keep_freed_memory()
         if self.config.vocabulary_size is None:
             self.config = replace(self.config, vocabulary_size=self._data.vocabulary_size)
             self._build()

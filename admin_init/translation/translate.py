@@ -16,10 +16,13 @@ from admin_init.errors import AdminInitError
 from admin_init.translation.batching import collate
 from admin_init.translation.checkpoint import load_module
 from admin_init.translation.datamodule import TranslationDataModule
+from admin_init.translation.memory import keep_freed_memory
 
 
 class Translator:
     """Turns lines into their translations.
+
+    The process keeps the memory that it frees, see :func:`keep_freed_memory`.
 
     Args:
         checkpoint: Path of a checkpoint of :class:`TranslationModule`.
@@ -39,6 +42,7 @@ class Translator:
         beam_size: int | None = None,
         length_penalty: float | None = None,
     ) -> None:
+        keep_freed_memory()
         saved = read_checkpoint(checkpoint)
         self.module = load_module(saved)
         settings = dict(saved.get("datamodule_hyper_parameters", {}))

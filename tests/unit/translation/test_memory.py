@@ -1,0 +1,59 @@
+"""Freed memory, which the process keeps for the next tensors."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's malloc")
+
+ALLOCATIONS = """
+import resource
+import torch
+from admin_init.translation.memory import keep_freed_memory
+
+{first}
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+for round_ in range(20):
+    if round_ == 10:  # by then there is room for one wherever the heap begins
+        before = faults()
+    torch.zeros(2**24).add_(1)  # 64 MiB
+print(faults() - before)
+"""
+
+
+def page_faults(first: str = "", **environment: str) -> int:
+    """Pages that ten tensors of 64 MiB, one after the other, get from the system."""
+    done = subprocess.run(
+        [sys.executable, "-c", ALLOCATIONS.format(first=first)],
+        env={k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")} | environment,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    return int(done.stdout)
+
+
+def test_the_next_tensors_get_the_pages_of_the_last() -> None:
+    assert page_faults() > 1000
+    assert page_faults("keep_freed_memory()") < 100
+
+
+def test_what_the_environment_says_of_malloc_holds() -> None:
+    assert page_faults("keep_freed_memory()", MALLOC_TRIM_THRESHOLD_="131072") > 1000
+
+
+def test_a_translation_module_keeps_it() -> None:
+    module = """
+from admin_init.nn import TransformerConfig
+from admin_init.translation.module import TranslationModule
+TranslationModule(TransformerConfig(vocabulary_size=9, dim=8, heads=2)).setup("fit")
+"""
+    assert page_faults(module) < 100
