@@ -1,10 +1,10 @@
 """Decoding speed of several libraries: the same weights, the same batches, in turns.
 
 Sentences a second, as the median over rounds. A round translates the batches of the test split with
-all engines, one right after the other on each batch, so that a machine whose speed drifts does not
-decide; where other work runs on the machine, `--clock cpu` leaves it out. Ratios are medians over
-the rounds' own ratios. `equal to ours` counts the sentences whose best hypothesis is, token for
-token, the one that ours finds.
+all engines, each in its own process, one right after the other on each batch, so that a machine
+whose speed drifts does not decide; where other work runs on the machine, `--clock cpu` leaves it
+out. Ratios are medians over the rounds' own ratios. `equal to ours` counts the sentences whose best
+hypothesis is, token for token, the one that ours finds.
 
     python benchmarks/decoding.py --data data-bin/multi30k --checkpoint last.ckpt --rounds 5
 """
@@ -15,22 +15,15 @@ import argparse
 import json
 import platform
 import statistics
-import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import torch
-from engines.decoding import ENGINES
+from engines.decoding import CLOCKS, ENGINES, TimedEngine
+from engines.process import EngineProcess
 from rounds import ratios
 
-import admin_init
-from admin_init.checkpoints import read_checkpoint
-from admin_init.nn import Transformer
-from admin_init.translation.checkpoint import load_module
 from admin_init.translation.datamodule import TranslationDataModule
-
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def main() -> None:
@@ -50,37 +43,38 @@ def main() -> None:
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    clock = CLOCKS[options.clock]
     data = TranslationDataModule(options.data, "en", "de", max_tokens=options.max_tokens)
     batches = list(data.test_dataloader())[: options.batches]
     sentences = sum(len(batch.source) for batch in batches)
-    model = plain(options.checkpoint)
-    engines = {name: ENGINES[name](model, options.data, options.beam) for name in options.engines}
+    arguments = (options.checkpoint, options.data, options.beam, options.clock)
+    engines = {
+        name: EngineProcess(options.threads, options.seed, TimedEngine, name, *arguments)
+        for name in options.engines
+    }
     for engine in engines.values():
-        engine.translate(batches[0])  # what is done once is not timed
+        engine("translate", batches[0])  # what is done once is not timed
     speeds: dict[str, list[float]] = {name: [] for name in engines}
     translations: dict[str, list[list[int]]] = {}
     for round_ in range(options.rounds):
-        seconds: Counter[str] = Counter()
+        spent: Counter[str] = Counter()
         translations = {name: [] for name in engines}
         # Who comes first alternates.
         order = list(engines.items())[:: -1 if round_ % 2 else 1]
         for batch in batches:
             for name, engine in order:
-                begun = clock()
-                translations[name] += engine.translate(batch)
-                seconds[name] += clock() - begun  # type: ignore[assignment]
+                found, seconds = engine("translate", batch)
+                translations[name] += found
+                spent[name] += seconds
         for name in engines:
-            speeds[name].append(sentences / seconds[name])
+            speeds[name].append(sentences / spent[name])
     for name, measured in speeds.items():
         row = {
             "engine": name,
-            "version": engines[name].version,
+            "version": engines[name]("version"),
             "sentences a second": round(statistics.median(measured), 1),
             "rounds": [round(speed, 1) for speed in measured],
             **ratios(name, speeds),
+            "peak memory, MiB": engines[name].peak_memory(),
             "sentences": sentences,
             "tokens": sum(map(len, translations[name])),
             "equal to ours": equal(translations.get("ours", []), translations[name]),
@@ -89,17 +83,6 @@ def main() -> None:
             "machine": platform.processor() or platform.machine(),
         }
         print(json.dumps(row), flush=True)
-
-
-def plain(checkpoint: Path) -> Transformer:
-    """Read our model, in eval mode, its omegas folded: other libraries have no place for them."""
-    module = load_module(read_checkpoint(checkpoint))
-    model = module.transformer
-    assert isinstance(model, Transformer)
-    if model.config.residual.startswith("admin"):
-        admin_init.fold_(model)
-        model.config = replace(model.config, residual="post")
-    return model.eval()
 
 
 def equal(ours: list[list[int]], theirs: list[list[int]]) -> int:

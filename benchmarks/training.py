@@ -1,9 +1,9 @@
 """Training speed of several libraries: the same model, the same batches, in turns.
 
 Target tokens a second (padding not counted), as the median over rounds; every round runs all
-engines one after the other on the same batches, so that a machine whose speed drifts does not
-decide. Ratios are medians over the rounds' own ratios. Peak memory is that of a fresh process that
-makes three updates, as Linux tells it.
+engines, each in its own process, one after the other on the same batches, so that a machine whose
+speed drifts does not decide. Ratios are medians over the rounds' own ratios. Peak memory is that of
+the engine's process, as Linux tells it.
 
     python benchmarks/training.py --data data-bin/multi30k_8k --rounds 5
     python benchmarks/training.py --synthetic 100000 --layers 18 --dim 64
@@ -13,21 +13,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import platform
 import statistics
 import tempfile
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
-from engines.training import ENGINES, PAD, Shape, add_options, shape_of
+from engines.process import EngineProcess
+from engines.training import ENGINES, PAD, add_options, shape_of
 from rounds import ratios
 from synthetic import write_synthetic
 
-from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.datamodule import TranslationDataModule
 
 VOCABULARY = 8_000
@@ -54,48 +51,35 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> None:
-    torch.set_num_threads(options.threads)
     data = TranslationDataModule(
         folder, "en", "de", max_tokens=options.max_tokens, seed=options.seed
     )
     shape = shape_of(options, data.vocabulary_size)
-    torch.manual_seed(options.seed)
-    engines = {name: ENGINES[name](shape, folder) for name in options.engines}
+    engines = {
+        name: EngineProcess(options.threads, options.seed, ENGINES[name], shape, folder)
+        for name in options.engines
+    }
     speeds: dict[str, list[float]] = {name: [] for name in engines}
     batches = iter(data.train_dataloader())
-    for _ in range(options.rounds):
+    for round_ in range(options.rounds):
         # The first update of a round is not timed.
         chosen = list(islice(batches, options.updates + 1))
         tokens = sum(int(batch.target.ne(PAD).sum()) for batch in chosen[1:])
-        for name, engine in engines.items():
-            speeds[name].append(tokens / engine.train(chosen))
+        # Who comes first alternates.
+        for name, engine in list(engines.items())[:: -1 if round_ % 2 else 1]:
+            speeds[name].append(tokens / engine("train", chosen))
     for name, measured in speeds.items():
         row = {
             "engine": name,
             "target tokens a second": round(statistics.median(measured)),
             "in each round": [round(speed) for speed in measured],
             **ratios(name, speeds),
-            "peak memory, MiB": peak_memory(name, shape, folder, chosen[:3], options.threads),
+            "peak memory, MiB": engines[name].peak_memory(),
             **{key: str(value) for key, value in vars(options).items() if key != "engines"},
             "torch": torch.__version__,
             "machine": platform.processor() or platform.machine(),
         }
         print(json.dumps(row), flush=True)
-
-
-def peak_memory(*arguments: Any) -> int:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(train_and_measure, arguments)
-
-
-def train_and_measure(
-    name: str, shape: Shape, folder: Path, batches: Sequence[TranslationBatch], threads: int
-) -> int:
-    torch.set_num_threads(threads)
-    ENGINES[name](shape, folder).train(batches)
-    # Not getrusage, whose peak a process takes over from the one that started it.
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
 
 
 if __name__ == "__main__":

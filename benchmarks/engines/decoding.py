@@ -7,7 +7,9 @@ of every sentence, ``</s>`` included.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -15,13 +17,56 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+import admin_init
+from admin_init.checkpoints import read_checkpoint
 from admin_init.nn import Transformer
 from admin_init.translation.batching import TranslationBatch
+from admin_init.translation.checkpoint import load_module
+from admin_init.translation.memory import keep_freed_memory
 from admin_init.translation.search import beam_search
 
 BOS, PAD, EOS, UNK = range(4)
 MAX_LENGTH = 200
 """Tokens of the longest translation, ``</s>`` not counted: the default of ours and of fairseq."""
+
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+class TimedEngine:
+    """The engine of one name, and a clock.
+
+    Args:
+        name: One of :data:`ENGINES`.
+        checkpoint: Of a TranslationModule, Post-LN or Admin.
+        data: The prepared folder.
+        beam_size: Number of hypotheses per sentence.
+        clock: One of :data:`CLOCKS`.
+    """
+
+    def __init__(self, name: str, checkpoint: Path, data: Path, beam_size: int, clock: str) -> None:
+        self.engine = ENGINES[name](plain(checkpoint), data, beam_size)
+        self.clock = CLOCKS[clock]
+
+    def version(self) -> str:
+        return self.engine.version
+
+    def translate(self, batch: TranslationBatch) -> tuple[list[list[int]], float]:
+        """Return what the engine finds, and the seconds that it takes."""
+        begun = self.clock()
+        found = self.engine.translate(batch)
+        return found, self.clock() - begun
+
+
+def plain(checkpoint: Path) -> Transformer:
+    """Read our model, in eval mode, its omegas folded: other libraries have no place for them."""
+    module = load_module(read_checkpoint(checkpoint))
+    model = module.transformer
+    assert isinstance(model, Transformer)
+    if model.config.residual.startswith("admin"):
+        admin_init.fold_(model)
+        model.config = replace(model.config, residual="post")
+    return model.eval()
 
 
 class Engine(Protocol):
@@ -38,6 +83,7 @@ class Ours:
     version = "this working tree"
 
     def __init__(self, model: Transformer, data: Path, beam_size: int) -> None:
+        keep_freed_memory()  # as our Translator does
         self.model = model
         self.beam_size = beam_size
 
