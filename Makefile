@@ -38,17 +38,26 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Half an hour on two cores that have nothing else to do.
+# An hour on two cores that have nothing else to do; a JSON row per measurement, and a chart.
+bench: MULTI30K := --data data-bin/multi30k_8k
+bench: ROWS := runs/bench
 bench: install
+	mkdir -p $(ROWS)
 	$(BIN)/admin-init prepare --config benchmarks/multi30k.yaml
-	$(BIN)/python benchmarks/training.py --data data-bin/multi30k_8k
-	$(BIN)/python benchmarks/training.py --data data-bin/multi30k_8k --layers 18 --dim 64
-	$(BIN)/python benchmarks/training.py --synthetic 100000
-	$(BIN)/python benchmarks/roofline.py --data data-bin/multi30k_8k
-	$(BIN)/python benchmarks/pipeline.py --data data-bin/multi30k_8k
-	$(BIN)/python benchmarks/distributed.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py --layers 4
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/monitor.py
+	$(BIN)/admin-init fit --config benchmarks/model.yaml
+	$(BIN)/python benchmarks/training.py $(MULTI30K) > $(ROWS)/training.jsonl
+	$(BIN)/python benchmarks/training.py $(MULTI30K) --layers 18 --dim 64 > $(ROWS)/training_deep.jsonl
+	$(BIN)/python benchmarks/training.py --synthetic 100000 > $(ROWS)/training_news.jsonl
+	$(BIN)/python benchmarks/decoding.py $(MULTI30K) --checkpoint runs/bench/last.ckpt \
+		> $(ROWS)/decoding.jsonl
+	$(BIN)/python benchmarks/roofline.py $(MULTI30K) > $(ROWS)/roofline.jsonl
+	$(BIN)/python benchmarks/pipeline.py $(MULTI30K) > $(ROWS)/pipeline.jsonl
+	$(BIN)/python benchmarks/distributed.py > $(ROWS)/distributed.jsonl
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py --layers 4 > $(ROWS)/overhead.jsonl
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/monitor.py > $(ROWS)/monitor.jsonl
+	$(BIN)/python benchmarks/chart.py $(addprefix $(ROWS)/,$(addsuffix .jsonl, \
+		training training_deep training_news decoding)) --output $(ROWS)/speed.png
+	cat $(ROWS)/*.jsonl
 
 tensorboard: install
 	$(BIN)/tensorboard --logdir runs

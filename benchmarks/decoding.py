@@ -72,7 +72,7 @@ def main() -> None:
             "engine": name,
             "version": engines[name]("version"),
             "sentences a second": round(statistics.median(measured), 1),
-            "rounds": [round(speed, 1) for speed in measured],
+            "in each round": [round(speed, 1) for speed in measured],
             **ratios(name, speeds),
             "peak memory, MiB": engines[name].peak_memory(),
             "sentences": sentences,

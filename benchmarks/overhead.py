@@ -1,4 +1,4 @@
-"""What Admin costs: its profile beside a bare forward, its training step beside Post-LN's.
+"""What Admin costs: its profile beside a bare forward, its step and its search beside Post-LN's.
 
 CPU time, as ratios of pairs that run one right after the other, so that a machine whose speed
 drifts does not decide. Each row has a control: Post-LN measured against itself in the same way.
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import admin_init
 from admin_init.nn import Transformer, TransformerConfig
+from admin_init.translation.search import beam_search
 
 VOCABULARY = 1000
 
@@ -50,18 +51,32 @@ def main() -> None:
             "Admin step / Post-LN step": (step(admin, batch), step(plain, batch)),
             "control: Post-LN step / Post-LN step": (step(twin, batch), step(plain, batch)),
         }
-        for what, (left, right) in rows.items():
-            ratios = paired(left, right, options.pairs)
-            row = {
-                "model": name,
-                "measure": what,
-                "median": round(statistics.median(ratios), 4),
-                "quartiles": [round(q, 4) for q in statistics.quantiles(ratios)[::2]],
-                **vars(options),
-                "torch": torch.__version__,
-                "machine": platform.processor() or platform.machine(),
+        report(name, rows, options)
+        if isinstance(admin, Transformer):
+            admin_init.fold_(admin)
+            rows = {
+                "search, folded / Post-LN": (search(admin, batch), search(plain, batch)),
+                "control: Post-LN / Post-LN": (search(twin, batch), search(plain, batch)),
             }
-            print(json.dumps(row), flush=True)
+            report(name, rows, options)
+
+
+Pair = tuple[Callable[[], object], Callable[[], object]]
+
+
+def report(name: str, pairs: dict[str, Pair], options: argparse.Namespace) -> None:
+    for what, (left, right) in pairs.items():
+        ratios = paired(left, right, options.pairs)
+        row = {
+            "model": name,
+            "measure": what,
+            "median": round(statistics.median(ratios), 4),
+            "quartiles": [round(q, 4) for q in statistics.quantiles(ratios)[::2]],
+            **vars(options),
+            "torch": torch.__version__,
+            "machine": platform.processor() or platform.machine(),
+        }
+        print(json.dumps(row), flush=True)
 
 
 def torch_model(dim: int, layers: int) -> nn.Module:
@@ -122,6 +137,11 @@ def step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Callable[[], object]
         optimizer.step()
 
     return run
+
+
+def search(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Callable[[], object]:
+    # So short that no hypothesis of such models ends before: all searches take as many steps.
+    return partial(beam_search, model, batch[0], max_len_b=16)
 
 
 def paired(left: Callable[[], object], right: Callable[[], object], pairs: int) -> list[float]:
