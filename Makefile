@@ -43,6 +43,8 @@ bench: MULTI30K := --data data-bin/multi30k_8k
 bench: ROWS := runs/bench
 bench: install
 	mkdir -p $(ROWS)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps \
+		joeynmt==2.3.0 'importlib-metadata<9' zipp
 	$(BIN)/admin-init prepare --config benchmarks/multi30k.yaml
 	$(BIN)/admin-init fit --config benchmarks/model.yaml
 	$(BIN)/python benchmarks/training.py $(MULTI30K) > $(ROWS)/training.jsonl

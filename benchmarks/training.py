@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from engines.process import EngineProcess
-from engines.training import ENGINES, PAD, add_options, shape_of
+from engines.training import ENGINES, INSTALLED, PAD, add_options, shape_of
 from rounds import ratios
 from synthetic import write_synthetic
 
@@ -37,7 +37,7 @@ def main() -> None:
     corpus = parser.add_mutually_exclusive_group(required=True)
     corpus.add_argument("--data", type=Path, help="a prepared folder, en to de")
     corpus.add_argument("--synthetic", type=int, help="pairs of random words instead")
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=INSTALLED)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--updates", type=int, default=8, help="of each engine in a round")
     add_options(parser)

@@ -1,4 +1,4 @@
-"""Five ways to train the same Transformer on the same batches.
+"""Seven ways to train the same Transformer on the same batches.
 
 Each engine has a class with a ``train`` that makes one update a batch and returns the seconds
 from the second update to the last: the first allocates the optimizer's state.
@@ -7,6 +7,7 @@ from the second update to the last: the first allocates the optimizer's state.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import time
 import warnings
@@ -14,6 +15,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -27,7 +29,7 @@ from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.module import TranslationModule
 from admin_init.translation.optimization import OptimizationConfig
 
-PAD, EOS = 1, 2
+BOS, PAD, EOS = range(3)
 LEARNING_RATE, BETAS, SMOOTHING = 1e-4, (0.9, 0.98), 0.1
 
 
@@ -115,6 +117,14 @@ class OursBf16(Ours):
     """Our Transformer in bf16, its weights in float32."""
 
     precision = "bf16-mixed"
+
+
+class OursCompiled(Ours):
+    """Our Transformer compiled by ``torch.compile``, for batches of any shape."""
+
+    def __init__(self, shape: Shape, data: Path) -> None:
+        super().__init__(shape, data)
+        self.module.transformer.compile(dynamic=True)
 
 
 class _Clock(pl.Callback):
@@ -247,6 +257,80 @@ class Marian(_Loop):
         return logits
 
 
+class JoeyNMT(_Loop):
+    """JoeyNMT's Transformer and loss, in a plain loop."""
+
+    def __init__(self, shape: Shape, data: Path) -> None:
+        from joeynmt.model import build_model
+        from joeynmt.transformer_layers import MultiHeadedAttention, PositionwiseFeedForward
+        from joeynmt.vocabulary import Vocabulary
+
+        logging.getLogger("joeynmt.model").setLevel(logging.ERROR)
+        # JoeyNMT's own order, which it insists on. The model asks for the padding only: that is 1.
+        specials = ("unk", "pad", "bos", "eos")
+        vocabulary = Vocabulary(
+            [f"{i}" for i in range(len(specials), shape.vocabulary)],
+            SimpleNamespace(
+                lang_tags=[],
+                sep_token=None,
+                **{f"{name}_token": f"<{name}>" for name in specials},
+                **{f"{name}_id": i for i, name in enumerate(specials)},
+            ),
+        )
+        sides: dict[str, Any] = {
+            side: {
+                "type": "transformer",
+                "layer_norm": "post",
+                "num_layers": layers,
+                "num_heads": shape.heads,
+                "hidden_size": shape.dim,
+                "ff_size": shape.ffn_dim,
+                "dropout": shape.dropout,
+                "embeddings": {"embedding_dim": shape.dim, "scale": True},
+            }
+            for side, layers in (
+                ("encoder", shape.encoder_layers),
+                ("decoder", shape.decoder_layers),
+            )
+        }
+        config = {**sides, "tied_embeddings": True, "tied_softmax": True}
+        model = build_model(config, src_vocab=vocabulary, trg_vocab=vocabulary)
+        model.loss_function = ("crossentropy", SMOOTHING)
+        # Its one dropout is also that of attention and of the activation, where we have none.
+        for module in model.modules():
+            if isinstance(module, MultiHeadedAttention):
+                module.dropout.p = 0.0
+            elif isinstance(module, PositionwiseFeedForward):
+                module.pwff_layer[2].p = 0.0
+        super().__init__(model)
+
+    def train(self, batches: Sequence[TranslationBatch]) -> float:
+        self.model.train()
+        return _timed(self._step, [self._batch(batch) for batch in batches])
+
+    def _step(self, batch: Any) -> None:
+        self.optimizer.zero_grad()
+        loss, *_ = self.model(return_type="loss", **vars(batch))
+        batch.normalize(loss, "tokens").backward()
+        self.optimizer.step()
+
+    @staticmethod
+    def _batch(batch: TranslationBatch) -> Any:
+        from joeynmt.batch import Batch
+
+        return Batch(
+            src=batch.source,
+            src_length=batch.source.ne(PAD).sum(1),
+            src_prompt_mask=None,
+            trg=F.pad(batch.target, (1, 0), value=BOS),
+            trg_prompt_mask=None,
+            indices=batch.index,
+            device=torch.device("cpu"),
+            pad_index=PAD,
+            eos_index=EOS,
+        )
+
+
 class TorchNN(_Loop):
     """nn.Transformer, in a plain loop."""
 
@@ -307,7 +391,12 @@ def _timed(step: Callable[[Any], object], batches: Iterable[Any]) -> float:
 ENGINES: dict[str, Callable[[Shape, Path], Engine]] = {
     "ours": Ours,
     "ours, bf16": OursBf16,
+    "ours, compiled": OursCompiled,
     "fairseq": Fairseq,
     "HF Marian": Marian,
+    "JoeyNMT": JoeyNMT,
     "torch.nn": TorchNN,
 }
+
+INSTALLED = [name for name in ENGINES if name != "JoeyNMT" or importlib.util.find_spec("joeynmt")]
+"""JoeyNMT is no part of a development environment: what it asks for would downgrade others."""
