@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import admin_init
-from admin_init.checkpoints import read_checkpoint
+from admin_init.checkpoints import has_omegas, read_checkpoint
 from admin_init.nn import Transformer
 from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.checkpoint import load_module
@@ -63,7 +63,7 @@ def plain(checkpoint: Path) -> Transformer:
     module = load_module(read_checkpoint(checkpoint))
     model = module.transformer
     assert isinstance(model, Transformer)
-    if model.config.residual.startswith("admin"):
+    if has_omegas(model.state_dict()):
         admin_init.fold_(model)
         model.config = replace(model.config, residual="post")
     return model.eval()

@@ -1,0 +1,89 @@
+"""The benchmarks, as `make bench` runs them, on models and batches of no size."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytorch_lightning import Trainer
+
+from admin_init.callbacks.admin import AdminInit
+from admin_init.nn import TransformerConfig
+from admin_init.translation.datamodule import TranslationDataModule
+from admin_init.translation.module import TranslationModule
+from admin_init.translation.prepare import prepare
+from admin_init.translation.sources import CorpusConfig
+
+pytest.importorskip("admin_init.fairseq.compat", reason="fairseq is one of those compared")
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def run(script: str, *arguments: object) -> list[dict[str, Any]]:
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def data() -> Path:
+    folder = Path("data-bin")
+    prepare(CorpusConfig(train=100, valid=10, test=20).open(), folder, vocabulary_size=300)
+    return folder
+
+
+@pytest.fixture
+def checkpoint(data: Path) -> Path:
+    shape = TransformerConfig(dim=16, ffn_dim=64, heads=4, encoder_layers=2, decoder_layers=2)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=5,
+        callbacks=[AdminInit()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+    trainer.fit(TranslationModule(shape), TranslationDataModule(data, "en", "de", max_tokens=128))
+    trainer.save_checkpoint("last.ckpt")
+    return Path("last.ckpt")
+
+
+def test_training_and_decoding_are_measured_and_drawn(data: Path, checkpoint: Path) -> None:
+    common = ["--data", data, "--rounds", 2, "--threads", 1]
+    shape = ["--layers", 1, "--dim", 16, "--max-tokens", 64, "--updates", 1]
+    engines = ["ours", "fairseq", "torch.nn"]
+    training = run("training.py", *common, *shape, "--engines", *engines)
+    assert [row["engine"] for row in training] == engines
+    for row in training:
+        assert len(row["in each round"]) == 2
+        assert min(row["in each round"]) > 0
+        assert row["peak memory, MiB"] > 0
+    decoding = run(
+        "decoding.py", *common, "--checkpoint", checkpoint, "--engines", "ours", "fairseq"
+    )
+    for row in decoding:
+        assert row["sentences a second"] > 0
+        # Admin's omegas are folded for fairseq, which must find what ours does.
+        assert row["equal to ours"] == row["sentences"] == 20
+    for name, rows in (("training", training), ("decoding", decoding)):
+        Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run("chart.py", "training", "decoding", "--output", "speed.png") == []
+    assert Path("speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_share_of_the_peak_and_what_admin_costs_are_measured(data: Path) -> None:
+    shape = ["--layers", 1, "--dim", 16, "--threads", 1]
+    roofline = run(
+        "roofline.py", "--data", data, *shape, "--max-tokens", 64, "--rounds", 1, "--updates", 1
+    )
+    assert all(0 < row["share"] < 1 for row in roofline)
+    overhead = run("overhead.py", *shape, "--pairs", 2)
+    assert {row["measure"] for row in overhead} >= {"search, folded / Post-LN", "profile / forward"}
+    assert all(row["median"] > 0 for row in overhead)
