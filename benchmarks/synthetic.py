@@ -8,6 +8,8 @@ import numpy as np
 
 from admin_init.translation.databin import IndexedDatasetBuilder
 
+EOS = 2
+
 
 def write_synthetic(folder: Path, *, pairs: int, vocabulary: int, seed: int) -> None:
     """Write the training split of a data-bin: lengths log-normal, 26 tokens on average."""
@@ -19,4 +21,6 @@ def write_synthetic(folder: Path, *, pairs: int, vocabulary: int, seed: int) -> 
         (folder / f"dict.{language}.txt").write_text(words)
         with IndexedDatasetBuilder(folder / f"train.en-de.{language}", vocabulary) as builder:
             for part in np.array_split(sizes, 50):
-                builder.extend(rng.integers(4, vocabulary, int(part.sum())), part)
+                ids = rng.integers(4, vocabulary, int(part.sum()))
+                ids[part.cumsum() - 1] = EOS
+                builder.extend(ids, part)

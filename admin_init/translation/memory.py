@@ -13,7 +13,7 @@ def keep_freed_memory() -> None:
     """Let the C library keep what is freed for the next tensors, as long as the process lasts.
 
     By default glibc returns large blocks to the system at once, and the system fills every page of
-    the next ones with zeros: a twentieth of the time of training, a sixth of that of beam search.
+    the next ones with zeros: a twentieth of the time of training, a tenth of that of beam search.
     What a process needs at most does not change, but it holds that much until it ends.
 
     Nothing is done where the C library is another one, or where the environment says what its
