@@ -24,7 +24,7 @@ import admin_init
 from admin_init.nn import Transformer, TransformerConfig
 from admin_init.translation.search import beam_search
 
-VOCABULARY = 1000
+VOCABULARY, SEED = 1000, 0
 
 
 def main() -> None:
@@ -73,6 +73,7 @@ def report(name: str, pairs: dict[str, Pair], options: argparse.Namespace) -> No
             "median": round(statistics.median(ratios), 4),
             "quartiles": [round(q, 4) for q in statistics.quantiles(ratios)[::2]],
             **vars(options),
+            "seed": SEED,
             "torch": torch.__version__,
             "machine": platform.processor() or platform.machine(),
         }
@@ -80,12 +81,12 @@ def report(name: str, pairs: dict[str, Pair], options: argparse.Namespace) -> No
 
 
 def torch_model(dim: int, layers: int) -> nn.Module:
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     return TorchTranslator(dim, layers)
 
 
 def native_model(dim: int, layers: int) -> nn.Module:
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     return Transformer(
         TransformerConfig(
             vocabulary_size=VOCABULARY,

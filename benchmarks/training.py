@@ -16,12 +16,13 @@ import json
 import platform
 import statistics
 import tempfile
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
 import torch
 from engines.process import EngineProcess
-from engines.training import ENGINES, INSTALLED, PAD, add_options, shape_of
+from engines.training import ENGINES, INSTALLED, PACKAGES, PAD, add_options, shape_of
 from rounds import ratios
 from synthetic import write_synthetic
 
@@ -71,6 +72,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     for name, measured in speeds.items():
         row = {
             "engine": name,
+            "version": version(PACKAGES[name]),
             "target tokens a second": round(statistics.median(measured)),
             "in each round": [round(speed) for speed in measured],
             **ratios(name, speeds),

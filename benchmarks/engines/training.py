@@ -398,5 +398,16 @@ ENGINES: dict[str, Callable[[Shape, Path], Engine]] = {
     "torch.nn": TorchNN,
 }
 
-INSTALLED = [name for name in ENGINES if name != "JoeyNMT" or importlib.util.find_spec("joeynmt")]
+PACKAGES = {
+    "ours": "admin_init",
+    "ours, bf16": "admin_init",
+    "ours, compiled": "admin_init",
+    "fairseq": "fairseq",
+    "HF Marian": "transformers",
+    "JoeyNMT": "joeynmt",
+    "torch.nn": "torch",
+}
+"""Where the engines come from."""
+
+INSTALLED = [name for name in ENGINES if importlib.util.find_spec(PACKAGES[name])]
 """JoeyNMT is no part of a development environment: what it asks for would downgrade others."""

@@ -65,6 +65,7 @@ def test_training_and_decoding_are_measured_and_drawn(data: Path, checkpoint: Pa
         assert len(row["in each round"]) == 2
         assert min(row["in each round"]) > 0
         assert row["peak memory, MiB"] > 0
+        assert row["version"]
     decoding = run(
         "decoding.py", *common, "--checkpoint", checkpoint, "--engines", "ours", "fairseq"
     )
