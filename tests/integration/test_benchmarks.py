@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytorch_lightning import Trainer
+from small_module import trainer
 
 from admin_init.callbacks.admin import AdminInit
 from admin_init.nn import TransformerConfig
@@ -40,18 +40,9 @@ def data() -> Path:
 @pytest.fixture
 def checkpoint(data: Path) -> Path:
     shape = TransformerConfig(dim=16, ffn_dim=64, heads=4, encoder_layers=2, decoder_layers=2)
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=5,
-        callbacks=[AdminInit()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    )
-    trainer.fit(TranslationModule(shape), TranslationDataModule(data, "en", "de", max_tokens=128))
-    trainer.save_checkpoint("last.ckpt")
+    fitted = trainer(max_steps=5, max_epochs=None, callbacks=[AdminInit()], limit_val_batches=0)
+    fitted.fit(TranslationModule(shape), TranslationDataModule(data, "en", "de", max_tokens=128))
+    fitted.save_checkpoint("last.ckpt")
     return Path("last.ckpt")
 
 
