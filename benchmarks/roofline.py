@@ -18,12 +18,12 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
-from engines.training import ENGINES, Ours, Shape, add_options, shape_of
+from engines.training import Engine, add_options, build, model_of
 from torch.profiler import ProfilerActivity, profile
 
+from admin_init.nn import TransformerConfig
 from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.datamodule import TranslationDataModule
 
@@ -45,17 +45,17 @@ def main() -> None:
     data = TranslationDataModule(
         options.data, "en", "de", max_tokens=options.max_tokens, seed=options.seed
     )
-    shape = shape_of(options, data.vocabulary_size)
+    config = model_of(options, data.vocabulary_size)
     for kind in options.kinds:
         name, dtype = KINDS[kind]
-        engine = ENGINES[name](shape, options.data)
+        engine = build(name, config, options.data)
         batches = iter(data.train_dataloader())
         peaks, speeds = [], []
         for _ in range(options.rounds):
             chosen = list(islice(batches, options.updates + 1))
             peaks.append(peak(dtype))
             seconds = engine.train(chosen)
-            speeds.append(sum(flop(shape, batch) for batch in chosen[1:]) / seconds)
+            speeds.append(sum(flop(config, batch) for batch in chosen[1:]) / seconds)
         shares = [speed / best for speed, best in zip(speeds, peaks, strict=True)]
         row = {
             "kind": kind,
@@ -71,14 +71,14 @@ def main() -> None:
         print(json.dumps(row), flush=True)
 
 
-def flop(shape: Shape, batch: TranslationBatch) -> float:
+def flop(config: TransformerConfig, batch: TranslationBatch) -> float:
     """Count the floating-point operations of one update on ``batch``."""
     (sentences, s), t = batch.source.shape, batch.target.shape[1]
-    d, layer = shape.dim, 4 * shape.dim**2 + 2 * shape.dim * shape.ffn_dim
-    source = shape.encoder_layers * layer + shape.decoder_layers * 2 * d**2
-    target = shape.decoder_layers * (layer + 2 * d**2) + shape.vocabulary * d
+    d, layer = config.dim, 4 * config.dim**2 + 2 * config.dim * config.ffn_dim
+    source = config.encoder_layers * layer + config.decoder_layers * 2 * d**2
+    target = config.decoder_layers * (layer + 2 * d**2) + config.vocabulary_size * d
     weights = 6 * sentences * (s * source + t * target)
-    pairs = shape.encoder_layers * s**2 + shape.decoder_layers * (t**2 + t * s)
+    pairs = config.encoder_layers * s**2 + config.decoder_layers * (t**2 + t * s)
     return weights + 3 * 4 * sentences * pairs * d
 
 
@@ -94,9 +94,8 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def spent(engine: Any, batches: Sequence[TranslationBatch]) -> list[tuple[str, float]]:
+def spent(engine: Engine, batches: Sequence[TranslationBatch]) -> list[tuple[str, float]]:
     """Profile some updates; return the ten operators that take most, and their shares."""
-    assert isinstance(engine, Ours)
     with profile(activities=[ProfilerActivity.CPU]) as trace:
         engine.train(batches)
     operators = sorted(trace.key_averages(), key=lambda row: -row.self_cpu_time_total)

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import torch
 from engines.process import EngineProcess
-from engines.training import ENGINES, INSTALLED, PACKAGES, PAD, add_options, shape_of
+from engines.tokens import PAD
+from engines.training import ENGINES, INSTALLED, add_options, build, model_of
 from rounds import ratios
 from synthetic import write_synthetic
 
@@ -55,9 +56,9 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     data = TranslationDataModule(
         folder, "en", "de", max_tokens=options.max_tokens, seed=options.seed
     )
-    shape = shape_of(options, data.vocabulary_size)
+    config = model_of(options, data.vocabulary_size)
     engines = {
-        name: EngineProcess(options.threads, options.seed, ENGINES[name], shape, folder)
+        name: EngineProcess(options.threads, options.seed, build, name, config, folder)
         for name in options.engines
     }
     speeds: dict[str, list[float]] = {name: [] for name in engines}
@@ -72,7 +73,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     for name, measured in speeds.items():
         row = {
             "engine": name,
-            "version": version(PACKAGES[name]),
+            "version": version(ENGINES[name].package),
             "target tokens a second": round(statistics.median(measured)),
             "in each round": [round(speed) for speed in measured],
             **ratios(name, speeds),

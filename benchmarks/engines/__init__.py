@@ -1,1 +1,1 @@
-"""The libraries that are measured side by side, each through its own loop."""
+"""The libraries that are measured side by side: a module each, with Training, Search or both."""
