@@ -41,6 +41,7 @@ lint: install
 # An hour on two cores that have nothing else to do; a JSON row per measurement, and a chart.
 bench: MULTI30K := --data data-bin/multi30k_8k
 bench: ROWS := runs/bench
+bench: SPEEDS = $(addprefix $(ROWS)/,$(addsuffix .jsonl,training training_deep training_news decoding))
 bench: install
 	mkdir -p $(ROWS)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps \
@@ -57,9 +58,9 @@ bench: install
 	$(BIN)/python benchmarks/distributed.py > $(ROWS)/distributed.jsonl
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py --layers 4 > $(ROWS)/overhead.jsonl
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/monitor.py > $(ROWS)/monitor.jsonl
-	$(BIN)/python benchmarks/chart.py $(addprefix $(ROWS)/,$(addsuffix .jsonl, \
-		training training_deep training_news decoding)) --output $(ROWS)/speed.png
-	cat $(ROWS)/*.jsonl
+	cat $(addprefix $(ROWS)/,$(addsuffix .jsonl,roofline pipeline distributed overhead monitor))
+	$(BIN)/python benchmarks/chart.py $(SPEEDS) --output $(ROWS)/speed.png
+	$(BIN)/python benchmarks/table.py $(SPEEDS)
 
 tensorboard: install
 	$(BIN)/tensorboard --logdir runs

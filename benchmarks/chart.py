@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,15 @@ def main() -> None:
     options.output.write_bytes(png(figure))
 
 
+def speed_of(row: Mapping[str, Any]) -> str:
+    """Return the name of the speed in a row of training.py or of decoding.py."""
+    (speed,) = (name for name in SPEEDS if name in row)
+    return speed
+
+
 def draw(axis: Any, rows: list[dict[str, Any]]) -> None:
     """Draw the median of every engine, and a point for each of its rounds."""
-    (speed,) = (name for name in SPEEDS if name in rows[0])
+    speed = speed_of(rows[0])
     for place, row in enumerate(reversed(rows)):
         ours = row["engine"].startswith("ours")
         axis.barh(place, row[speed], color=COLOURS[1] if ours else "0.8")

@@ -23,11 +23,15 @@ pytest.importorskip("admin_init.fairseq.compat", reason="fairseq is one of those
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def run(script: str, *arguments: object) -> list[dict[str, Any]]:
+def output_of(script: str, *arguments: object) -> list[str]:
     command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return done.stdout.splitlines()
+
+
+def run(script: str, *arguments: object) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output_of(script, *arguments)]
 
 
 @pytest.fixture
@@ -66,6 +70,11 @@ def test_training_and_decoding_are_measured_and_drawn(data: Path, checkpoint: Pa
         assert row["equal to ours"] == row["sentences"] == 20
     for name, rows in (("training", training), ("decoding", decoding)):
         Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, _, _, head, _, *printed = output_of("table.py", "training")
+    assert "target tokens a second" in head
+    for row, line in zip(training, printed, strict=True):
+        assert line.startswith(f"| {row['engine']} | {row['target tokens a second']:,} |")
+    assert sum("20 of 20" in line for line in output_of("table.py", "decoding")) == 2
     assert run("chart.py", "training", "decoding", "--output", "speed.png") == []
     assert Path("speed.png").read_bytes().startswith(b"\x89PNG")
 
