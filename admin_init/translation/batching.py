@@ -12,6 +12,10 @@ from torch.nn.utils.rnn import pad_sequence
 from admin_init.translation.dictionary import Dictionary
 from admin_init.translation.errors import CorpusError
 
+_MULTIPLE = 8
+"""Of pairs in a batch. In bfloat16 a processor compiles a product for every number of rows, keeps
+what it compiled, and is slower where the number is odd."""
+
 Sizes = npt.NDArray[np.integer[Any]]
 Indices = Sequence[int] | npt.NDArray[np.int64]
 
@@ -74,7 +78,8 @@ def token_batches(
 
     Pairs are sorted by the length of their longer side, those of one length by how much longer the
     source is, and cut into batches of which neither side, padding included, exceeds ``max_tokens``
-    (fairseq's ``--max-tokens``, which there bounds the larger side too).
+    (fairseq's ``--max-tokens``, which there bounds the larger side too). A batch of more than eight
+    pairs has a multiple of eight (fairseq's ``--required-batch-size-multiple``), but for the last.
 
     Args:
         source_sizes: The length of each source, ``</s>`` included. *Shape:* (pairs,).
@@ -126,7 +131,7 @@ def _sorted(
 
 
 def _ends(longest: Sizes, max_tokens: int) -> list[int]:
-    """Returns where each batch ends, of pairs sorted by length: as late as there is room."""
+    """Returns where each batch ends, of pairs sorted by length: where the next do not fit."""
     up_to = np.bincount(longest).cumsum().tolist()  # the number of pairs of at most each length
     ends, begin, shortest = [], 0, 0
     while begin < len(longest):
@@ -136,7 +141,8 @@ def _ends(longest: Sizes, max_tokens: int) -> list[int]:
         while length < len(up_to) and begin + max_tokens // max(length, 1) >= up_to[length]:
             length += 1
         if length < len(up_to):
-            begin = max(begin + max_tokens // length, up_to[length - 1])
+            rows = max(max_tokens // length, up_to[length - 1] - begin)
+            begin += rows - rows % _MULTIPLE if rows > _MULTIPLE else rows
         else:
             begin = len(longest)
         ends.append(begin)
