@@ -45,17 +45,18 @@ bench: SPEEDS = $(addprefix $(ROWS)/,$(addsuffix .jsonl,training training_deep t
 bench: install
 	mkdir -p $(ROWS)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps \
-		joeynmt==2.3.0 'importlib-metadata<9' zipp
+		joeynmt==2.3.0 'importlib-metadata<9' zipp ctranslate2==4.8.5
 	$(BIN)/admin-init prepare --config benchmarks/multi30k.yaml
 	$(BIN)/admin-init fit --config benchmarks/model.yaml
-	$(BIN)/python benchmarks/training.py $(MULTI30K) > $(ROWS)/training.jsonl
-	$(BIN)/python benchmarks/training.py $(MULTI30K) --layers 18 --dim 64 > $(ROWS)/training_deep.jsonl
-	$(BIN)/python benchmarks/training.py --synthetic 100000 > $(ROWS)/training_news.jsonl
+	$(BIN)/python benchmarks/training.py $(MULTI30K) --updates 5 > $(ROWS)/training.jsonl
+	$(BIN)/python benchmarks/training.py $(MULTI30K) --updates 3 --layers 18 --dim 64 \
+		> $(ROWS)/training_deep.jsonl
+	$(BIN)/python benchmarks/training.py --synthetic 100000 --updates 2 > $(ROWS)/training_news.jsonl
 	$(BIN)/python benchmarks/decoding.py $(MULTI30K) --checkpoint runs/bench/last.ckpt \
 		> $(ROWS)/decoding.jsonl
-	$(BIN)/python benchmarks/roofline.py $(MULTI30K) > $(ROWS)/roofline.jsonl
+	$(BIN)/python benchmarks/roofline.py $(MULTI30K) --updates 2 > $(ROWS)/roofline.jsonl
 	$(BIN)/python benchmarks/pipeline.py $(MULTI30K) > $(ROWS)/pipeline.jsonl
-	$(BIN)/python benchmarks/distributed.py > $(ROWS)/distributed.jsonl
+	$(BIN)/python benchmarks/distributed.py --repetitions 11 --layers 4 > $(ROWS)/distributed.jsonl
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py --layers 4 > $(ROWS)/overhead.jsonl
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/monitor.py > $(ROWS)/monitor.jsonl
 	cat $(addprefix $(ROWS)/,$(addsuffix .jsonl,roofline pipeline distributed overhead monitor))

@@ -30,11 +30,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    installed = [name for name, origin in ENGINES.items() if origin.installed()]
     parser.add_argument("--data", type=Path, required=True, help="a prepared folder, en to de")
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="of a TranslationModule, Post-LN or Admin"
     )
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=installed)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, help="of the test split; all of them if left out")
     parser.add_argument("--threads", type=int, default=2)
@@ -77,7 +78,7 @@ def main() -> None:
             "peak memory, MiB": engines[name].peak_memory(),
             "sentences": sentences,
             "tokens": sum(map(len, translations[name])),
-            "equal to ours": equal(translations.get("ours", []), translations[name]),
+            **equal(translations, name),
             **{k: str(v) for k, v in vars(options).items() if k not in ("engines", "rounds")},
             "torch": torch.__version__,
             "machine": platform.processor() or platform.machine(),
@@ -85,8 +86,12 @@ def main() -> None:
         print(json.dumps(row), flush=True)
 
 
-def equal(ours: list[list[int]], theirs: list[list[int]]) -> int:
-    return sum(one == other for one, other in zip(ours, theirs, strict=False))
+def equal(translations: dict[str, list[list[int]]], name: str) -> dict[str, int]:
+    """Count the sentences for which an engine finds what ours does, where ours is measured too."""
+    if "ours" not in translations:
+        return {}
+    pairs = zip(translations["ours"], translations[name], strict=True)
+    return {"equal to ours": sum(one == other for one, other in pairs)}
 
 
 if __name__ == "__main__":

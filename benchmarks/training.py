@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from engines.process import EngineProcess
 from engines.tokens import PAD
-from engines.training import ENGINES, INSTALLED, add_options, build, model_of
+from engines.training import ENGINES, add_options, build, model_of
 from rounds import ratios
 from synthetic import write_synthetic
 
@@ -36,10 +36,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    installed = [name for name, origin in ENGINES.items() if origin.installed()]
     corpus = parser.add_mutually_exclusive_group(required=True)
     corpus.add_argument("--data", type=Path, help="a prepared folder, en to de")
     corpus.add_argument("--synthetic", type=int, help="pairs of random words instead")
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=INSTALLED)
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=installed)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--updates", type=int, default=8, help="of each engine in a round")
     add_options(parser)
@@ -66,6 +67,11 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     for round_ in range(options.rounds):
         # The first update of a round is not timed.
         chosen = list(islice(batches, options.updates + 1))
+        if len(chosen) <= options.updates:
+            raise SystemExit(
+                f"There are not enough batches for {options.rounds} rounds of {options.updates} "
+                "updates and one that is not timed. Lower --rounds, --updates or --max-tokens."
+            )
         tokens = sum(int(batch.target.ne(PAD).sum()) for batch in chosen[1:])
         # Who comes first alternates.
         for name, engine in list(engines.items())[:: -1 if round_ % 2 else 1]:

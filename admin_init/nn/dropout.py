@@ -24,8 +24,9 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """
     if not training or p in (0, 1) or x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(x, p, training)
-    numbers = torch.empty(-(-x.numel() // _LANES), dtype=torch.int64).random_(-(2**63), None)
+    size = -(-x.numel() // _LANES)
+    numbers = torch.empty(size, dtype=torch.int64, device="cpu").random_(-(2**63), None)
     bits = numbers.view(torch.int16)[: x.numel()].view(x.shape)
-    # Into integers: of the results that a comparison may have, those are fast to convert.
+    # Into integers, which are faster to convert than booleans.
     kept = torch.ge(bits, round(p * 2**16) - 2**15, out=bits)
     return (x * kept.to(x.dtype)).mul_(1 / (1 - p))

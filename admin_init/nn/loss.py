@@ -19,6 +19,7 @@ def label_smoothed_cross_entropy(
 
     On a CPU the gradient takes the place of the logits: no second tensor of their size is written
     or read. So the logits must not be needed afterwards; autograd refuses where it needs them.
+    Logits in float16 are spared, where a gradient that no GradScaler has scaled yet is 0.
 
     Args:
         logits: Shape (tokens, V). Overwritten where they require a gradient.
@@ -28,8 +29,12 @@ def label_smoothed_cross_entropy(
 
     Returns:
         The mean over the targets that count, a scalar; float32 at least.
+
+    Raises:
+        RuntimeError: From ``backward``, on a CPU: a second one, or one with ``create_graph``.
     """
-    if logits.device.type != "cpu" or not logits.requires_grad or torch.compiler.is_compiling():
+    in_place = logits.device.type == "cpu" and logits.dtype != torch.float16
+    if not in_place or not logits.requires_grad or torch.compiler.is_compiling():
         return F.cross_entropy(
             logits.float() if logits.dtype.itemsize < 4 else logits,
             target,
@@ -49,7 +54,7 @@ class _InPlace(torch.autograd.Function):
     ) -> Tensor:
         counted = target.ne(ignore_index)
         ids = target.where(counted, 0)[:, None]
-        loss = torch.zeros((), dtype=torch.promote_types(logits.dtype, torch.float32))
+        loss = torch.zeros((), dtype=torch.promote_types(logits.dtype, torch.float32), device="cpu")
         share = counted.to(loss.dtype) / counted.sum()
         rows = (torch.split(tensor, _ROWS) for tensor in (logits, ids, share))
         for part, index, weight in zip(*rows, strict=True):
@@ -69,6 +74,11 @@ class _InPlace(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "This loss has no second derivatives, so no `create_graph`: what it hands out is "
+                "the gradient itself. Use torch.nn.functional.cross_entropy for them."
+            )
         if ctx.gradient is None:
             raise RuntimeError(
                 "The gradient of this loss has been handed out already: it takes the place of the "

@@ -13,8 +13,8 @@ from admin_init.translation.dictionary import Dictionary
 from admin_init.translation.errors import CorpusError
 
 _MULTIPLE = 8
-"""Of pairs in a batch. In bfloat16 a processor compiles a product for every number of rows, keeps
-what it compiled, and is slower where the number is odd."""
+"""Of pairs in a batch. In bfloat16 oneDNN compiles a product for every number of rows, and keeps
+what it compiled."""
 
 Sizes = npt.NDArray[np.integer[Any]]
 Indices = Sequence[int] | npt.NDArray[np.int64]
@@ -94,6 +94,8 @@ def token_batches(
     Raises:
         CorpusError: A sentence alone exceeds ``max_tokens``.
     """
+    if not len(source_sizes):
+        return []
     longest = np.maximum(source_sizes, target_sizes)
     if (too_long := np.flatnonzero(longest > max_tokens)).size:
         raise CorpusError(

@@ -126,6 +126,8 @@ class TokenBatchSampler(DistributedSampler[Any]):
         self.position = 0
         batches = pairs.number_of_batches(max_tokens)
         self.epoch_length = self._length = batches // num_replicas
+        if not batches:
+            raise CorpusError(f"{pairs} has no sentence pairs to train on. Prepare it anew.")
         if not self._length:
             raise CorpusError(
                 f"max_tokens is {max_tokens}, which gives {batches} training batches, "
@@ -177,6 +179,8 @@ class TokenBatchSampler(DistributedSampler[Any]):
                 "data, max_tokens, seed and number of devices.",
                 stacklevel=2,
             )
+        if self.position >= self.epoch_length:  # an epoch was longer
+            self.epoch, self.position = self.epoch + 1, 0
 
     def __iter__(self) -> Iterator[npt.NDArray[np.int64]]:
         rng = np.random.default_rng((self.seed, self.epoch))

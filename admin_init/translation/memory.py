@@ -14,7 +14,8 @@ def keep_freed_memory() -> None:
 
     By default glibc returns large blocks to the system at once, and the system fills every page of
     the next ones with zeros: a twentieth of the time of training, a tenth of that of beam search.
-    What a process needs at most does not change, but it holds that much until it ends.
+    A process holds what it needed at most until it ends, and somewhat more where its tensors are of
+    ever other sizes.
 
     Nothing is done where the C library is another one, or where the environment says what its
     ``malloc`` does (``MALLOC_...`` or ``GLIBC_TUNABLES``, see mallopt(3)).

@@ -209,11 +209,12 @@ class TranslationModule(pl.LightningModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        clips = False
+        touched = False
         with suppress(RuntimeError):  # which says that there is no trainer
-            clips = bool(self.trainer.gradient_clip_val)
-        # Lightning clips no gradients of a fused optimizer under autocast.
-        optimizer, schedule = self.optimization.build(self.parameters(), fused=not clips)
+            touched = bool(self.trainer.gradient_clip_val) or self.trainer.scaler is not None
+        # Under autocast Lightning clips no gradients of a fused optimizer, and shows callbacks
+        # those that a scaler has scaled.
+        optimizer, schedule = self.optimization.build(self.parameters(), fused=not touched)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

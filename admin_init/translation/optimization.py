@@ -84,7 +84,8 @@ class OptimizationConfig:
 
         Args:
             parameters: What is updated.
-            fused: Whether Adam updates each weight in one pass over it. RAdam has no such kernel.
+            fused: Whether Adam updates each weight in one pass over it, or as torch chooses. RAdam
+                has no such kernel.
         """
         settings: dict[str, Any] = {
             "lr": self.learning_rate,
@@ -96,7 +97,7 @@ class OptimizationConfig:
         if self.optimizer == "radam":
             optimizer = torch.optim.RAdam(parameters, **settings, decoupled_weight_decay=True)
         else:
-            optimizer = torch.optim.AdamW(parameters, **settings, fused=fused)
+            optimizer = torch.optim.AdamW(parameters, **settings, fused=fused or None)
         return optimizer, LambdaLR(optimizer, self.factor)
 
     def factor(self, updates: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +12,14 @@ from admin_init.checkpoints import has_omegas, read_checkpoint
 from admin_init.nn import Transformer
 from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.checkpoint import load_module
+from engines.origin import Origin
 
 ENGINES = {
-    "ours": "ours",
-    "fairseq": "fairseq",
-    "HF Marian": "marian",
-    "CTranslate2": "ctranslate2",
+    "ours": Origin("admin_init", "ours", "Search"),
+    "fairseq": Origin("fairseq", "fairseq", "Search"),
+    "HF Marian": Origin("transformers", "marian", "Search"),
+    "CTranslate2": Origin("ctranslate2", "ctranslate2", "Search"),
 }
-"""The modules that have them, each imported in the process that it runs in."""
 
 MAX_LENGTH = 200
 """Tokens of the longest translation, ``</s>`` not counted: the default of ours and of fairseq."""
@@ -50,8 +49,8 @@ class TimedEngine:
     """
 
     def __init__(self, name: str, checkpoint: Path, data: Path, beam_size: int, clock: str) -> None:
-        module = importlib.import_module(f"engines.{ENGINES[name]}")
-        self.engine: Engine = module.Search(plain(checkpoint), data, beam_size, MAX_LENGTH)
+        search = ENGINES[name].load()
+        self.engine: Engine = search(plain(checkpoint), data, beam_size, MAX_LENGTH)
         self.clock = CLOCKS[clock]
 
     def version(self) -> str:

@@ -14,7 +14,7 @@ from admin_init.nn import Transformer, TransformerConfig
 from admin_init.translation.batching import TranslationBatch
 from engines import fairseq
 from engines.loop import Loop
-from engines.tokens import BOS, EOS, PAD
+from engines.tokens import EOS, PAD
 
 
 class Training(Loop):
@@ -55,7 +55,7 @@ class Search:
             "length_penalty": 1.0,
             "do_sample": False,
             "forced_eos_token_id": EOS,
-            "bad_words_ids": [[BOS], [PAD]],
+            "bad_words_ids": [[PAD]],
         }
 
     def translate(self, batch: TranslationBatch) -> list[list[int]]:

@@ -85,7 +85,12 @@ class Search:
     def __init__(self, model: Transformer, data: Path, beam_size: int, max_length: int) -> None:
         keep_freed_memory()  # as our Translator does
         self.model = model
-        self.options = {"beam_size": beam_size, "max_len_b": max_length}
+        # fairseq forbids the padding alone.
+        self.options: dict[str, Any] = {
+            "beam_size": beam_size,
+            "max_len_b": max_length,
+            "forbidden": (),
+        }
 
     def translate(self, batch: TranslationBatch) -> list[list[int]]:
         found = beam_search(self.model, batch.source, **self.options)

@@ -39,6 +39,11 @@ class _Translator(nn.Module):
             config.dropout,
             batch_first=True,
         )
+        for layer in (*self.transformer.encoder.layers, *self.transformer.decoder.layers):
+            # Its one dropout is also that of attention and of the activation, where we have none.
+            layer.dropout.p = layer.self_attn.dropout = 0.0
+            if isinstance(layer, nn.TransformerDecoderLayer):
+                layer.multihead_attn.dropout = 0.0
         # nn.Transformer ends each stack in a norm that no Post-LN paper has.
         self.transformer.encoder.norm = self.transformer.decoder.norm = None
 

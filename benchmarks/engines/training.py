@@ -1,19 +1,15 @@
-"""Seven ways to train the same Transformer on the same batches.
-
-Each engine is imported in the process that it runs in: no library's import touches another's run.
-"""
+"""Seven ways to train the same Transformer on the same batches."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from admin_init.nn import TransformerConfig
 from admin_init.translation.batching import TranslationBatch
+from engines.origin import Origin
 
 
 class Engine(Protocol):
@@ -27,33 +23,20 @@ class Engine(Protocol):
         ...
 
 
-class Origin(NamedTuple):
-    """The package of an engine, and the class that runs it."""
-
-    package: str
-    module: str
-    name: str = "Training"
-
-
 ENGINES = {
-    "ours": Origin("admin_init", "ours"),
+    "ours": Origin("admin_init", "ours", "Training"),
     "ours, bf16": Origin("admin_init", "ours", "TrainingBf16"),
     "ours, compiled": Origin("admin_init", "ours", "TrainingCompiled"),
-    "fairseq": Origin("fairseq", "fairseq"),
-    "HF Marian": Origin("transformers", "marian"),
-    "JoeyNMT": Origin("joeynmt", "joeynmt"),
-    "torch.nn": Origin("torch", "torch_nn"),
+    "fairseq": Origin("fairseq", "fairseq", "Training"),
+    "HF Marian": Origin("transformers", "marian", "Training"),
+    "JoeyNMT": Origin("joeynmt", "joeynmt", "Training"),
+    "torch.nn": Origin("torch", "torch_nn", "Training"),
 }
-
-INSTALLED = [name for name, origin in ENGINES.items() if importlib.util.find_spec(origin.package)]
-"""JoeyNMT is no part of a development environment: what it asks for would downgrade others."""
 
 
 def build(engine: str, config: TransformerConfig, data: Path) -> Engine:
     """Build the engine of one name for a model and a prepared folder."""
-    origin = ENGINES[engine]
-    module = importlib.import_module(f"engines.{origin.module}")
-    built: Engine = getattr(module, origin.name)(config, data)
+    built: Engine = ENGINES[engine].load()(config, data)
     return built
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_module import trainer
 
 from admin_init.callbacks.admin import AdminInit
@@ -44,6 +45,7 @@ def data() -> Path:
 @pytest.fixture
 def checkpoint(data: Path) -> Path:
     shape = TransformerConfig(dim=16, ffn_dim=64, heads=4, encoder_layers=2, decoder_layers=2)
+    torch.manual_seed(0)
     fitted = trainer(max_steps=5, max_epochs=None, callbacks=[AdminInit()], limit_val_batches=0)
     fitted.fit(TranslationModule(shape), TranslationDataModule(data, "en", "de", max_tokens=128))
     fitted.save_checkpoint("last.ckpt")

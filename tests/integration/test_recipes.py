@@ -1,9 +1,13 @@
 """The recipes' files: how they are laid over each other, and what their READMEs show."""
 
 from itertools import pairwise, product
+from types import SimpleNamespace
 
 import pytest
+from pytorch_lightning.strategies import SingleDeviceStrategy
 from recipe_files import RECIPES, TASKS, Settings, commands, parse, run_folder
+
+from admin_init.callbacks.refusals import check_trainer
 
 DEPTHS = {
     "wmt14_en_de": ["12-12.yaml", "18-18.yaml", "100-100.yaml"],
@@ -32,6 +36,15 @@ def test_every_combination_is_a_run_of_its_own(task: str) -> None:
         callbacks = [callback["class_path"] for callback in settings["trainer"]["callbacks"]]
         assert ("admin_init.callbacks.admin.AdminInit" in callbacks) == (style == "admin")
     assert len(folders) == len(overlays(task))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_admin_init_serves_the_precision(task: str) -> None:
+    """On a GPU, too, where Lightning takes it as it is written."""
+    settings = parse(f"{task}/fit.yaml")
+    strategy = SingleDeviceStrategy("cpu")
+    precision = settings["trainer"]["precision"] or "32-true"
+    check_trainer(SimpleNamespace(precision=precision, strategy=strategy), object())
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -12,7 +12,7 @@ from recipe_files import RECIPES, TASKS, parse
 from admin_init import cli
 
 COMMON: dict[str, Any] = {
-    "precision": "16-mixed",
+    "precision": "bf16-mixed",  # published: 16-mixed
     "gradient_clip_val": None,
     "label_smoothing": 0.1,
     "share_embeddings": "all",

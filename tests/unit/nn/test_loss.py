@@ -53,6 +53,18 @@ def test_in_bfloat16_the_loss_is_computed_in_float32() -> None:
     assert states.grad.dtype == torch.bfloat16
 
 
+def test_in_float16_small_gradients_are_scaled_before_they_are_rounded() -> None:
+    """As a GradScaler scales them: the loss, by 2**16."""
+    logits = torch.zeros(2000, 800, dtype=torch.float16).requires_grad_()
+    target = torch.zeros(2000, dtype=torch.int64)
+    loss = label_smoothed_cross_entropy(logits, target, label_smoothing=0.01)
+    (loss * 2**16).backward()
+    reference = torch.zeros(2000, 800).requires_grad_()
+    (F.cross_entropy(reference, target, label_smoothing=0.01) * 2**16).backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, reference.grad, check_dtype=False, rtol=1e-3, atol=0)
+
+
 def test_without_gradients_the_logits_stay_as_they_are() -> None:
     states, weight, target = case(torch.float32)
     with torch.no_grad():
@@ -86,3 +98,10 @@ def test_a_second_backward_is_refused() -> None:
     found.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="no second backward"):
         found.backward()
+
+
+def test_second_derivatives_are_refused() -> None:
+    states, weight, target = case(torch.float32)
+    found = label_smoothed_cross_entropy(states @ weight.T, target)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad(found, weight, create_graph=True)

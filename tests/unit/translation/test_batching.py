@@ -98,6 +98,12 @@ def test_the_order_follows_the_generator() -> None:
     assert longest == sorted(longest)
 
 
+def test_without_pairs_there_are_no_batches() -> None:
+    nothing = np.array([], dtype=np.int32)
+    assert token_batches(nothing, nothing, 100) == []
+    assert number_of_batches(nothing, nothing, 100) == 0
+
+
 def test_sentences_that_are_too_long_are_named() -> None:
     source, target = np.array([3, 9, 3, 12]), np.array([3, 3, 3, 3])
     with pytest.raises(

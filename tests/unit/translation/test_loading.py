@@ -120,6 +120,18 @@ def test_other_batches_than_before_are_warned_of(pairs: ParallelDataset) -> None
         ResumableLoader(sampler(pairs)).load_state_dict(state)
 
 
+def test_a_place_behind_the_end_of_an_epoch_is_the_next_epoch(pairs: ParallelDataset) -> None:
+    """As where a run resumes with larger batches, or on more devices."""
+    long, short = TokenBatchSampler(pairs, max_tokens=40), sampler(pairs)
+    assert len(short) < len(long)
+    for _ in range(len(long) - 1):
+        long.advance()
+    with pytest.warns(UserWarning, match="other batches"):
+        short.load_state_dict(long.state_dict())
+    assert len(list(short)) == len(short)
+    assert short.state_dict()["epoch"] == 1
+
+
 def test_other_sentences_than_before_are_refused(pairs: ParallelDataset, tmp_path: Path) -> None:
     state = ResumableLoader(sampler(pairs)).state_dict()
     data = tmp_path / "target.bin"

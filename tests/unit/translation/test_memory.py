@@ -33,7 +33,12 @@ def page_faults(first: str = "", **environment: str) -> int:
     """Pages that ten tensors of 64 MiB, one after the other, get from the system."""
     done = subprocess.run(
         [sys.executable, "-c", ALLOCATIONS.format(first=first)],
-        env={k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")} | environment,
+        env={
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))
+        }
+        | environment,
         capture_output=True,
         check=True,
         text=True,

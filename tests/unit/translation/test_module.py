@@ -7,6 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import sacrebleu
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 
 import admin_init
@@ -254,4 +255,25 @@ def test_gradients_can_be_clipped_in_bfloat16(clip: float | None, data_bin: Path
     # Which Lightning refuses for a fused optimizer.
     run = trainer(max_steps=2, precision="bf16-mixed", gradient_clip_val=clip)
     run.fit(module(), data(data_bin))
-    assert run.optimizers[0].defaults["fused"] is (clip is None)
+    assert run.optimizers[0].defaults["fused"] is (True if clip is None else None)
+
+
+def test_gradients_are_shown_unscaled(data_bin: Path) -> None:
+    """To callbacks, where Lightning leaves it to a fused optimizer to undo a GradScaler's scale."""
+
+    class Norms(pl.Callback):
+        def __init__(self) -> None:
+            self.seen: list[Tensor] = []
+
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            self.seen.append(torch.nn.utils.get_total_norm(gradients))
+
+    norms = []
+    for plugins in ([], [MixedPrecision("16-mixed", "cpu")]):
+        callback = Norms()
+        run = trainer(max_steps=1, plugins=plugins, callbacks=[callback])
+        run.fit(module(), data(data_bin))
+        norms += callback.seen
+    plain, scaled = norms
+    torch.testing.assert_close(scaled, plain, rtol=0.05, atol=0)
