@@ -15,6 +15,7 @@ import platform
 import statistics
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -71,8 +72,8 @@ def epoch(data: Path, max_tokens: int, seed: int) -> tuple[float, float]:
 
 
 def in_fresh_process(folder: str, max_tokens: int) -> float:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(first_batch, (folder, max_tokens))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(first_batch, folder, max_tokens).result()
 
 
 def first_batch(folder: str, max_tokens: int) -> float:

@@ -51,7 +51,7 @@ def causal_padding_mask(padding: Tensor | None, dtype: torch.dtype) -> Tensor | 
 
 def any_padding(mask: Tensor) -> bool:
     """Say whether a mask of shape (N, T) hides anything; a compiled graph takes it to."""
-    # Reading the answer costs a wait for the device, once a pass, and buys attention without a
+    # Reading the answer costs a wait for the device, once a stack, and buys attention without a
     # mask. A compiled graph cannot branch on it, and takes the mask.
     return torch.compiler.is_compiling() or bool(mask.any())
 

@@ -96,13 +96,7 @@ def token_batches(
     """
     if not len(source_sizes):
         return []
-    longest = np.maximum(source_sizes, target_sizes)
-    if (too_long := np.flatnonzero(longest > max_tokens)).size:
-        raise CorpusError(
-            f"max_tokens is {max_tokens}, but {too_long.size} sentence pairs are longer: the first "
-            f"is number {too_long[0]} with {longest[too_long[0]]} tokens, the longest has "
-            f"{longest.max()}. Raise max_tokens, or prepare the corpus with a smaller max_length."
-        )
+    longest = _longest(source_sizes, target_sizes, max_tokens)
     order = _sorted(longest, source_sizes, target_sizes, rng)
     batches = np.split(order, _ends(longest, max_tokens)[:-1])
     if rng is not None:
@@ -111,8 +105,23 @@ def token_batches(
 
 
 def number_of_batches(source_sizes: Sizes, target_sizes: Sizes, max_tokens: int) -> int:
-    """Counts the batches of :func:`token_batches` without making them."""
-    return len(_ends(np.maximum(source_sizes, target_sizes), max_tokens))
+    """Counts the batches of :func:`token_batches` without making them.
+
+    Raises:
+        CorpusError: A sentence alone exceeds ``max_tokens``.
+    """
+    return len(_ends(_longest(source_sizes, target_sizes, max_tokens), max_tokens))
+
+
+def _longest(source_sizes: Sizes, target_sizes: Sizes, max_tokens: int) -> Sizes:
+    longest = np.maximum(source_sizes, target_sizes)
+    if (too_long := np.flatnonzero(longest > max_tokens)).size:
+        raise CorpusError(
+            f"max_tokens is {max_tokens}, but {too_long.size} sentence pairs are longer: the first "
+            f"is number {too_long[0]} with {longest[too_long[0]]} tokens, the longest has "
+            f"{longest.max()}. Raise max_tokens, or prepare the corpus with a smaller max_length."
+        )
+    return longest
 
 
 def _sorted(

@@ -44,6 +44,9 @@ class TranslationModule(pl.LightningModule):
     Testing logs ``test_bleu``, sacreBLEU on detokenised text, and ``test_bleu_tokenised``, the BLEU
     of ``fairseq-generate``; predicting returns translations.
 
+    On a CPU its process keeps the memory that it frees, see
+    :func:`~admin_init.translation.memory.keep_freed_memory`, which says how to prevent that.
+
     Args:
         transformer: Shape of the model. Its ``vocabulary_size`` may be left out; it is then that of
             the data module.

@@ -73,7 +73,10 @@ class Translator:
 
         Raises:
             AdminInitError: A line is longer than the model's positions.
+            ValueError: ``batch_size`` is not positive.
         """
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, but is {batch_size}.")
         lines = iter(lines)
         while chunk := list(islice(lines, batch_size)):
             yield from self._translate(chunk)

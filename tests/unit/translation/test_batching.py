@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -104,12 +105,13 @@ def test_without_pairs_there_are_no_batches() -> None:
     assert number_of_batches(nothing, nothing, 100) == 0
 
 
-def test_sentences_that_are_too_long_are_named() -> None:
+@pytest.mark.parametrize("group", [token_batches, number_of_batches])
+def test_sentences_that_are_too_long_are_named(group: Callable[..., Any]) -> None:
     source, target = np.array([3, 9, 3, 12]), np.array([3, 3, 3, 3])
     with pytest.raises(
         CorpusError, match=r"max_tokens is 8, but 2 sentence pairs .* number 1 with 9 .* has 12"
     ):
-        token_batches(source, target, 8)
+        group(source, target, 8)
     assert len(token_batches(source, target, 12)) == 3
 
 

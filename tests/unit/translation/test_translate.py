@@ -29,14 +29,14 @@ def checkpoint(data_bin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     torch.manual_seed(0)
     model = TranslationModule(
         TransformerConfig(
-            dim=16, ffn_dim=32, heads=2, encoder_layers=1, decoder_layers=1, max_positions=40
+            dim=32, ffn_dim=64, heads=2, encoder_layers=1, decoder_layers=1, max_positions=40
         ),
         OptimizationConfig(learning_rate=1e-2, warmup_steps=2),
         SearchConfig(beam_size=3, max_len_a=1.0, max_len_b=5),
     )
     trainer = pl.Trainer(
         accelerator="cpu",
-        max_steps=30,
+        max_steps=100,
         limit_val_batches=0,
         callbacks=[AdminInit()],
         logger=False,
