@@ -36,7 +36,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    installed = [name for name, origin in ENGINES.items() if origin.installed()]
+    # Compiling takes minutes, and does not pay.
+    installed = [
+        name for name, origin in ENGINES.items() if origin.installed() and name != "ours, compiled"
+    ]
     corpus = parser.add_mutually_exclusive_group(required=True)
     corpus.add_argument("--data", type=Path, help="a prepared folder, en to de")
     corpus.add_argument("--synthetic", type=int, help="pairs of random words instead")
