@@ -24,9 +24,13 @@ pytest.importorskip("admin_init.fairseq.compat", reason="fairseq is one of those
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def output_of(script: str, *arguments: object) -> list[str]:
+def ended(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def output_of(script: str, *arguments: object) -> list[str]:
+    done = ended(script, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -102,12 +106,7 @@ def test_random_words_are_trained_on() -> None:
     shape = ["--layers", 1, "--dim", 16, "--threads", 1, "--rounds", 1, "--updates", 1]
     (row,) = run("training.py", "--synthetic", 300, *shape, "--engines", "ours")
     assert row["target tokens a second"] > 0
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "training.py"), "--synthetic", "10", "--engines", "ours"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = ended("training.py", "--synthetic", 10, "--engines", "ours")
     assert "not enough batches for 5 rounds" in done.stderr
 
 
