@@ -1,6 +1,7 @@
 """Transformers whose residual connections are a choice of style."""
 
 from admin_init.nn.config import TransformerConfig
+from admin_init.nn.inference import prepare_for_inference_
 from admin_init.nn.language_model import LanguageModel, MaskedLanguageModel
 from admin_init.nn.residual import RESIDUAL_STYLES, ResidualStyle, register_style
 from admin_init.nn.transformer import Transformer
@@ -12,5 +13,6 @@ __all__ = [
     "ResidualStyle",
     "Transformer",
     "TransformerConfig",
+    "prepare_for_inference_",
     "register_style",
 ]

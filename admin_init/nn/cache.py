@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_ROOM = 8
+_ROOM = 4
 """Tokens that a buffer grows by when it is full."""
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from admin_init.checkpoints import read_checkpoint
 from admin_init.errors import AdminInitError
+from admin_init.nn import Transformer, prepare_for_inference_
 from admin_init.translation.batching import collate
 from admin_init.translation.checkpoint import load_module
 from admin_init.translation.datamodule import TranslationDataModule
@@ -22,7 +23,8 @@ from admin_init.translation.memory import keep_freed_memory
 class Translator:
     """Turns lines into their translations.
 
-    The process keeps the memory that it frees, see :func:`keep_freed_memory`.
+    The process keeps the memory that it frees, see :func:`keep_freed_memory`, and the model is made
+    ready for inference only, see :func:`~admin_init.nn.prepare_for_inference_`.
 
     Args:
         checkpoint: Path of a checkpoint of :class:`TranslationModule`.
@@ -45,6 +47,8 @@ class Translator:
         keep_freed_memory()
         saved = read_checkpoint(checkpoint)
         self.module = load_module(saved)
+        if isinstance(self.module.transformer, Transformer):
+            prepare_for_inference_(self.module.transformer)
         settings = dict(saved.get("datamodule_hyper_parameters", {}))
         if data is not None:
             settings["data"] = data

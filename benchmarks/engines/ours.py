@@ -12,7 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from admin_init.nn import Transformer, TransformerConfig
+from admin_init.nn import Transformer, TransformerConfig, prepare_for_inference_
 from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.memory import keep_freed_memory
 from admin_init.translation.module import TranslationModule
@@ -83,8 +83,9 @@ class Search:
     version = "this working tree"
 
     def __init__(self, model: Transformer, data: Path, beam_size: int, max_length: int) -> None:
-        keep_freed_memory()  # as our Translator does
-        self.model = model
+        # As our Translator does.
+        keep_freed_memory()
+        self.model = prepare_for_inference_(model)
         # fairseq forbids the padding alone.
         self.options: dict[str, Any] = {
             "beam_size": beam_size,
