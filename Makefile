@@ -57,7 +57,7 @@ bench: install
 	$(BIN)/python benchmarks/roofline.py $(MULTI30K) --updates 2 > $(ROWS)/roofline.jsonl
 	$(BIN)/python benchmarks/pipeline.py $(MULTI30K) > $(ROWS)/pipeline.jsonl
 	$(BIN)/python benchmarks/distributed.py --repetitions 11 --layers 4 > $(ROWS)/distributed.jsonl
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py --layers 4 > $(ROWS)/overhead.jsonl
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py > $(ROWS)/overhead.jsonl
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/monitor.py > $(ROWS)/monitor.jsonl
 	cat $(addprefix $(ROWS)/,$(addsuffix .jsonl,roofline pipeline distributed overhead monitor))
 	$(BIN)/python benchmarks/chart.py $(SPEEDS) --output $(ROWS)/speed.png

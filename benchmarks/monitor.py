@@ -3,7 +3,7 @@
 CPU time, as ratios of pairs that run one right after the other, so that a machine whose speed
 drifts does not decide. The control is training without it, measured against itself.
 
-    python benchmarks/monitor.py --pairs 10 --steps 200 --threads 1
+    python benchmarks/monitor.py --pairs 10 --steps 100 --threads 1
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--dim", type=int, default=64)

@@ -3,7 +3,7 @@
 CPU time, as ratios of pairs that run one right after the other, so that a machine whose speed
 drifts does not decide. Each row has a control: Post-LN measured against itself in the same way.
 
-    python benchmarks/overhead.py --pairs 30 --threads 1
+    python benchmarks/overhead.py --pairs 300 --threads 1
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=30)
+    parser.add_argument("--pairs", type=int, default=300)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--dim", type=int, default=256)
+    parser.add_argument("--sentences", type=int, default=8)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for name, build in (("torch.nn", torch_model), ("admin_init.nn", native_model)):
         plain, twin, admin = (build(options.dim, options.layers) for _ in range(3))
-        batch = tokens(), tokens()
+        batch = tokens(options.sentences), tokens(options.sentences)
         omegas = admin_init.profile(admin, [batch])
         admin_init.apply_(admin, omegas)
         rows = {
@@ -117,8 +118,8 @@ class TorchTranslator(nn.Module):
         return states @ self.embedding.weight.T
 
 
-def tokens() -> Tensor:
-    return torch.randint(4, VOCABULARY, (32, 24))
+def tokens(sentences: int) -> Tensor:
+    return torch.randint(4, VOCABULARY, (sentences, 24))
 
 
 def forward(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Callable[[], object]:
