@@ -38,8 +38,8 @@ class TranslationModule(pl.LightningModule):
 
     It logs ``train_loss`` (smoothed, per token), and in validation ``val_nll``, the negative
     log-likelihood per target token in nats without label smoothing, and ``val_source_gain``: how
-    many nats it rises by when each sentence gets another one's source. A model that translates
-    reads its source; one that gains nothing from it is a language model at best.
+    many nats it rises by when each sentence gets the source of another one of its batch. A model
+    that translates reads its source; one that gains nothing from it is a language model at best.
 
     Testing logs ``test_bleu``, sacreBLEU on detokenised text, and ``test_bleu_tokenised``, the BLEU
     of ``fairseq-generate``; predicting returns translations.
@@ -154,7 +154,9 @@ class TranslationModule(pl.LightningModule):
         nll = self.nll(batch)
         shuffled = self.nll(batch._replace(source=batch.source.roll(1, dims=0)))
         self.log("val_nll", nll, prog_bar=True, batch_size=tokens, sync_dist=True)
-        self.log("val_source_gain", shuffled - nll, batch_size=tokens, sync_dist=True)
+        # A sentence that is alone in its batch gets no other source: it must not count as no gain.
+        weight = tokens if len(batch.source) > 1 else 0
+        self.log("val_source_gain", shuffled - nll, batch_size=weight, sync_dist=True)
 
     def nll(self, batch: TranslationBatch) -> Tensor:
         """Compute the negative log-likelihood in nats per target token: a scalar."""

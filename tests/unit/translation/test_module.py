@@ -9,6 +9,7 @@ import sacrebleu
 import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 import admin_init
 from admin_init.nn import TransformerConfig
@@ -103,19 +104,33 @@ def test_validation_by_hand(data_bin: Path) -> None:
     (logged,) = trainer().validate(model, data(data_bin, max_tokens=150), verbose=False)
     model.eval()
     own: list[float] = []
-    others: list[float] = []
+    gains: list[float] = []
     sizes = []
     for batch in data(data_bin, max_tokens=150).val_dataloader():
         rows = len(batch.source)
         other = batch.source[[(n - 1) % rows for n in range(rows)]]
-        own += [nll for row in sentence_nlls(model, batch) for nll in row]
-        others += [x for row in sentence_nlls(model, batch._replace(source=other)) for x in row]
+        nlls = [nll for row in sentence_nlls(model, batch) for nll in row]
+        shuffled = [x for row in sentence_nlls(model, batch._replace(source=other)) for x in row]
+        own += nlls
+        if rows > 1:
+            gains += [x - nll for x, nll in zip(shuffled, nlls, strict=True)]
         sizes.append(int(batch.target.ne(PAD).sum()))
     assert len(set(sizes)) > 1
-    mean = sum(own) / sum(sizes)
-    assert logged["val_nll"] == pytest.approx(mean, rel=1e-5)
-    assert logged["val_source_gain"] == pytest.approx(sum(others) / sum(sizes) - mean, abs=2e-5)
+    assert logged["val_nll"] == pytest.approx(sum(own) / sum(sizes), rel=1e-5)
+    assert logged["val_source_gain"] == pytest.approx(sum(gains) / len(gains), abs=2e-5)
     assert abs(logged["val_source_gain"]) > 1e-3
+
+
+def test_a_sentence_alone_in_its_batch_does_not_count_as_one_without_gain() -> None:
+    model = module(vocabulary_size=12)
+    alone = TranslationBatch(*(tensor[:1] for tensor in BATCH))
+    gains = []
+    for batches in ([BATCH], [alone, BATCH, alone]):
+        loader = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        (logged,) = trainer().validate(model, loader, verbose=False)
+        gains.append(logged["val_source_gain"])
+    assert gains[0] != 0
+    assert gains[1] == pytest.approx(gains[0])
 
 
 def test_what_is_logged_in_training(data_bin: Path) -> None:
