@@ -127,17 +127,20 @@ def _longest(source_sizes: Sizes, target_sizes: Sizes, max_tokens: int) -> Sizes
 def _sorted(
     longest: Sizes, source_sizes: Sizes, target_sizes: Sizes, rng: np.random.Generator | None
 ) -> npt.NDArray[np.int64]:
-    order = np.arange(len(longest))
-    if rng is not None:
+    if rng is None:
+        order = np.arange(len(longest))
+    else:
         # Of 16 bits, numpy sorts millions in a blink: faster than a permutation, and as good for
         # pairs that are equal in what follows.
         order = np.argsort(rng.integers(2**16, size=len(longest), dtype=np.uint16), kind="stable")
     # The excess rises for one length and falls for the next, so that a batch across the two does
     # not hold the shortest targets of one beside the shortest sources of the other.
-    excess = np.where(longest % 2, target_sizes - source_sizes, source_sizes - target_sizes)
     kind = np.int16 if longest.max() < 2**15 else np.int32
+    longest = longest.astype(kind)
+    excess = np.subtract(source_sizes, target_sizes, dtype=kind)
+    np.negative(excess, out=excess, where=longest % 2 == 1)
     for key in (excess, longest):
-        order = order[np.argsort(key.astype(kind)[order], kind="stable")]
+        order = order[np.argsort(key[order], kind="stable")]
     return order
 
 

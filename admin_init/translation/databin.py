@@ -6,6 +6,7 @@ the number of sentences (8 bytes), the length of each (4 bytes) and the byte in 
 begins (8 bytes). Source: ``fairseq/data/indexed_dataset.py``, version 0.12.2.
 """
 
+import os
 import struct
 import zlib
 from array import array
@@ -57,12 +58,10 @@ class IndexedDataset:
         self._vocabulary_size = vocabulary_size
         data, index = _paths(prefix)
         try:
-            with index.open("rb") as stream:
-                dtype, self.sizes = _read_index(stream.read(), index)
+            dtype, self.sizes, self._ends = _read_index(index)
             held = data.stat().st_size
         except OSError as error:
             raise CorpusError(f"The data-bin {prefix} cannot be read: {error}.") from error
-        self._ends = np.cumsum(self.sizes, dtype=np.int64)
         needed = self.number_of_tokens * dtype.itemsize
         if held != needed:
             raise CorpusError(
@@ -110,35 +109,46 @@ class IndexedDataset:
         return zlib.crc32(self._ids.data, zlib.crc32(self.sizes.data))
 
 
-def _read_index(content: bytes, path: Path) -> tuple[np.dtype[Any], npt.NDArray[np.int32]]:
-    if len(content) < _HEADER.size or not content.startswith(_MAGIC):
+def _read_index(
+    path: Path,
+) -> tuple[np.dtype[Any], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Reads the type of the ids, how many each sentence has, and how many there are up to its end.
+
+    What is not kept is mapped, not read: it is most of what there is, and would take as long.
+    """
+    with path.open("rb") as stream:
+        header = stream.read(_HEADER.size)
+        held = os.fstat(stream.fileno()).st_size
+    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
         raise CorpusError(
             f"{path} is not the index of a memory-mapped data-bin: it begins with "
-            f"{content[:9]!r}, not with {_MAGIC!r}. Prepare the corpus anew (with "
+            f"{header[:9]!r}, not with {_MAGIC!r}. Prepare the corpus anew (with "
             "fairseq-preprocess: --dataset-impl mmap)."
         )
-    _, version, code, length = _HEADER.unpack_from(content)
+    _, version, code, length = _HEADER.unpack(header)
     if version != _VERSION or code not in _DTYPES:
         raise CorpusError(
             f"{path} has version {version} and type code {code}, but only version {_VERSION} and "
             f"the integer types {sorted(_DTYPES)} can be read. Prepare the corpus anew."
         )
     needed = _HEADER.size + 12 * length
-    if len(content) != needed:
+    if held != needed:
         raise CorpusError(
-            f"{path} holds {len(content):,} bytes, but the index of {length:,} sentences has "
+            f"{path} holds {held:,} bytes, but the index of {length:,} sentences has "
             f"{needed:,}: it is truncated or damaged. Prepare the corpus anew."
         )
     dtype = np.dtype(_DTYPES[code])
+    content = np.memmap(path, mode="r")
     sizes = np.frombuffer(content, "<i4", length, _HEADER.size).astype(np.int32)
     starts = np.frombuffer(content, "<i8", length, _HEADER.size + 4 * length)
-    ends = np.cumsum(sizes, dtype=np.int64) * dtype.itemsize
-    if (sizes < 0).any() or (starts[:1] != 0).any() or (starts[1:] != ends[:-1]).any():
+    ends = np.cumsum(sizes, dtype=np.int64)
+    begins = np.multiply(ends[:-1], dtype.itemsize)
+    if (sizes < 0).any() or (starts[:1] != 0).any() or (starts[1:] != begins).any():
         raise CorpusError(
             f"{path} is damaged: its sentences do not begin where their sizes say. "
             "Prepare the corpus anew."
         )
-    return dtype, sizes
+    return dtype, sizes, ends
 
 
 class IndexedDatasetBuilder:
