@@ -15,7 +15,7 @@ from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +58,8 @@ class IndexedDataset:
         self._vocabulary_size = vocabulary_size
         data, index = _paths(prefix)
         try:
-            dtype, self.sizes, self._ends = _read_index(index)
+            with index.open("rb") as stream:
+                dtype, self.sizes, self._ends = _read_index(stream, index)
             held = data.stat().st_size
         except OSError as error:
             raise CorpusError(f"The data-bin {prefix} cannot be read: {error}.") from error
@@ -110,15 +111,14 @@ class IndexedDataset:
 
 
 def _read_index(
-    path: Path,
+    stream: BinaryIO, path: Path
 ) -> tuple[np.dtype[Any], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """Reads the type of the ids, how many each sentence has, and how many there are up to its end.
 
-    What is not kept is mapped, not read: it is most of what there is, and would take as long.
+    Straight into arrays: bytes of this size would be copied, and lie in memory page by page.
     """
-    with path.open("rb") as stream:
-        header = stream.read(_HEADER.size)
-        held = os.fstat(stream.fileno()).st_size
+    header = stream.read(_HEADER.size)
+    held = os.fstat(stream.fileno()).st_size
     if len(header) < _HEADER.size or not header.startswith(_MAGIC):
         raise CorpusError(
             f"{path} is not the index of a memory-mapped data-bin: it begins with "
@@ -138,9 +138,8 @@ def _read_index(
             f"{needed:,}: it is truncated or damaged. Prepare the corpus anew."
         )
     dtype = np.dtype(_DTYPES[code])
-    content = np.memmap(path, mode="r")
-    sizes = np.frombuffer(content, "<i4", length, _HEADER.size).astype(np.int32)
-    starts = np.frombuffer(content, "<i8", length, _HEADER.size + 4 * length)
+    sizes = np.fromfile(stream, "<i4", length).astype(np.int32, copy=False)
+    starts = np.fromfile(stream, "<i8", length)
     ends = np.cumsum(sizes, dtype=np.int64)
     begins = np.multiply(ends[:-1], dtype.itemsize)
     if (sizes < 0).any() or (starts[:1] != 0).any() or (starts[1:] != begins).any():
