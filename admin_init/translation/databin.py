@@ -141,7 +141,7 @@ def _read_index(
     sizes = np.fromfile(stream, "<i4", length).astype(np.int32, copy=False)
     starts = np.fromfile(stream, "<i8", length)
     ends = np.cumsum(sizes, dtype=np.int64)
-    begins = np.multiply(ends[:-1], dtype.itemsize)
+    begins = ends[:-1] * dtype.itemsize
     if (sizes < 0).any() or (starts[:1] != 0).any() or (starts[1:] != begins).any():
         raise CorpusError(
             f"{path} is damaged: its sentences do not begin where their sizes say. "
