@@ -72,16 +72,3 @@ def omega_or_one(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_:
     # What is loaded with `assign=True` into a model on the meta device must lie on a real one.
     device = "cpu" if omega.is_meta else omega.device
     state_dict[f"{prefix}omega"] = torch.ones_like(omega, device=device, requires_grad=False)
-
-
-class ExcessSkip(ScaledSkip):
-    """:class:`ScaledSkip` for a layer that adds the shortcut itself.
-
-    The layer computes ``x + branch``; handing it ``branch + (omega - 1) * x`` in place of
-    ``branch`` makes the sum ``omega * x + branch`` without a copy of the layer's forward.
-    """
-
-    def forward(self, shortcut: Tensor, branch: Tensor, omega: Tensor | None = None) -> Tensor:
-        """Return ``(omega - 1) * shortcut + branch``, exactly ``branch`` where omega is 1."""
-        excess = (self.omega if omega is None else omega) - 1
-        return torch.addcmul(branch, excess, shortcut)

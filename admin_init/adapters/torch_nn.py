@@ -2,39 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from admin_init.adapters.extended import Extended, extend_, restore_
 from admin_init.adapters.layers import enclosing, known
 from admin_init.adapters.skip import Rows, SkipSite
-from admin_init.errors import FoldError, NotPostLNError
+from admin_init.errors import FoldError, NotPostLNError, UnsupportedModelError
 from admin_init.sites import ResidualSite, layer_stack, register_adapter
-from admin_init.skip import ExcessSkip, ScaledSkip
+from admin_init.skip import ScaledSkip
+
+_ADDITIONS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__}
+
+
+class _Summand:
+    """What a sub-layer returns for ``x + summand`` to be ``skip(x, branch)``.
+
+    It is a tensor-like type, which torch's functions ask what to do with it (``__torch_function__``
+    in torch's notes on extending PyTorch). So the layer's own forward is the one that runs.
+    """
+
+    def __init__(self, skip: ScaledSkip, branch: Tensor) -> None:
+        self.skip = skip
+        self.branch = branch
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        function: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if function in _ADDITIONS and not kwargs:
+            shortcut, summand = args if isinstance(args[1], cls) else reversed(args)
+            return summand.skip(shortcut, summand.branch)
+        raise UnsupportedModelError(
+            "Admin scales the shortcut where a layer adds it to a sub-layer's output, as layers of "
+            f"torch.nn do, but this one hands it to {torch.overrides.resolve_name(function)}. "
+            "Have the sub-layer's method return what is added, or name the sub-layers yourself "
+            "(admin_init.named_sites)."
+        )
 
 
 class _RescaledLayer(Extended):
-    """Adds the shortcut's excess to what each sub-layer returns; see :class:`ExcessSkip`."""
+    """Has the shortcut scaled where the layer's forward adds it to a sub-layer's output."""
 
     # The fused inference kernel of nn.TransformerEncoderLayer knows no omega, and takes only the
     # activations that this attribute marks as known.
     activation_relu_or_gelu = property(lambda self: 0)
 
-    def _sa_block(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return self._rescale("self_attn_skip", x, super()._sa_block(x, *args, **kwargs))  # type: ignore[misc]
+    def _sa_block(self, *args: Any, **kwargs: Any) -> Tensor | _Summand:
+        return self._summand("self_attn_skip", super()._sa_block(*args, **kwargs))  # type: ignore[misc]
 
-    def _mha_block(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return self._rescale("cross_attn_skip", x, super()._mha_block(x, *args, **kwargs))  # type: ignore[misc]
+    def _mha_block(self, *args: Any, **kwargs: Any) -> Tensor | _Summand:
+        return self._summand("cross_attn_skip", super()._mha_block(*args, **kwargs))  # type: ignore[misc]
 
-    def _ff_block(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return self._rescale("ffn_skip", x, super()._ff_block(x, *args, **kwargs))  # type: ignore[misc]
+    def _ff_block(self, *args: Any, **kwargs: Any) -> Tensor | _Summand:
+        return self._summand("ffn_skip", super()._ff_block(*args, **kwargs))  # type: ignore[misc]
 
-    def _rescale(self, name: str, x: Tensor, branch: Tensor) -> Tensor:
+    def _summand(self, name: str, branch: Tensor) -> Tensor | _Summand:
         skip = getattr(self, name, None)
-        return branch if skip is None else skip(x, branch)
+        return branch if skip is None else _Summand(skip, branch)
 
 
 class _PaddedEncoder(Extended):
@@ -72,7 +105,7 @@ class TorchSite(SkipSite):
     @override
     def install_(self) -> None:
         weight = self.norm_weight
-        skip = ExcessSkip(self.width, device=weight.device, dtype=weight.dtype)
+        skip = ScaledSkip(self.width, device=weight.device, dtype=weight.dtype)
         self.layer.add_module(f"{self.place}_skip", skip)
         extend_(self.layer, _RescaledLayer)
         if self.encoder is not None:

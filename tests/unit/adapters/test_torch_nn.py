@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import admin_init
+from admin_init.errors import UnsupportedModelError
 from admin_init.sites import find_sites
 
 D = 16
@@ -375,3 +376,44 @@ def test_a_layer_that_has_its_own_blocks_is_rescaled_around_them(x: Tensor) -> N
     h = layer.norm1(x + layer.self_attn(x, x, x)[0])
     branch = 2 * layer.linear2(layer.linear1(h).relu())
     torch.testing.assert_close(model(x), layer.norm2(3 * h + branch))
+
+
+class OwnForward(nn.TransformerEncoderLayer):
+    def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
+        x = self.norm1(self._sa_block(x, None, None) + x)
+        y: Tensor = self.norm2(torch.add(x, self._ff_block(x)))
+        return y
+
+
+def test_a_forward_that_writes_the_sum_otherwise(x: Tensor) -> None:
+    model, expected = fill_(encoder(kind=OwnForward)), fill_(encoder())
+    torch.testing.assert_close(model(x), expected(x))
+
+
+def test_omega_is_not_scaled_by_what_scales_the_shortcut(x: Tensor) -> None:
+    class Halved(nn.TransformerEncoderLayer):
+        def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
+            x = self.norm1(x / 2 + self._sa_block(x, None, None))
+            y: Tensor = self.norm2(x + self._ff_block(x))
+            return y
+
+    model = admin_init.install_(encoder(layers=1, kind=Halved))
+    layer: Any = model.get_submodule("layers.0")
+    layer.self_attn_skip.omega.data.fill_(3.0)
+    h = layer.norm1(1.5 * x + layer.self_attn(x, x, x)[0])
+    ffn = layer.linear2(layer.linear1(h).relu())
+    torch.testing.assert_close(model(x), layer.norm2(h + ffn))
+
+
+def test_a_branch_that_is_changed_before_the_sum_is_refused(x: Tensor) -> None:
+    class Dropped(nn.TransformerEncoderLayer):
+        def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
+            x = self.norm1(x + nn.functional.dropout(self._sa_block(x, None, None), 0.1))
+            y: Tensor = self.norm2(x + self._ff_block(x))
+            return y
+
+    model = encoder(kind=Dropped)
+    with pytest.raises(UnsupportedModelError, match=r"to torch.nn.functional.dropout.*named_"):
+        admin_init.profile(model, [x])
+    assert type(model.get_submodule("layers.0")) is Dropped
+    assert model(x).isfinite().all()
