@@ -127,21 +127,26 @@ def _longest(source_sizes: Sizes, target_sizes: Sizes, max_tokens: int) -> Sizes
 def _sorted(
     longest: Sizes, source_sizes: Sizes, target_sizes: Sizes, rng: np.random.Generator | None
 ) -> npt.NDArray[np.int64]:
-    if rng is None:
-        order = np.arange(len(longest))
-    else:
-        # Of 16 bits, numpy sorts millions in a blink: faster than a permutation, and as good for
-        # pairs that are equal in what follows.
-        order = np.argsort(rng.integers(2**16, size=len(longest), dtype=np.uint16), kind="stable")
     # The excess rises for one length and falls for the next, so that a batch across the two does
     # not hold the shortest targets of one beside the shortest sources of the other.
-    kind = np.int16 if longest.max() < 2**15 else np.int32
-    longest = longest.astype(kind)
-    excess = np.subtract(source_sizes, target_sizes, dtype=kind)
+    excess = np.subtract(source_sizes, target_sizes, dtype=np.int32)
     np.negative(excess, out=excess, where=longest % 2 == 1)
-    for key in (excess, longest):
-        order = order[np.argsort(key[order], kind="stable")]
-    return order
+    # Numpy sorts numbers much faster than it finds their order, so a pair becomes a number: what
+    # counts most in its highest bits, and the pair's index in its lowest.
+    excess_bits, index_bits = int(longest.max()).bit_length() + 1, len(longest).bit_length()
+    keys = longest.astype(np.int64)
+    keys <<= excess_bits
+    keys += excess
+    if rng is not None:
+        # 16 where they fit, which they do not for more than 60 million pairs of 1,023 tokens.
+        random_bits = min(16, 64 - 2 * excess_bits - index_bits)
+        keys <<= random_bits
+        keys |= rng.integers(2**random_bits, size=len(keys), dtype=np.uint16)
+    keys <<= index_bits
+    keys |= np.arange(len(keys))
+    keys.sort()
+    keys &= 2**index_bits - 1
+    return keys
 
 
 def _ends(longest: Sizes, max_tokens: int) -> list[int]:

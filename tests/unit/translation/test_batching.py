@@ -65,6 +65,17 @@ def test_no_batch_has_room_for_the_next_pairs(sizes: Lengths, max_tokens: int) -
             assert (len(batch) + more) * longest[end + more - 1] > max_tokens
 
 
+@pytest.mark.parametrize("scale", [1, 2**14])
+def test_pairs_of_a_batch_are_alike(scale: int) -> None:
+    source, target = (scale * side for side in lengths_as_in_multi30k(500))
+    fixed = token_batches(source, target, 512 * scale)
+    longest = np.maximum(source, target)
+    excess = np.where(longest % 2, target - source, source - target)
+    assert np.concatenate(fixed).tolist() == np.lexsort((excess, longest)).tolist()
+    shuffled = token_batches(source, target, 512 * scale, rng=np.random.default_rng(1))
+    assert shapes(shuffled, source, target) == shapes(fixed, source, target)
+
+
 def lengths_as_in_multi30k(number: int = 29_000) -> tuple[Sizes, Sizes]:
     """Log-normal lengths with the moments of Multi30k En-De in 4,000 subwords."""
     covariance = [[0.309**2, 0.864 * 0.309 * 0.343], [0.864 * 0.309 * 0.343, 0.343**2]]
