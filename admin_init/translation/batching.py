@@ -143,7 +143,7 @@ def _sorted(
         keys <<= random_bits
         keys |= rng.integers(2**random_bits, size=len(keys), dtype=np.uint16)
     keys <<= index_bits
-    keys |= np.arange(len(keys))
+    keys |= np.arange(len(keys), dtype=np.uint32)
     keys.sort()
     keys &= 2**index_bits - 1
     return keys

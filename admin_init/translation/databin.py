@@ -28,6 +28,7 @@ from admin_init.translation.errors import CorpusError
 _MAGIC = b"MMIDIDX\x00\x00"
 _VERSION = 1
 _HEADER = struct.Struct("<9sQBQ")
+_PART = 2**16  # sentences
 # 6 and 7 are floating point, which no ids are.
 _DTYPES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2", 9: "<u4", 10: "<u8"}
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
@@ -59,7 +60,7 @@ class IndexedDataset:
         data, index = _paths(prefix)
         try:
             with index.open("rb") as stream:
-                dtype, self.sizes, self._ends = _read_index(stream, index)
+                dtype, self.sizes, self._starts = _read_index(stream, index)
             held = data.stat().st_size
         except OSError as error:
             raise CorpusError(f"The data-bin {prefix} cannot be read: {error}.") from error
@@ -77,14 +78,14 @@ class IndexedDataset:
     @property
     def number_of_tokens(self) -> int:
         """How many tokens all sentences have together."""
-        return int(self._ends[-1]) if len(self) else 0
+        return int(self._starts[-1]) + int(self.sizes[-1]) if len(self) else 0
 
     def __getitem__(self, index: int) -> Tensor:
         """Returns the ids of one sentence, int64. *Shape:* (size,)."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self.prefix} has {len(self)} sentences, but {index} was asked for")
-        end, size = self._ends[index], self.sizes[index]
-        ids = self._ids[end - size : end].astype(np.int64)
+        start, size = self._starts[index], self.sizes[index]
+        ids = self._ids[start : start + size].astype(np.int64)
         known = self._vocabulary_size
         if known is not None and size and not 0 <= ids.min() <= ids.max() < known:
             raise CorpusError(
@@ -113,9 +114,10 @@ class IndexedDataset:
 def _read_index(
     stream: BinaryIO, path: Path
 ) -> tuple[np.dtype[Any], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Reads the type of the ids, how many each sentence has, and how many there are up to its end.
+    """Reads the type of the ids, how many each sentence has, and how many come before it.
 
-    Straight into arrays: bytes of this size would be copied, and lie in memory page by page.
+    Every array as long as the corpus costs the time in which memory is found for it, page by page:
+    so there are two, and what compares them goes by parts.
     """
     header = stream.read(_HEADER.size)
     held = os.fstat(stream.fileno()).st_size
@@ -139,15 +141,27 @@ def _read_index(
         )
     dtype = np.dtype(_DTYPES[code])
     sizes = np.fromfile(stream, "<i4", length).astype(np.int32, copy=False)
-    starts = np.fromfile(stream, "<i8", length)
-    ends = np.cumsum(sizes, dtype=np.int64)
-    begins = ends[:-1] * dtype.itemsize
-    if (sizes < 0).any() or (starts[:1] != 0).any() or (starts[1:] != begins).any():
+    starts = np.fromfile(stream, "<i8", length).astype(np.int64, copy=False)
+    if not _one_after_another(starts, sizes, dtype.itemsize):
         raise CorpusError(
             f"{path} is damaged: its sentences do not begin where their sizes say. "
             "Prepare the corpus anew."
         )
-    return dtype, sizes, ends
+    starts //= dtype.itemsize
+    return dtype, sizes, starts
+
+
+def _one_after_another(
+    starts: npt.NDArray[np.int64], sizes: npt.NDArray[np.int32], itemsize: int
+) -> bool:
+    end = 0
+    for i in range(0, len(sizes), _PART):
+        steps = sizes[i : i + _PART] * np.int64(itemsize)
+        ends = end + np.cumsum(steps)
+        if (steps < 0).any() or (starts[i : i + _PART] != ends - steps).any():
+            return False
+        end = ends[-1]
+    return True
 
 
 class IndexedDatasetBuilder:

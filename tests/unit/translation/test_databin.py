@@ -165,3 +165,16 @@ def test_files_that_do_not_match_are_refused(
     with pytest.raises(CorpusError, match=message) as caught:
         IndexedDataset(put(tmp_path, data, index))
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("sentence", [65_535, 65_536, 69_999])
+def test_damage_far_behind_the_beginning_is_found(tmp_path: Path, sentence: int) -> None:
+    sizes = np.random.default_rng(0).integers(1, 4, size=70_000).astype(np.int32)
+    with IndexedDatasetBuilder(tmp_path / "long", 70_000) as builder:
+        builder.extend(np.arange(70_000).repeat(sizes), sizes)
+    assert set(IndexedDataset(tmp_path / "long")[sentence].tolist()) == {sentence}
+    index = bytearray((tmp_path / "long.idx").read_bytes())
+    index[26 + 4 * 70_000 + 8 * sentence] ^= 4
+    (tmp_path / "long.idx").write_bytes(index)
+    with pytest.raises(CorpusError, match="do not begin where"):
+        IndexedDataset(tmp_path / "long")
