@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -16,19 +17,22 @@ from admin_init.errors import FoldError, NotPostLNError, UnsupportedModelError
 from admin_init.sites import ResidualSite, layer_stack, register_adapter
 from admin_init.skip import ScaledSkip
 
-_ADDITIONS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__}
+# The last is what torch.export meets.
+_ADDITIONS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, operator.add}
 
 
 class _Summand:
     """What a sub-layer returns for ``x + summand`` to be ``skip(x, branch)``.
 
     It is a tensor-like type, which torch's functions ask what to do with it (``__torch_function__``
-    in torch's notes on extending PyTorch). So the layer's own forward is the one that runs.
+    in torch's notes on extending PyTorch). So the layer's own forward is the one that runs, and
+    what it does with a sub-layer's output besides is refused.
     """
 
     def __init__(self, skip: ScaledSkip, branch: Tensor) -> None:
         self.skip = skip
         self.branch = branch
+        self.has_graph = torch.is_grad_enabled()
 
     @classmethod
     def __torch_function__(
@@ -38,15 +42,33 @@ class _Summand:
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if function in _ADDITIONS and not kwargs:
-            shortcut, summand = args if isinstance(args[1], cls) else reversed(args)
-            return summand.skip(shortcut, summand.branch)
-        raise UnsupportedModelError(
-            "Admin scales the shortcut where a layer adds it to a sub-layer's output, as layers of "
-            f"torch.nn do, but this one hands it to {torch.overrides.resolve_name(function)}. "
-            "Have the sub-layer's method return what is added, or name the sub-layers yourself "
-            "(admin_init.named_sites)."
-        )
+        if function not in _ADDITIONS or kwargs:
+            raise _refusal(f"calls `{function.__name__}` with it")
+        shortcut, summand = args if isinstance(args[1], cls) else reversed(args)
+        if torch.is_grad_enabled() and not summand.has_graph:
+            raise _refusal(
+                "computes it without a graph, as reentrant checkpointing of a sub-layer does: take "
+                "use_reentrant=False, or checkpoint the whole layer"
+            )
+        return summand.skip(shortcut, summand.branch)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise _refusal(f"takes its `{name}`")
+
+    def __mul__(self, other: object) -> Any:
+        raise _refusal("multiplies it")
+
+    __rmul__ = __mul__
+
+
+def _refusal(what: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        "Admin scales the shortcut where a layer adds it, as `x + branch`, to what a sub-layer's "
+        f"method returned, but this layer {what}. Have the method itself return what is added, or "
+        "name the sub-layers (admin_init.named_sites)."
+    )
 
 
 class _RescaledLayer(Extended):

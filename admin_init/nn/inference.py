@@ -10,6 +10,7 @@ from admin_init.nn.feed_forward import FeedForward
 from admin_init.nn.transformer import Transformer
 
 
+@torch.inference_mode(False)  # what it makes would be of use in that mode only
 @torch.no_grad()
 def prepare_for_inference_(model: Transformer) -> Transformer:
     """Let oneDNN multiply in the feed-forward networks and in the output projection.
@@ -30,9 +31,10 @@ def prepare_for_inference_(model: Transformer) -> Transformer:
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if available and weight.is_cpu and weight.dtype == torch.float32:
         for layer in (*model.encoder.layers, *model.decoder.layers):
-            if layer.ffn.inner_norm is None:
+            if isinstance(layer.ffn, FeedForward) and layer.ffn.inner_norm is None:
                 layer.ffn = OneDNNFeedForward(layer.ffn)
-        model.register_module("output_proj", OneDNNLinear(model.output_proj))
+        if isinstance(model.output_proj, nn.Linear):
+            model.register_module("output_proj", OneDNNLinear(model.output_proj))
     return model
 
 

@@ -131,17 +131,18 @@ def _sorted(
     # not hold the shortest targets of one beside the shortest sources of the other.
     excess = np.subtract(source_sizes, target_sizes, dtype=np.int32)
     np.negative(excess, out=excess, where=longest % 2 == 1)
+    shuffle = [] if rng is None else [rng.integers(2**16, size=len(longest), dtype=np.uint16)]
+    excess_bits, index_bits = int(longest.max()).bit_length() + 1, len(longest).bit_length()
+    if 2 * excess_bits + index_bits > 48:  # such as 100 million pairs of up to 1,023 tokens
+        return np.lexsort((*shuffle, excess, longest))
     # Numpy sorts numbers much faster than it finds their order, so a pair becomes a number: what
     # counts most in its highest bits, and the pair's index in its lowest.
-    excess_bits, index_bits = int(longest.max()).bit_length() + 1, len(longest).bit_length()
     keys = longest.astype(np.int64)
     keys <<= excess_bits
     keys += excess
-    if rng is not None:
-        # 16 where they fit, which they do not for more than 60 million pairs of 1,023 tokens.
-        random_bits = min(16, 64 - 2 * excess_bits - index_bits)
-        keys <<= random_bits
-        keys |= rng.integers(2**random_bits, size=len(keys), dtype=np.uint16)
+    for random in shuffle:
+        keys <<= 16
+        keys |= random
     keys <<= index_bits
     keys |= np.arange(len(keys), dtype=np.uint32)
     keys.sort()

@@ -6,6 +6,7 @@ the number of sentences (8 bytes), the length of each (4 bytes) and the byte in 
 begins (8 bytes). Source: ``fairseq/data/indexed_dataset.py``, version 0.12.2.
 """
 
+import errno
 import os
 import struct
 import zlib
@@ -142,6 +143,8 @@ def _read_index(
     dtype = np.dtype(_DTYPES[code])
     sizes = np.fromfile(stream, "<i4", length).astype(np.int32, copy=False)
     starts = np.fromfile(stream, "<i8", length).astype(np.int64, copy=False)
+    if len(starts) < length:  # fromfile passes over errors
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
     if not _one_after_another(starts, sizes, dtype.itemsize):
         raise CorpusError(
             f"{path} is damaged: its sentences do not begin where their sizes say. "

@@ -40,6 +40,7 @@ class TranslationModule(pl.LightningModule):
     log-likelihood per target token in nats without label smoothing, and ``val_source_gain``: how
     many nats it rises by when each sentence gets the source of another one of its batch. A model
     that translates reads its source; one that gains nothing from it is a language model at best.
+    Batches of one sentence do not count: where there are no others, it is nan.
 
     Testing logs ``test_bleu``, sacreBLEU on detokenised text, and ``test_bleu_tokenised``, the BLEU
     of ``fairseq-generate``; predicting returns translations.

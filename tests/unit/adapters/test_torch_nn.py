@@ -405,15 +405,62 @@ def test_omega_is_not_scaled_by_what_scales_the_shortcut(x: Tensor) -> None:
     torch.testing.assert_close(model(x), layer.norm2(h + ffn))
 
 
-def test_a_branch_that_is_changed_before_the_sum_is_refused(x: Tensor) -> None:
-    class Dropped(nn.TransformerEncoderLayer):
+def drop_path(y: Tensor) -> Tensor:
+    return y * torch.rand(y.shape[0], 1, 1).round()
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda y: nn.functional.dropout(y, 0.1), "calls `dropout` with it"),
+        (drop_path, "takes its `shape`"),
+        (lambda y: y.to(torch.float32), "takes its `to`"),
+        (lambda y: 0.5 * y, "multiplies it"),
+        (lambda y: y * 0.5, "multiplies it"),
+    ],
+)
+def test_a_branch_that_is_changed_before_the_sum_is_refused(
+    x: Tensor, change: Callable[[Tensor], Tensor], what: str
+) -> None:
+    class Changed(nn.TransformerEncoderLayer):
         def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
-            x = self.norm1(x + nn.functional.dropout(self._sa_block(x, None, None), 0.1))
+            x = self.norm1(x + change(self._sa_block(x, None, None)))
             y: Tensor = self.norm2(x + self._ff_block(x))
             return y
 
-    model = encoder(kind=Dropped)
-    with pytest.raises(UnsupportedModelError, match=r"to torch.nn.functional.dropout.*named_"):
+    model = encoder(kind=Changed)
+    with pytest.raises(UnsupportedModelError, match=rf"this layer {what}.*named_sites"):
         admin_init.profile(model, [x])
-    assert type(model.get_submodule("layers.0")) is Dropped
+    assert type(model.get_submodule("layers.0")) is Changed
     assert model(x).isfinite().all()
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_activation_checkpointing_of_a_sublayer(x: Tensor, reentrant: bool) -> None:
+    class Frugal(nn.TransformerEncoderLayer):
+        def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
+            x = self.norm1(x + self._sa_block(x, None, None))
+            branch = checkpoint(self._ff_block, x, use_reentrant=reentrant)
+            y: Tensor = self.norm2(x + branch)
+            return y
+
+    model, expected = fill_(encoder(kind=Frugal)), fill_(encoder())
+    if reentrant:
+        with pytest.raises(UnsupportedModelError, match="take use_reentrant=False"):
+            model(x)
+        return
+    for each in (model, expected):
+        each(x).square().sum().backward()
+    torch.testing.assert_close(
+        [parameter.grad for parameter in model.parameters() if parameter.requires_grad],
+        [parameter.grad for parameter in expected.parameters() if parameter.requires_grad],
+    )
+
+
+@pytest.mark.parametrize("kind", [nn.TransformerEncoderLayer, OwnForward])
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.usefixtures("compiles")
+def test_export(x: Tensor, kind: type[nn.TransformerEncoderLayer], strict: bool) -> None:
+    model = fill_(encoder(kind=kind)).eval()
+    exported = torch.export.export(model, (x,), strict=strict)
+    torch.testing.assert_close(exported.module()(x), model(x))

@@ -61,6 +61,14 @@ def test_a_norm_within_a_feed_forward_network_stays_between_its_products() -> No
     torch.testing.assert_close(prepared(*batch()), model(*batch()), rtol=1e-4, atol=1e-5)
 
 
+def test_a_model_may_be_prepared_twice_and_in_inference_mode() -> None:
+    model = build()
+    with torch.inference_mode():
+        prepare_for_inference_(prepare_for_inference_(model))
+    assert replaced(model) == 11
+    torch.testing.assert_close(model(*batch()), build().eval()(*batch()), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_types_are_left_as_they_are(dtype: torch.dtype) -> None:
     model = prepare_for_inference_(build().to(dtype))

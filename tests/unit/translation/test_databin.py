@@ -1,6 +1,7 @@
 import pickle
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -178,3 +179,12 @@ def test_damage_far_behind_the_beginning_is_found(tmp_path: Path, sentence: int)
     (tmp_path / "long.idx").write_bytes(index)
     with pytest.raises(CorpusError, match="do not begin where"):
         IndexedDataset(tmp_path / "long")
+
+
+def test_an_index_that_ends_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = put(tmp_path, DATA, INDEX[:-8])
+    monkeypatch.setattr("os.fstat", lambda number: SimpleNamespace(st_size=len(INDEX)))
+    with pytest.raises(CorpusError, match=r"cannot be read.*de\.en\.idx"):
+        IndexedDataset(prefix)
