@@ -119,14 +119,15 @@ def _show_in_tensorboard(folder: Path, figures: dict[str, Figure]) -> None:
 
 def table(comparison: Comparison, outcome: Outcome) -> Table:
     """Lay out the results for a terminal: a line for each style and setting, over its seeds."""
-    view = Table(title=escape(comparison.title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    view = Table(title=escape(comparison.title), box=box.SIMPLE_HEAD, padding=0)
     rows = _styles(comparison, outcome)
     for title in rows[0][1] if rows else ():
-        # Words may be wrapped in a narrow terminal, figures may not.
         if title in _WORDS:
             view.add_column(title, overflow="fold")
         else:
-            view.add_column(title, justify="right", no_wrap=True)
+            # In a narrow terminal the range of the seeds goes below their mean, and stays whole.
+            words = [word for _, cells in rows for word in cells[title].split()]
+            view.add_column(title, justify="right", min_width=max(map(len, words), default=0))
     for group, cells in rows:
         failed = group.failure is not None and not comparison.ramp
         view.add_row(*cells.values(), style="red" if failed else "")

@@ -70,6 +70,9 @@ def diverged(seed: int = 1) -> Result:
     )
 
 
+SEEDS = [(1, 90.0, 3.0), (2, 91.0, 3.5)]
+
+
 def shown(comparison: Comparison, outcome: Outcome, width: int = 160) -> str:
     console = Console(file=StringIO(), width=width)
     console.print(table(comparison, outcome))
@@ -92,6 +95,13 @@ def test_on_a_narrow_terminal_no_figure_is_cut_off() -> None:
     text = shown(Comparison(), Outcome([result()], {}, 4.0), width=80)
     for figure_ in ("1 of 1", "2.50", "0.75", "12.3", "0.12", "62"):
         assert figure_ in text
+
+
+def test_on_a_narrow_terminal_ranges_come_below_their_means() -> None:
+    runs = [result(bleu=bleu, seed=seed, source_gain=gain) for seed, bleu, gain in SEEDS]
+    lines = [line.split() for line in shown(Comparison(), Outcome(runs, {}, 4.0), 80).splitlines()]
+    means = ["Admin", "18-18", "2", "of", "2", "2.50", "3.25", "90.5", "0.12", "62"]
+    assert lines[lines.index(means) + 1] == ["(3.00-3.50)", "(90.0-91.0)"]
 
 
 def test_the_summary_counts_seeds_and_gives_reasons() -> None:
