@@ -90,7 +90,10 @@ def test_the_share_of_the_peak_and_what_admin_costs_are_measured(data: Path) -> 
     roofline = run(
         "roofline.py", "--data", data, *shape, "--max-tokens", 64, "--rounds", 1, "--updates", 1
     )
-    assert all(0 < row["share"] < 1 for row in roofline)
+    for row in roofline:  # the share of so small a model may be 0 to three digits
+        speed, peak = row["training, GFLOP a second"], row["peak, GFLOP a second"]
+        assert 1 < peak
+        assert row["share"] == pytest.approx(speed / peak, abs=0.02)
     overhead = run("overhead.py", *shape, "--pairs", 2)
     assert {row["measure"] for row in overhead} >= {"search, folded / Post-LN", "profile / forward"}
     assert all(row["median"] > 0 for row in overhead)
