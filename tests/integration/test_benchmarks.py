@@ -87,13 +87,10 @@ def test_training_and_decoding_are_measured_and_drawn(data: Path, checkpoint: Pa
 
 def test_the_share_of_the_peak_and_what_admin_costs_are_measured(data: Path) -> None:
     shape = ["--layers", 1, "--dim", 16, "--threads", 1]
-    roofline = run(
-        "roofline.py", "--data", data, *shape, "--max-tokens", 64, "--rounds", 1, "--updates", 1
-    )
-    for row in roofline:  # the share of so small a model may be 0 to three digits
-        speed, peak = row["training, GFLOP a second"], row["peak, GFLOP a second"]
-        assert peak > 1
-        assert row["share"] == pytest.approx(speed / peak, abs=0.02)
+    # Not smaller: a share below 0.0005 is printed as 0.
+    larger = ["--layers", 1, "--dim", 64, "--threads", 1, "--max-tokens", 256]
+    roofline = run("roofline.py", "--data", data, *larger, "--rounds", 1, "--updates", 1)
+    assert all(0 < row["share"] < 1 for row in roofline)
     overhead = run("overhead.py", *shape, "--pairs", 2)
     assert {row["measure"] for row in overhead} >= {"search, folded / Post-LN", "profile / forward"}
     assert all(row["median"] > 0 for row in overhead)
