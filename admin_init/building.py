@@ -103,7 +103,12 @@ def restored(
                 # Of the omegas, for which there is no place yet.
                 warnings.simplefilter("ignore")
                 model = builder.load_from_checkpoint(
-                    path, map_location="cpu", strict=False, weights_only=True
+                    path,
+                    map_location="cpu",
+                    strict=False,
+                    weights_only=True,
+                    # Not what the checkpoint names, which imports and calls what else it names.
+                    _instantiator=None,
                 )
         else:
             model = built(name)

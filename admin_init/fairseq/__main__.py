@@ -13,6 +13,7 @@ import fairseq_cli
 
 from admin_init.errors import AdminInitError
 from admin_init.fairseq import plugin  # noqa: F401
+from admin_init.fairseq.plain import forbid_code
 
 _COMMANDS = sorted(
     {module.name for module in pkgutil.iter_modules(fairseq_cli.__path__)} - {"hydra_train"}
@@ -31,7 +32,9 @@ def main() -> None:
     # hydra 1.3 warns of what fairseq asks of 1.0, a page of it for each process.
     warnings.filterwarnings("ignore", "(?s).*hydra", UserWarning)
     try:
-        importlib.import_module(f"fairseq_cli.{command}").cli_main()
+        module = importlib.import_module(f"fairseq_cli.{command}")
+        forbid_code()
+        module.cli_main()
     except AdminInitError as error:
         sys.exit(f"fairseq-{command}: {error}")
 

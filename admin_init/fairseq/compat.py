@@ -8,6 +8,8 @@ the start method of :mod:`multiprocessing`. What stays, in this process only:
   numbers and arrays of numpy, and ``argparse.Namespace``;
 * fairseq's encoder layers never take their fused inference path, which fails in every PyTorch
   since 2.0 ("Mask Type should be defined") and knows no omega;
+* fairseq runs no string and no shell, and follows no path of a checkpoint's options, see
+  :mod:`admin_init.fairseq.plain`;
 * with :mod:`admin_init.fairseq.plugin`, the processes that fairseq spawns begin in that module.
 """
 
@@ -61,6 +63,7 @@ def import_fairseq() -> ModuleType:
         try:
             fairseq = importlib.import_module("fairseq")
             layers = importlib.import_module("fairseq.modules.transformer_layer")
+            importlib.import_module("admin_init.fairseq.plain").forbid_code()
         except ModuleNotFoundError as error:
             raise FairseqNotInstalledError(
                 f"fairseq needs {error.name}, which is not installed. To get it: {INSTALL}."

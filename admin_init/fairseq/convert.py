@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from admin_init.checkpoints import has_omegas, lightning_checkpoint, load, write_checkpoint
 from admin_init.errors import AdminInitError
 from admin_init.fairseq.model import FairseqTransformer, build, dictionary, shape
+from admin_init.fairseq.plain import plain_options
 from admin_init.fairseq.weights import from_fairseq, to_fairseq
 from admin_init.nn import TransformerConfig
 from admin_init.rescale import install_
@@ -176,8 +177,7 @@ def _fairseqs_model(
 ) -> tuple[TransformerModel, Namespace]:
     """Build the model of a checkpoint, and complete the options that it was saved with."""
     weights = saved["model"]
-    # Those were read once, at the start of the training.
-    options = Namespace(**vars(options) | {f"{side}_embed_path": None for side in _SIDES})
+    options = plain_options(options)
     base_architecture(options)
     _refuse(vars(options), weights)
     try:

@@ -16,6 +16,7 @@ from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor, nn
 
 from admin_init.errors import AdminInitError
+from admin_init.fairseq.plain import NotPlainError
 from admin_init.nn import TransformerConfig
 from admin_init.nn.config import Sharing
 from admin_init.translation.search import Hypothesis, checked, length_limits
@@ -26,6 +27,8 @@ _REFUSED = {
     "encoder_embed_path": "embeddings are found by the tokens, which only the data know",
     "decoder_embed_path": "embeddings are found by the tokens, which only the data know",
 }
+_UNBUILT = (AssertionError, AttributeError, ImportError, RuntimeError, TypeError, ValueError)
+"""What fairseq raises where it cannot build a model of its options."""
 
 
 class FairseqTransformer(nn.Module):
@@ -70,9 +73,10 @@ class FairseqTransformer(nn.Module):
         try:
             self.model = build(self.options, self.dictionary)
             self.config = shape(self.options, config)
-        except (AssertionError, TypeError, ValueError) as error:
+        except _UNBUILT as error:
+            reason = " ".join(str(error).split())
             raise AdminInitError(
-                f"fairseq's {self.options.arch} cannot be built with these options: {error}"
+                f"fairseq's {self.options.arch} cannot be built with these options: {reason}"
             ) from error
 
     def forward(self, source: Tensor, target_input: Tensor) -> Tensor:
@@ -172,9 +176,16 @@ def build(options: Namespace, words: Dictionary) -> TransformerModel:
     Args:
         options: Of fairseq, those of the architecture included.
         words: From :func:`dictionary`.
+
+    Raises:
+        AdminInitError: An option that fairseq would run as Python is no plain value.
     """
     task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
-    model = TransformerModel.build_model(options, task)
+    try:
+        model = TransformerModel.build_model(options, task)
+    except NotPlainError as error:
+        names = [f"`{name}`" for name, value in vars(options).items() if value == error.value]
+        raise AdminInitError(f"{', '.join(names) or 'An option'}: {error}") from error
     for name, parameter in model.encoder.named_parameters():
         # Copies for a fused kernel that is never run: without gradients they stop DDP.
         if name.rpartition(".")[2] in _COPIES:

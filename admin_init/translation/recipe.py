@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from admin_init.errors import AdminInitError
 from admin_init.translation.checkpoint_io import WholeCheckpointIO
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule
+
+_SECTIONS = ("transformer", "optimization", "search", "fairseq")
+_CALLS = {"class_path", "init_args", "dict_kwargs", "_class_path"}
 
 
 class RecipeCLI(LightningCLI):
@@ -34,7 +38,17 @@ class RecipeCLI(LightningCLI):
         self._search = settings.model.search
         checkpoint = settings.get("ckpt_path")
         if checkpoint and Path(checkpoint).is_file():
-            read_checkpoint(checkpoint)
+            # Lightning hands them to the parser, which imports and calls what a `class_path` names.
+            parameters = read_checkpoint(checkpoint).get("hyper_parameters", {})
+            if not (
+                isinstance(parameters, Mapping)
+                and _is_plain(parameters)
+                and all(isinstance(parameters.get(name), Mapping | None) for name in _SECTIONS)
+            ):
+                raise AdminInitError(
+                    f"{checkpoint} has hyper-parameters that are more than the plain values of a "
+                    "translation model: they would be imported, called or opened. Nothing was run."
+                )
 
     @override
     def before_instantiate_classes(self) -> None:
@@ -58,6 +72,20 @@ class RecipeCLI(LightningCLI):
         batches: Any = self.trainer.predict_loop.predictions
         for _, translation in sorted(pair for batch in batches for pair in batch):
             sys.stdout.write(f"{translation}\n")
+
+
+def _is_plain(value: Any) -> bool:
+    """Say whether the parser takes a value as it is, and not as what to import or call."""
+    match value:
+        case Mapping():
+            names = all(isinstance(name, str) and name.isidentifier() for name in value)
+            return names and not _CALLS & value.keys() and all(map(_is_plain, value.values()))
+        case list() | tuple():
+            return all(map(_is_plain, value))
+        case str():
+            # Where any type goes, the parser reads a string as YAML, of which this makes a mapping.
+            return ":" not in value
+    return True
 
 
 def _of_method(config: Any) -> Any:

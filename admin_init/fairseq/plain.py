@@ -1,0 +1,132 @@
+"""What fairseq runs or reads because a checkpoint or a data-bin says so, and no longer does.
+
+They may come from strangers. So ``eval`` in fairseq's modules is :func:`literal`, each checkpoint
+that fairseq loads goes through :func:`plain_options`, and no dataset is read by a shell.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from fairseq import checkpoint_utils
+from fairseq.data import FastaDataset
+from omegaconf import DictConfig, OmegaConf
+
+from admin_init.errors import AdminInitError
+
+_LONGEST = 10_000
+_FILE = re.compile(r".*_path|(load_)?pretrained_.+")
+
+
+class NotPlainError(AdminInitError):
+    """A string that fairseq would run as Python is more than a plain value."""
+
+    value: str
+    """The string."""
+
+    def __init__(self, value: str) -> None:
+        shown = value if len(value) <= 200 else f"{value[:200]} ..."
+        super().__init__(
+            f"{shown!r} is more than a plain value, and fairseq would run it as Python. Give "
+            "numbers, strings, True, False or None, or lists, tuples or dictionaries of them."
+        )
+        self.value = value
+
+
+def forbid_code() -> None:
+    """Let the modules of fairseq that are loaded run no string, and no shell.
+
+    To be called again when more of them have been loaded.
+    """
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in ("fairseq", "fairseq_cli"):
+            # A module's own name goes before the built-in one.
+            vars(module)["eval"] = literal
+    FastaDataset._build_index = _refuse_fasta
+    if checkpoint_utils._upgrade_state_dict.__module__ != __name__:
+        checkpoint_utils._upgrade_state_dict = _plain_first(checkpoint_utils._upgrade_state_dict)
+
+
+def literal(text: str, /) -> Any:
+    """Return the value of a Python literal, or of a sum of lists, each perhaps times a number.
+
+    Architectures of fairseq are written in such sums: ``[(512, 3)] * 4 + [(768, 3)]``.
+
+    Raises:
+        NotPlainError: ``text`` is any other Python, or makes a list of more than 10,000.
+        TypeError: ``text`` is no string, as for ``eval``.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"A string is needed, but this is a {type(text).__name__}.")
+    try:
+        return _value(ast.parse(text.strip(), mode="eval").body)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise NotPlainError(text) from error
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.BinOp):
+        left, right = _value(node.left), _value(node.right)
+        match node.op, left, right:
+            case ast.Add(), list(), list() if len(left) + len(right) <= _LONGEST:
+                return left + right
+            case ast.Mult(), list(), int() if len(left) * right <= _LONGEST:
+                return left * right
+    return ast.literal_eval(node)
+
+
+def plain_options(options: Any) -> Any:
+    """Return a checkpoint's options without the files that fairseq would read to build the model.
+
+    Those were read when the training began, and their content is in the weights.
+
+    Args:
+        options: Values, in namespaces, mappings and lists.
+
+    Raises:
+        AdminInitError: A string asks for the value of another option or environment variable.
+    """
+    match options:
+        case Namespace():
+            return Namespace(**plain_options(vars(options)))
+        case Mapping():
+            return {
+                name: None
+                if isinstance(value, str) and _FILE.fullmatch(str(name))
+                else plain_options(value)
+                for name, value in options.items()
+            }
+        case list():
+            return [plain_options(value) for value in options]
+        case str() if "${" in options:
+            raise AdminInitError(
+                f"A checkpoint's options must be plain values, but one is {options!r}."
+            )
+    return options
+
+
+def _plain_first(upgrade: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Wrap what fairseq does with every checkpoint that it has read."""
+
+    def upgraded(state: Any) -> Any:
+        for name in ("args", "cfg"):
+            options = state.get(name)
+            if isinstance(options, DictConfig):
+                options = plain_options(OmegaConf.to_container(options, resolve=False))
+                state[name] = OmegaConf.create(options, flags={"allow_objects": True})
+            elif options is not None:
+                state[name] = plain_options(options)
+        return upgrade(state)
+
+    return upgraded
+
+
+def _refuse_fasta(dataset: Any, path: str) -> NoReturn:
+    raise AdminInitError(
+        f"{path}.fasta would be read by a shell, to which its name is a command. Binarize it."
+    )
