@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from admin_init.profiling import profile
     from admin_init.rescale import apply_, fold_, install_
     from admin_init.sites import find_sites
+    from admin_init.version import __version__ as __version__
 
 _HOME = {
     "AdminInit": "callbacks.admin",
@@ -34,6 +35,7 @@ _HOME = {
     "StabilityMonitor": "callbacks.stability",
     "TrainedModelError": "errors",
     "UnsupportedModelError": "errors",
+    "__version__": "version",
     "apply_": "rescale",
     "find_sites": "sites",
     "fold_": "rescale",

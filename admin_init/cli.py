@@ -1,124 +1,141 @@
-"""The command line, ``admin-init``."""
+"""The command line, ``admin-init``.
+
+What needs no command's imports, which take seconds, is answered without them.
+"""
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from difflib import get_close_matches
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
-
+import admin_init
 from admin_init import commands
 from admin_init.errors import AdminInitError
 
-TRAINER_COMMANDS = {
-    "fit": "Train a model, as a recipe says.",
-    "validate": "Compute the validation NLL of a checkpoint.",
-    "test": "Translate the test split with a checkpoint, and score it with sacreBLEU.",
-    "predict": "Translate the test split with a checkpoint.",
-}
-"""What LightningCLI does, by the names of the Trainer's methods."""
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 _RECIPE = "recipes/multi30k_en_de/fit.yaml"
 _CHECKPOINT = "runs/multi30k_en_de/admin_4-4/checkpoints/last.ckpt"  # which that recipe writes
 
 
 class Command(NamedTuple):
-    """One of our own commands."""
+    """How a command is called."""
 
-    run: Callable[..., int]
-    """Takes the parsed arguments, returns the exit code."""
-    required: tuple[str, ...]
+    purpose: str
+    """A sentence."""
+    required: str
     """What must be given, as the usage line shows it."""
     example: str
     """A command line that works after the ones before it."""
+    run: Callable[..., int] | None = None
+    """Takes the options, returns the exit code. None: it is LightningCLI's."""
+    listed: tuple[str, str, str] | None = None
+    """An option that takes several words, what each is, and its help."""
+
+
+def _own(
+    run: Callable[..., int],
+    required: str,
+    example: str,
+    listed: tuple[str, str, str] | None = None,
+) -> Command:
+    return Command(_purpose(run), required, example, run, listed)
+
+
+def _purpose(run: Callable[..., Any]) -> str:
+    return (inspect.getdoc(run) or "").partition("\n")[0]
 
 
 COMMANDS = {
-    "prepare": Command(
+    "prepare": _own(
         commands.prepare,
-        ("--destination FOLDER",),
+        "--destination FOLDER",
         "admin-init prepare --corpus.kind embedded --destination data-bin/embedded",
     ),
-    "profile": Command(
-        commands.profile,
-        ("--recipe FILE", "--output FILE"),
-        f"admin-init profile --recipe {_RECIPE} --output profile.json",
-    ),
-    "diagnose": Command(
-        commands.diagnose,
-        ("--recipe FILE", "--output FOLDER"),
-        f"admin-init diagnose --recipe {_RECIPE} --output runs/diagnosis",
-    ),
-    "compare": Command(
+    "compare": _own(
         commands.compare,
-        ("--config FILE",),
+        "--config FILE",
         "admin-init compare --config recipes/demo/compare.yaml",
     ),
-    "merge": Command(
+    "merge": _own(
         commands.merge,
-        ("--folders FOLDER ...", "--output FOLDER"),
+        "--folders FOLDER ... --output FOLDER",
         "admin-init merge --folders runs/demo --output runs/both",
+        listed=("folders", "FOLDER", "What `admin-init compare` wrote on each computer."),
     ),
-    "study": Command(
+    "study": _own(
         commands.study,
-        ("NAME",),
+        "NAME",
         "admin-init study dependency --output runs/lab/dependency",
     ),
-    "translate": Command(
+    "fit": Command(
+        "Train a model, as a recipe says.",
+        "--config FILE",
+        f"admin-init fit --config {_RECIPE}",
+    ),
+    "validate": Command(
+        "Compute the validation NLL of a checkpoint.",
+        "--config FILE --ckpt_path FILE",
+        f"admin-init validate --config {_RECIPE} --ckpt_path {_CHECKPOINT}",
+    ),
+    "test": Command(
+        "Translate the test split with a checkpoint, and score it with sacreBLEU.",
+        "--config FILE --ckpt_path FILE",
+        f"admin-init test --config {_RECIPE} --ckpt_path {_CHECKPOINT}",
+    ),
+    "predict": Command(
+        "Translate the test split with a checkpoint.",
+        "--config FILE --ckpt_path FILE",
+        f"admin-init predict --config {_RECIPE} --ckpt_path {_CHECKPOINT}",
+    ),
+    "profile": _own(
+        commands.profile,
+        "--recipe FILE --output FILE",
+        f"admin-init profile --recipe {_RECIPE} --output profile.json",
+    ),
+    "diagnose": _own(
+        commands.diagnose,
+        "--recipe FILE --output FOLDER",
+        f"admin-init diagnose --recipe {_RECIPE} --output runs/diagnosis",
+    ),
+    "translate": _own(
         commands.translate,
-        ("--checkpoint FILE",),
+        "--checkpoint FILE",
         f"echo 'A man is sleeping.' | admin-init translate --checkpoint {_CHECKPOINT}",
     ),
-    "fold": Command(
+    "average": _own(
+        commands.average,
+        "--folder FOLDER --output FILE",
+        f"admin-init average --folder {PurePath(_CHECKPOINT).parent} --output average.ckpt",
+        listed=("checkpoints", "FILE", "What is averaged, in the order of training."),
+    ),
+    "fold": _own(
         commands.fold,
-        ("CHECKPOINT", "OUTPUT"),
+        "CHECKPOINT OUTPUT",
         f"admin-init fold {_CHECKPOINT} folded.ckpt",
     ),
-    "average": Command(
-        commands.average,
-        ("--folder FOLDER", "--output FILE"),
-        f"admin-init average --folder {Path(_CHECKPOINT).parent} --output average.ckpt",
-    ),
-    "convert": Command(
+    "convert": _own(
         commands.convert,
-        ("CHECKPOINT", "OUTPUT"),
+        "CHECKPOINT OUTPUT",
         f"admin-init convert {_CHECKPOINT} checkpoint.pt",
     ),
 }
 
 
-_LISTED = {
-    "average": ("checkpoints", "FILE", "What is averaged, in the order of training."),
-    "merge": ("folders", "FOLDER", "What `admin-init compare` wrote on each computer."),
-}
-"""Options that take several words, by command."""
-
-
-class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of a description, which end in an example."""
-
-
-# The options' help is what stands under the fields of the dataclasses.
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Run ``admin-init`` with ``argv``, the process's own arguments by default, and exit."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    name = arguments[0] if arguments else "--help"
+    name, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name == "help":
+        name, *arguments = [*arguments, "--help"]
     try:
-        if name in COMMANDS:
-            code = _run(name, arguments[1:])
-        elif name in TRAINER_COMMANDS:
-            code = _run_trainer(arguments)
-        else:
-            code = _overview(name)
+        code = _run(name, arguments)
     except BrokenPipeError:
         # Whoever reads our output has read enough, as `head` does; the rest has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -132,43 +149,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def command_parser(name: str) -> ArgumentParser:
-    """Build the parser of one of :data:`COMMANDS`."""
-    command = COMMANDS[name]
-    purpose = inspect.getdoc(command.run) or ""
-    parser = ArgumentParser(
-        prog=f"admin-init {name}",
-        formatter_class=_Formatter,
-        **_help(name, " ".join(command.required), purpose.partition("\n")[0], command.example),
-    )
-    parser.add_argument("--config", action="config", help="YAML file with any of the options.")
-    if name == "compare":
-        from admin_init.lab.comparison import Comparison
-
-        parser.add_class_arguments(Comparison, as_group=False)
-    elif name in _LISTED:
-        # Or the list would have to be typed as JSON.
-        option, metavar, listed = _LISTED[name]
-        parser.add_argument(f"--{option}", nargs="+", metavar=metavar, help=listed)
-        parser.add_function_arguments(command.run, as_group=False, skip={option})
-    elif name == "study":
-        from admin_init.lab.studies import STUDIES
-
-        studies = parser.add_subcommands(dest="name", metavar="NAME", title="studies")
-        for key, run in STUDIES.items():
-            purpose = (inspect.getdoc(run) or "").partition("\n")[0]
-            one = ArgumentParser(formatter_class=_Formatter, description=purpose)
-            one.add_argument("--config", action="config", help="YAML file with any of the options.")
-            one.add_function_arguments(run, as_group=False)
-            studies.add_subcommand(key, one, help=purpose)
-    else:
-        # From one file to another, as `mv`.
-        files = name in ("fold", "convert")
-        parser.add_function_arguments(command.run, as_group=False, as_positional=files)
-    return parser
-
-
 def _run(name: str, arguments: list[str]) -> int:
+    if name in ("-h", "--help"):
+        commands.say(_overview())
+        return 0
+    if name == "--version":
+        commands.say(f"admin-init {admin_init.__version__}")
+        return 0
+    if name not in COMMANDS:
+        near = get_close_matches(name, [*COMMANDS, "help", "--help", "--version"], n=1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        raise AdminInitError(f"there is no such command; `admin-init --help` lists them.{meant}")
+    run = COMMANDS[name].run
+    return _run_trainer(name, arguments) if run is None else _run_own(name, run, arguments)
+
+
+def _overview() -> str:
+    return "\n".join(
+        [
+            "usage: admin-init COMMAND [--OPTION VALUE ...]",
+            "",
+            "Train deep Post-LN Transformers with Admin, and see them beside other styles.",
+            "",
+            "example:",
+            f"  {COMMANDS['compare'].example}",
+            "",
+            "commands (each has a --help):",
+            *(f"  {name:10} {command.purpose}" for name, command in COMMANDS.items()),
+        ]
+    )
+
+
+def _run_own(name: str, run: Callable[..., int], arguments: list[str]) -> int:
     if name == "compare" and not arguments:
         raise AdminInitError("a comparison needs a `--config FILE` that says what to compare.")
     parser = command_parser(name)
@@ -181,56 +193,53 @@ def _run(name: str, arguments: list[str]) -> int:
     if name == "study":
         settings |= settings.pop(settings["name"])
         settings.pop("config", None)
-    return COMMANDS[name].run(**settings)
+    return run(**settings)
 
 
-def _run_trainer(arguments: list[str]) -> int:
+def command_parser(name: str) -> ArgumentParser:
+    """Build the parser of one of :data:`COMMANDS` that is not LightningCLI's."""
+    command = COMMANDS[name]
+    parser = _parser(prog=f"admin-init {name}", **_help(name))
+    if name == "study":
+        from admin_init.lab.studies import STUDIES
+
+        studies = parser.add_subcommands(dest="name", metavar="NAME", title="studies")
+        for key, study in STUDIES.items():
+            one = _parser(description=_purpose(study))
+            one.add_function_arguments(study, as_group=False)
+            studies.add_subcommand(key, one, help=_purpose(study))
+        return parser
+    if command.listed is not None:
+        # Or the list would have to be typed as JSON.
+        option, metavar, text = command.listed
+        parser.add_argument(f"--{option}", nargs="+", metavar=metavar, help=text)
+    parser.add_function_arguments(
+        command.run,  # type: ignore[arg-type]
+        as_group=False,
+        skip=set() if command.listed is None else {command.listed[0]},
+        as_positional=not command.required.startswith("-"),
+    )
+    return parser
+
+
+def _parser(**settings: Any) -> ArgumentParser:
+    from admin_init.parsing import OptionParser
+
+    parser = OptionParser(**settings)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options.")
+    return parser
+
+
+def _run_trainer(name: str, arguments: list[str]) -> int:
     from admin_init.translation.recipe import recipe_cli
 
-    name = arguments[0]
-    example = f"admin-init {name} --config {_RECIPE}"
-    if name != "fit":
-        example += f" --ckpt_path {_CHECKPOINT}"
-    required = "--config FILE" if name == "fit" else "--config FILE --ckpt_path FILE"
-    settings = {
-        "prog": "admin-init",
-        "formatter_class": _Formatter,  # which the parser of a method takes over
-        name: _help(name, required, TRAINER_COMMANDS[name], example),
-    }
-    recipe_cli(arguments, parser_settings=settings)
+    recipe_cli([name, *arguments], parser_settings={"prog": "admin-init", name: _help(name)})
     return 0
 
 
-def _help(name: str, required: str, purpose: str, example: str) -> dict[str, Any]:
+def _help(name: str) -> dict[str, Any]:
+    command = COMMANDS[name]
     return {
-        "usage": f"admin-init {name} {required} [--OPTION VALUE ...]",
-        "description": f"{purpose}\n\nexample:\n  {example}",
+        "usage": f"admin-init {name} {command.required} [--OPTION VALUE ...]",
+        "description": f"{command.purpose}\n\nexample:\n  {command.example}",
     }
-
-
-def _overview(name: str) -> int:
-    purposes = TRAINER_COMMANDS | {
-        name: (inspect.getdoc(command.run) or "").partition("\n")[0]
-        for name, command in COMMANDS.items()
-    }
-    order = "prepare compare merge study fit validate test predict profile diagnose translate"
-    lines = [
-        f"  {key:10} {purposes[key]}" for key in (*order.split(), "average", "fold", "convert")
-    ]
-    text = "\n".join(
-        [
-            "usage: admin-init COMMAND [--OPTION VALUE ...]",
-            "",
-            "Train deep Post-LN Transformers with Admin, and see them beside other styles.",
-            "",
-            "example:",
-            "  admin-init compare --config recipes/demo/compare.yaml",
-            "",
-            "commands (each has a --help):",
-            *lines,
-        ]
-    )
-    if name in ("-h", "--help"):
-        commands.say(text)
-        return 0
-    raise AdminInitError("there is no such command; `admin-init --help` lists them.")

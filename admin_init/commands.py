@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from rich.console import Console
-
 import admin_init
-from admin_init.adapters.named import SitePattern
 from admin_init.errors import AdminInitError
-from admin_init.omega import Rule
-from admin_init.profiling import call_model
-from admin_init.translation.sources import CorpusConfig
 
 if TYPE_CHECKING:
-    from admin_init.lab.compare import Outcome
-    from admin_init.lab.comparison import Comparison
+    # The types of the options: jsonargparse imports all of this for every command, so no more.
+    from admin_init.adapters.named import SitePattern
+    from admin_init.omega import Rule
+    from admin_init.translation.sources import CorpusConfig
 
 
 def prepare(
@@ -93,6 +88,8 @@ def _profile_model(
     output: str | None,
     rule: Rule,
 ) -> int:
+    from rich.console import Console
+
     from admin_init.building import batch_for, built
     from admin_init.survey import survey
 
@@ -154,6 +151,8 @@ def diagnose(
         largest_stable_rate: Train on a ramp of the learning rate, to find the largest stable one.
         ramp_steps: Updates of the ramp.
     """
+    from rich.console import Console
+
     from admin_init.lab.diagnosis.files import FILES, write_diagnosis
 
     usage = "admin-init diagnose --recipe FILE --output FOLDER [--OPTION VALUE ...]"
@@ -203,6 +202,8 @@ def study(name: str, **settings: Any) -> int:
         name: Which study.
         settings: Its options.
     """
+    from rich.console import Console
+
     from admin_init.lab import studies
 
     findings = studies.STUDIES[name](**settings)
@@ -215,7 +216,9 @@ def study(name: str, **settings: Any) -> int:
     return 0
 
 
-def _report(comparison: Comparison, outcome: Outcome) -> int:
+def _report(comparison: Any, outcome: Any) -> int:
+    from rich.console import Console
+
     from admin_init.lab import report
 
     report.write_report(comparison, outcome)
@@ -277,8 +280,11 @@ def fold(
 
         difference = fold_checkpoint(checkpoint, output)
     else:
+        from functools import partial
+
         from admin_init.building import batch_for, restored
         from admin_init.folding import write_folded
+        from admin_init.profiling import call_model
 
         module, found, content = restored(model, checkpoint, sites)
         run = partial(call_model, module, batch_for(module, batch))

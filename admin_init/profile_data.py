@@ -7,20 +7,13 @@ import math
 import os
 import zlib
 from dataclasses import InitVar, asdict, dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from admin_init.errors import ProfileError
 from admin_init.files import write_json
 from admin_init.omega import RULES, Rule
-
-
-def _version() -> str:
-    try:
-        return version("admin-init")
-    except PackageNotFoundError:
-        return "unknown"
+from admin_init.version import __version__
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ class AdminProfile:
     """Number of forward passes, over all ranks."""
     dtype: str = "fp32"
     """Type in which the branches were computed."""
-    version: str = _version()
+    version: str = __version__
     """Version of this package that measured it."""
 
     checksum: InitVar[int | None] = None

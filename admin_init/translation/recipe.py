@@ -16,12 +16,17 @@ from typing_extensions import override
 
 from admin_init.checkpoints import read_checkpoint
 from admin_init.errors import AdminInitError
+from admin_init.parsing import OptionParser
 from admin_init.translation.checkpoint_io import WholeCheckpointIO
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule
 
 _SECTIONS = ("transformer", "optimization", "search", "fairseq")
 _CALLS = {"class_path", "init_args", "dict_kwargs", "_class_path"}
+
+
+class RecipeParser(OptionParser, LightningArgumentParser):
+    """Parses what LightningCLI parses, and suggests as the parsers of the other commands do."""
 
 
 class RecipeCLI(LightningCLI):
@@ -115,6 +120,7 @@ def recipe_cli(
         run=run,
         args=arguments,
         parser_kwargs=parser_settings,
+        parser_class=RecipeParser,
         save_config_kwargs={"overwrite": True},
         auto_configure_optimizers=False,
     )

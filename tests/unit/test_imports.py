@@ -15,7 +15,7 @@ import admin_init
 ROOT = Path(admin_init.__file__).parent
 
 LAYERS = [
-    {"checkpoints", "errors", "fields", "files", "moments", "omega", "skip"},
+    {"checkpoints", "errors", "fields", "files", "moments", "omega", "parsing", "skip", "version"},
     {"profile_data", "sites"},
     {"dependency", "preserve", "profiling", "rescale"},
     {"adapters", "nn"},

@@ -1,0 +1,36 @@
+"""How the command line's options are parsed, with jsonargparse."""
+
+from __future__ import annotations
+
+import argparse
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+# The options' help is what stands under the fields of the dataclasses.
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+class HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of a description, which end in an example."""
+
+
+class OptionParser(ArgumentParser):
+    """Suggests the nearest option in place of one that there is not."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **{"formatter_class": HelpFormatter} | settings)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exit with 2 and a message, see :meth:`jsonargparse.ArgumentParser.error`."""
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        near = [
+            match
+            for option in unknown
+            if option.startswith("-")
+            for match in get_close_matches(option.partition("=")[0], self._option_string_actions, 1)
+        ]
+        if near:
+            message += f". Did you mean {', '.join(near)}?"
+        super().error(message, ex)

@@ -1,0 +1,10 @@
+"""The version of this package, as it was installed."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("admin-init")
+except PackageNotFoundError:
+    __version__ = "unknown"
