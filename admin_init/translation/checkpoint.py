@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,12 @@ from admin_init.checkpoints import read_checkpoint, with_omegas
 from admin_init.errors import AdminInitError
 from admin_init.folding import write_folded
 from admin_init.nn import TransformerConfig
-from admin_init.translation.module import TranslationModule
+from admin_init.translation.model import TranslationModel
+
+if TYPE_CHECKING:
+    from admin_init.translation.module import TranslationModule
+
+Model = TypeVar("Model", bound=TranslationModel)
 
 
 def load_module(checkpoint: dict[str, Any]) -> TranslationModule:
@@ -23,16 +28,35 @@ def load_module(checkpoint: dict[str, Any]) -> TranslationModule:
     Raises:
         AdminInitError: The checkpoint is not one of a :class:`TranslationModule`.
     """
+    # Late: it imports Lightning, which `load_model` does without.
+    from admin_init.translation.module import TranslationModule  # noqa: PLC0415
+
+    return _loaded(TranslationModule, checkpoint)
+
+
+def load_model(checkpoint: dict[str, Any]) -> TranslationModel:
+    """Rebuild what translates of the module of a checkpoint, see :func:`load_module`.
+
+    Raises:
+        AdminInitError: The checkpoint is not one of a :class:`TranslationModule`.
+    """
+    return _loaded(TranslationModel, checkpoint, unused=("optimization", "label_smoothing"))
+
+
+def _loaded(
+    build: Callable[..., Model], checkpoint: dict[str, Any], unused: Sequence[str] = ()
+) -> Model:
+    settings: dict[str, Any] = checkpoint.get("hyper_parameters", {})
     try:
-        module = TranslationModule(**checkpoint.get("hyper_parameters", {}))
-        module.on_load_checkpoint(checkpoint)
-        module.load_state_dict(checkpoint["state_dict"])
+        model = build(**{name: settings[name] for name in settings if name not in unused})
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(checkpoint["state_dict"])
     except ImportError:  # fairseq is missing, which says how to get it
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).replace("\n", " ")
         raise AdminInitError(f"This is no checkpoint of a translation model: {reason}") from error
-    return module.eval()
+    return model.eval()
 
 
 def fold_checkpoint(source: str | os.PathLike[str], destination: str | os.PathLike[str]) -> float:

@@ -1,8 +1,6 @@
 """The batches of a data-bin, for Lightning."""
 
-from functools import cached_property
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +9,6 @@ from torch.utils.data import DataLoader
 
 from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.databin import IndexedDataset
-from admin_init.translation.dictionary import Dictionary
 from admin_init.translation.errors import CorpusError
 from admin_init.translation.loading import (
     FixedBatches,
@@ -20,10 +17,10 @@ from admin_init.translation.loading import (
     TokenBatchSampler,
 )
 from admin_init.translation.manifest import NAME, Manifest
-from admin_init.translation.tokenizer import Tokenizer, load_tokenizer
+from admin_init.translation.subwords import Subwords
 
 
-class TranslationDataModule(LightningDataModule):
+class TranslationDataModule(Subwords, LightningDataModule):
     """Loads a folder that :func:`~admin_init.translation.prepare.prepare` or fairseq has made.
 
     Training batches come in an order that depends on the seed and the epoch; every rank gets its
@@ -57,7 +54,8 @@ class TranslationDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 1,
     ) -> None:
-        super().__init__()
+        LightningDataModule.__init__(self)
+        Subwords.__init__(self, data, source_lang, target_lang)
         for name, value, least in (("max_tokens", max_tokens, 1), ("num_workers", num_workers, 0)):
             if value is None or value < least:
                 raise CorpusError(f"`{name}` must be at least {least}, but is {value}.")
@@ -65,33 +63,10 @@ class TranslationDataModule(LightningDataModule):
         self.save_hyperparameters(
             {"data": str(data), "source_lang": source_lang, "target_lang": target_lang}
         )
-        self.folder = Path(data)
-        self.source_lang = source_lang
-        self.target_lang = target_lang
         self.max_tokens = max_tokens
         self.left_pad_source = left_pad_source
         self.num_workers = num_workers
         self.seed = seed
-
-    @cached_property
-    def source_dictionary(self) -> Dictionary:
-        """The tokens of the source language."""
-        return Dictionary.load(self.folder / f"dict.{self.source_lang}.txt")
-
-    @cached_property
-    def target_dictionary(self) -> Dictionary:
-        """The tokens of the target language."""
-        return Dictionary.load(self.folder / f"dict.{self.target_lang}.txt")
-
-    @property
-    def vocabulary_size(self) -> int:
-        """How many ids a model needs for both languages."""
-        return max(len(self.source_dictionary), len(self.target_dictionary))
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """The subwords that the corpus was prepared with."""
-        return load_tokenizer(self.folder)
 
     def prepare_data(self) -> None:
         """Sees that all files are what they were; those of fairseq, which left no sums, may differ.

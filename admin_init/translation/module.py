@@ -16,11 +16,11 @@ from typing_extensions import override
 from admin_init.checkpoints import has_omegas
 from admin_init.nn import TransformerConfig
 from admin_init.nn.loss import label_smoothed_cross_entropy
-from admin_init.rescale import install_
 from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.datamodule import TranslationDataModule
-from admin_init.translation.engine import FairseqConfig, build_transformer, search
+from admin_init.translation.engine import FairseqConfig
 from admin_init.translation.memory import keep_freed_memory
+from admin_init.translation.model import TranslationModel, as_config
 from admin_init.translation.optimization import OptimizationConfig
 from admin_init.translation.record import record_test
 from admin_init.translation.scoring import Bleu, TokenisedBleu, score, score_tokenised
@@ -31,7 +31,7 @@ _OPTIMIZATION = OptimizationConfig()
 _SEARCH = SearchConfig()
 
 
-class TranslationModule(pl.LightningModule):
+class TranslationModule(TranslationModel, pl.LightningModule):
     """Trains a Transformer with label-smoothed cross-entropy, and translates with it.
 
     The Transformer is our own, or with ``fairseq`` one of fairseq's.
@@ -72,38 +72,31 @@ class TranslationModule(pl.LightningModule):
         label_smoothing: float = 0.1,
         fairseq: FairseqConfig | None = None,
     ) -> None:
-        super().__init__()
         if label_smoothing is None or not 0 <= label_smoothing < 1:
             raise ValueError(
                 f"`label_smoothing` must be at least 0 and below 1, but is {label_smoothing}."
             )
-        self.config = _config(TransformerConfig, transformer)
-        self.optimization = _config(OptimizationConfig, optimization)
-        self.search = _config(SearchConfig, search)
+        config: TransformerConfig = as_config(TransformerConfig, transformer)
+        super().__init__(config, search, fairseq=fairseq)
+        self.optimization: OptimizationConfig = as_config(OptimizationConfig, optimization)
         self.label_smoothing = label_smoothing
-        self.fairseq = None if fairseq is None else _config(FairseqConfig, fairseq)
         self.bleu: Bleu | None = None
         """Score of the last test, with its signature."""
         self.tokenised_bleu: TokenisedBleu | None = None
         """Its other score, as fairseq-generate computes it."""
-        self.data: TranslationDataModule | None = None
-        """Where subwords come from when there is no trainer."""
-        self._build()
+        self._remember(config)
 
-    def _build(self) -> None:
+    def _remember(self, config: TransformerConfig) -> None:
         # Primitives only: a checkpoint is read with weights_only=True.
         self.save_hyperparameters(
             {
-                "transformer": asdict(self.config),
+                "transformer": asdict(config),
                 "optimization": asdict(self.optimization),
                 "search": asdict(self.search),
                 "label_smoothing": self.label_smoothing,
                 "fairseq": None if self.fairseq is None else asdict(self.fairseq),
             }
         )
-        if self.config.vocabulary_size is not None:
-            self.transformer = build_transformer(self.config, self.fairseq)
-            self.config = self.transformer.config
 
     @override
     def setup(self, stage: str) -> None:
@@ -113,14 +106,9 @@ class TranslationModule(pl.LightningModule):
         """
         keep_freed_memory()
         if self.config.vocabulary_size is None:
-            self.config = replace(self.config, vocabulary_size=self._data.vocabulary_size)
-            self._build()
-
-    @override
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make room for the omegas of a checkpoint, where AdminInit has added them to the model."""
-        if has_omegas(checkpoint["state_dict"]):
-            install_(self)
+            config = replace(self.config, vocabulary_size=self._data.vocabulary_size)
+            self._build(config)
+            self._remember(config)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -130,12 +118,6 @@ class TranslationModule(pl.LightningModule):
         if shape["residual"].startswith("admin") and not has_omegas(checkpoint["state_dict"]):
             plain = shape | {"residual": "post"}
             checkpoint["hyper_parameters"] = settings | {"transformer": plain}
-
-    @override
-    def forward(self, source: Tensor, target_input: Tensor) -> Tensor:
-        """Return logits (N, T, V), see :meth:`admin_init.nn.Transformer.forward`."""
-        logits: Tensor = self.transformer(source, target_input)
-        return logits
 
     @override
     def training_step(self, batch: TranslationBatch, batch_idx: int) -> Tensor:
@@ -199,20 +181,6 @@ class TranslationModule(pl.LightningModule):
         """Return where each sentence stands in its split, and its translation."""
         return list(zip(batch.index.tolist(), self.translate(batch.source), strict=True))
 
-    def translate(self, source: Tensor) -> list[str]:
-        """Translate a batch into detokenised text, one string a sentence.
-
-        Args:
-            source: Shape (N, S), int64, padded with ``padding_idx``.
-        """
-        return [self._data.tokenizer.decode(pieces) for pieces in self.subwords(source)]
-
-    def subwords(self, source: Tensor) -> list[list[str]]:
-        """Translate a batch, see :meth:`translate`, into the subwords of each sentence."""
-        dictionary = self._data.target_dictionary
-        found = search(self.transformer, source, self.search)
-        return [dictionary.decode(hypotheses[0].tokens.tolist()) for hypotheses in found]
-
     @override
     def configure_optimizers(self) -> Any:
         touched = False
@@ -227,6 +195,7 @@ class TranslationModule(pl.LightningModule):
         }
 
     @property
+    @override
     def _data(self) -> TranslationDataModule:
         """What was given as `data`, or belongs to the trainer."""
         data: Any = self.data
@@ -239,10 +208,6 @@ class TranslationModule(pl.LightningModule):
                 f"{type(data).__name__}. Set `data`, or pass one to the trainer."
             )
         return data
-
-
-def _config(cls: type[Any], value: Any) -> Any:
-    return cls(**value) if isinstance(value, dict) else value
 
 
 def _gathered(own: dict[int, Any]) -> dict[int, Any]:

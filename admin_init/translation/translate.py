@@ -15,9 +15,9 @@ from admin_init.checkpoints import read_checkpoint
 from admin_init.errors import AdminInitError
 from admin_init.nn import Transformer, prepare_for_inference_
 from admin_init.translation.batching import collate
-from admin_init.translation.checkpoint import load_module
-from admin_init.translation.datamodule import TranslationDataModule
+from admin_init.translation.checkpoint import load_model
 from admin_init.translation.memory import keep_freed_memory
+from admin_init.translation.subwords import Subwords
 
 
 class Translator:
@@ -46,7 +46,7 @@ class Translator:
     ) -> None:
         keep_freed_memory()
         saved = read_checkpoint(checkpoint)
-        self.module = load_module(saved)
+        self.module = load_model(saved)
         if isinstance(self.module.transformer, Transformer):
             prepare_for_inference_(self.module.transformer)
         settings = dict(saved.get("datamodule_hyper_parameters", {}))
@@ -57,9 +57,7 @@ class Translator:
                 f"{checkpoint} does not say which data it was trained on. Give the prepared folder "
                 "as `data`."
             )
-        self.data = TranslationDataModule(
-            settings["data"], settings["source_lang"], settings["target_lang"]
-        )
+        self.data = Subwords(settings["data"], settings["source_lang"], settings["target_lang"])
         self.module.data = self.data
         known, ids = self.module.config.vocabulary_size, self.data.vocabulary_size
         if known != ids:

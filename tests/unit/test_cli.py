@@ -1,4 +1,4 @@
-"""What `admin-init` answers at once, with the imports of no command, and what it takes for typos."""
+"""What `admin-init` answers without the imports of any command, and its answers to typos."""
 
 import json
 import subprocess
