@@ -1,5 +1,6 @@
 import os
 import pickle
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from admin_init import AdminInit, AdminInitError, FoldError, find_sites
 from admin_init.checkpoints import read_checkpoint
 from admin_init.nn import TransformerConfig
 from admin_init.skip import ScaledSkip
-from admin_init.translation.checkpoint import fold_checkpoint, load_module
+from admin_init.translation.checkpoint import fold_checkpoint, load_model, load_module
 from admin_init.translation.datamodule import TranslationDataModule
+from admin_init.translation.model import TranslationModel
 from admin_init.translation.module import TranslationModule
 from admin_init.translation.optimization import OptimizationConfig
 
@@ -59,7 +61,7 @@ def saved(path: str, residual: str = "admin", **changed: Any) -> TranslationModu
     return model.eval()
 
 
-def logits(model: TranslationModule) -> Tensor:
+def logits(model: TranslationModel) -> Tensor:
     source = torch.randint(4, 40, (3, 9), generator=torch.Generator().manual_seed(1))
     source[1, 5:] = 1
     with torch.no_grad():
@@ -117,8 +119,15 @@ def test_the_model_is_rebuilt(residual: str) -> None:
     assert not again.training
     assert again.hparams == model.hparams
     assert torch.equal(logits(again), logits(model))
+    # And without what trains it.
+    bare = load_model(read_checkpoint("model.ckpt"))
+    assert not isinstance(bare, pl.LightningModule)
+    assert not bare.training
+    assert (bare.config, bare.search) == (model.config, model.search)
+    assert torch.equal(logits(bare), logits(model))
 
 
+@pytest.mark.parametrize("load", [load_model, load_module])
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -128,14 +137,14 @@ def test_the_model_is_rebuilt(residual: str) -> None:
         ("hyper_parameters", {"transformer": {"vocabulary_size": 40, "dim": 32, "heads": 2}}),
     ],
 )
-def test_a_checkpoint_of_another_module(key: str, value: Any) -> None:
+def test_a_checkpoint_of_another_module(key: str, value: Any, load: Callable[..., Any]) -> None:
     saved("model.ckpt")
     checkpoint = read_checkpoint("model.ckpt")
     del checkpoint[key]
     if value is not None:
         checkpoint[key] = value
     with pytest.raises(AdminInitError, match="no checkpoint of a translation model"):
-        load_module(checkpoint)
+        load(checkpoint)
 
 
 @pytest.mark.parametrize("residual", ["admin", "admin-closed", "admin-closed-constant"])

@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,22 @@ def test_lines_are_translated_in_their_order(checkpoint: Path, data_bin: Path) -
     assert list(translator(LINES)) == expected
     assert list(translator(iter(LINES), batch_size=3)) == expected
     assert list(translator(f"  {line}\r\n" for line in LINES)) == expected
+
+
+def test_only_what_translates_is_imported(checkpoint: Path) -> None:
+    expected = list(Translator(checkpoint)(LINES[:1]))
+    heavy = ["pytorch_lightning", "lightning_fabric", "torchmetrics", "matplotlib", "sacrebleu"]
+    heavy += ["tensorboard", "torch._dynamo", "transformers", "fairseq", "admin_init.lab"]
+    code = (
+        "import atexit, sys\n"
+        "from admin_init.cli import main\n"
+        f"atexit.register(lambda: print([name for name in {heavy} if name in sys.modules]))\n"
+        f"main(['translate', '--checkpoint', {str(checkpoint)!r}])\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], input=LINES[0], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.splitlines() == [*expected, "[]"]
 
 
 def test_a_line_out_for_each_line_in(checkpoint: Path) -> None:
