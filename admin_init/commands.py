@@ -227,7 +227,8 @@ def _report(comparison: Any, outcome: Any) -> int:
     for sentence in report.sentences(comparison, outcome):
         console.print(sentence, highlight=False, markup=False)
     for run, error in outcome.errors.items():
-        sys.stderr.write(f"{run} was stopped by an error:\n{error}")
+        gap = "\n" if "\n" in error else " "
+        sys.stderr.write(f"{run} was stopped by an error:{gap}{error.rstrip()}\n")
     for name in ("report.html", "report.png", "results.jsonl"):
         say(str(Path(comparison.output) / name))
     say(f"tensorboard --logdir {comparison.output}")

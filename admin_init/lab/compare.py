@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import queue
 import traceback
 from collections.abc import Iterator
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    wait,
-)
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager
-from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +25,7 @@ from admin_init.lab.steps import run_studies
 from admin_init.lab.verdict import unigram_entropy
 from admin_init.translation.databin import IndexedDataset
 from admin_init.translation.prepare import prepare
-from admin_init.translation.processes import end_with_parent
+from admin_init.translation.processes import Processes, report
 
 
 class Outcome(NamedTuple):
@@ -43,7 +34,7 @@ class Outcome(NamedTuple):
     results: list[Result]
     """Of the runs that came to an end, in the order of the grid."""
     errors: dict[str, str]
-    """Tracebacks of the runs that did not, by name."""
+    """Refusals or tracebacks of the runs that did not, by name."""
     entropy: float
     """Unigram entropy of the training text's target side, nats per token."""
 
@@ -97,8 +88,7 @@ def _train_all(
 ) -> None:
     with _executor(comparison) as (executor, updates):
         futures = {
-            executor.submit(_in_a_process, comparison, variant, entropy, updates): variant
-            for variant in variants
+            executor.submit(_train, comparison, variant, entropy): variant for variant in variants
         }
         for future in _as_completed(futures, updates, bars):
             variant = futures[future]
@@ -106,7 +96,9 @@ def _train_all(
                 results[variant] = future.result()
                 bars.finish(variant.name, results[variant])
             except Exception as error:  # one run must not stop the others
-                errors[variant.name] = "".join(traceback.format_exception(error))
+                refused = isinstance(error, AdminInitError)
+                text = str(error) if refused else "".join(traceback.format_exception(error))
+                errors[variant.name] = text
                 bars.fail(variant.name, error)
 
 
@@ -124,32 +116,23 @@ def _entropy(prefix: Path) -> float:
     return unigram_entropy(np.concatenate([text[i].numpy() for i in range(len(text))]))
 
 
-# Spawned, because a forked child inherits the locks of torch's threads.
-_CONTEXT = multiprocessing.get_context("spawn")
-
-
 @contextmanager
-def _executor(comparison: Comparison) -> Iterator[tuple[Executor, Any]]:
-    manager = SyncManager(ctx=_CONTEXT)
-    manager.start(end_with_parent)
-    with manager, ThreadPoolExecutor(comparison.workers) as executor:
-        try:
-            yield executor, manager.Queue()
-        finally:
-            # Who interrupts the comparison does not want the runs that still wait.
-            executor.shutdown(cancel_futures=True)
+def _executor(comparison: Comparison) -> Iterator[tuple[Executor, queue.SimpleQueue[Any]]]:
+    """Yield what runs are submitted to, and where they say how far they are."""
+    updates: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    # Fresh processes, because what a run leaves behind in memory must not reach the next.
+    with Processes(
+        comparison.workers,
+        enter_worker,
+        (comparison.threads,),
+        fresh=True,
+        on_report=updates.put,
+    ) as executor:
+        yield executor, updates
 
 
-def _in_a_process(*arguments: Any) -> Result:
-    # One of its own, because what a run leaves behind in memory must not reach the next, and a
-    # process that the system kills takes all the runs of its pool with it.
-    threads = arguments[0].threads
-    with ProcessPoolExecutor(1, _CONTEXT, initializer=enter_worker, initargs=(threads,)) as process:
-        return process.submit(_train, *arguments).result()
-
-
-def _train(comparison: Comparison, variant: Variant, entropy: float, updates: Any) -> Result:
-    return train(comparison, variant, entropy, lambda done: updates.put((variant.name, done)))
+def _train(comparison: Comparison, variant: Variant, entropy: float) -> Result:
+    return train(comparison, variant, entropy, lambda done: report((variant.name, done)))
 
 
 def _as_completed(

@@ -30,7 +30,6 @@ from admin_init.translation.checkpoint_io import WholeCheckpointIO
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule
 from admin_init.translation.optimization import OptimizationConfig
-from admin_init.translation.processes import end_with_parent
 from admin_init.translation.scoring import Bleu
 from admin_init.translation.search import SearchConfig
 
@@ -196,12 +195,7 @@ def _step(snapshot: Path) -> int:
 
 
 def enter_worker(threads: int) -> None:
-    """Prepare a worker process: its share of the cores, and no chatter between progress bars.
-
-    It ends when its parent does, however that ended: a repeated comparison must find nobody else
-    writing to its folders.
-    """
-    end_with_parent()
+    """Prepare a worker process: its share of the cores, and no chatter between progress bars."""
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", module="pytorch_lightning|torch")
     # The one logger of both distributions of Lightning; which it is depends on the imports.

@@ -1,22 +1,28 @@
 """Work that is spread over processes."""
 
+from __future__ import annotations
+
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from multiprocessing.connection import Connection
+from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
 
 from admin_init.errors import AdminInitError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+P = ParamSpec("P")
 
 
 def spread(job: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
-    """Runs a job on every task, in whatever order they finish.
+    """Run a job on every task, in whatever order they finish.
 
     Tasks are taken from the iterator when somebody is free for them, so that few are in memory.
 
@@ -31,24 +37,14 @@ def spread(job: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -
     if workers == 1:
         yield from map(job, tasks)
         return
-    # Spawned, because a forked child inherits the locks of torch's threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_enter, initargs=(job,)) as pool:
+    with Processes(workers, _enter, (job,)) as pool:
         waiting: set[Future[Result]] = set()
-        try:
-            for task in tasks:
-                waiting.add(pool.submit(_work, task))
-                if len(waiting) > workers:
-                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-            yield from (future.result() for future in as_completed(waiting))
-        except BrokenProcessPool as error:
-            raise AdminInitError(
-                "A worker process was ended from outside, perhaps because memory ran out. Repeat "
-                "the command with fewer workers; it goes on where it was."
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for task in tasks:
+            waiting.add(pool.submit(_work, task))
+            if len(waiting) > workers:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        yield from (future.result() for future in as_completed(waiting))
 
 
 _job: Callable[[Any], Any]
@@ -57,25 +53,189 @@ _job: Callable[[Any], Any]
 def _enter(job: Callable[[Any], Any]) -> None:
     global _job  # noqa: PLW0603, a pool hands its tasks to functions of a module
     _job = job
-    # Who presses Ctrl-C does not want to read what every worker was doing.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    end_with_parent()
 
 
 def _work(task: Any) -> Any:
     return _job(task)
 
 
+class Processes(ThreadPoolExecutor):
+    """An executor of spawned processes, each of which a thread waits for.
+
+    ``ProcessPoolExecutor`` does not say which process died, nor of what, and an exception that
+    leaves its ``with`` statement waits for all that is running. Here the death of a process is an
+    error of its own task, and the end of the ``with`` statement is the end of all processes.
+
+    Args:
+        workers: How many processes there are at a time.
+        initializer: Called in each process before its tasks.
+        initargs: What it is called with.
+        fresh: Whether every task gets a new process.
+        on_report: Called, in a thread of this process, with what a task gives to :func:`report`.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        initializer: Callable[..., object],
+        initargs: tuple[Any, ...],
+        *,
+        fresh: bool = False,
+        on_report: Callable[[Any], object] | None = None,
+    ) -> None:
+        super().__init__(workers)
+        self._enter = initializer, initargs
+        self._fresh = fresh
+        self._on_report = on_report
+        self._ending = False
+        self._running: set[_Worker] = set()
+        self._own = threading.local()  # each thread's worker
+
+    def submit(
+        self, fn: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[Result]:
+        """Schedule a call in one of the processes.
+
+        Its future raises an :class:`AdminInitError` where the process died.
+        """
+        return super().submit(self._call, (fn, args, kwargs))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.shutdown(wait=False, cancel_futures=True)
+        self._ending = True
+        for worker in list(self._running):
+            worker.kill()
+        self.shutdown()
+
+    def _call(self, call: tuple[Any, ...]) -> Any:
+        worker = getattr(self._own, "worker", None)
+        if worker is None:
+            worker = self._own.worker = _Worker(*self._enter)
+            self._running.add(worker)
+            if self._ending:  # and who kills them may have looked before
+                worker.kill()
+        keep = False
+        try:
+            kind, value = worker.call(call, self._on_report)
+            keep = not self._fresh
+        finally:
+            if not keep:
+                worker.kill()
+                self._running.discard(worker)
+                self._own.worker = None
+        if kind == "error":
+            raise value
+        return value
+
+
+# Spawned, because a forked child inherits the locks of torch's threads.
+_CONTEXT = multiprocessing.get_context("spawn")
+
+
+class _Worker:
+    """A process that answers one call after another."""
+
+    def __init__(self, initializer: Callable[..., object], initargs: tuple[Any, ...]) -> None:
+        self._connection, theirs = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(target=_serve, args=(theirs, initializer, initargs))
+        # The child inherits it: Ctrl-C reaches all the group, and is for the parent to answer.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
+
+    def call(self, call: tuple[Any, ...], on_report: Callable[[Any], object] | None) -> Any:
+        """Have a call made; return "result" or "error", and which."""
+        while True:
+            try:
+                if call:
+                    self._connection.send(call)
+                    call = ()
+                kind, value = self._connection.recv()
+            except (EOFError, OSError) as error:
+                raise AdminInitError(self._death()) from error
+            if kind != "report":
+                return kind, value
+            if on_report is not None:
+                on_report(value)
+
+    def kill(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.kill()
+        self._process.join()
+
+    def _death(self) -> str:
+        self._process.join()
+        code = self._process.exitcode or 0
+        how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"over, with code {code}"
+        if -code == signal.SIGKILL:
+            how += ", perhaps because memory ran out"
+        return (
+            f"The worker process {self._process.pid} was {how}. Repeat the command, with fewer "
+            "workers if memory is short; it goes on where it was."
+        )
+
+
+_parent: Connection[Any, Any]
+
+
+def report(value: Any) -> None:
+    """Send a value from a task of :class:`Processes` to the process that waits for it."""
+    _parent.send(("report", value))
+
+
+def _serve(
+    connection: Connection[Any, Any],
+    initializer: Callable[..., object],
+    initargs: tuple[Any, ...],
+) -> None:
+    global _parent  # noqa: PLW0603, tasks report from wherever they are
+    _parent = connection
+    end_with_parent()
+    initializer(*initargs)
+    while True:
+        try:
+            fn, args, kwargs = connection.recv()
+        except (EOFError, OSError):
+            return
+        answer: tuple[str, Any]
+        try:
+            answer = "result", fn(*args, **kwargs)
+        except SystemExit:
+            # What Lightning makes of SIGTERM, once an update has ended.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTERM)
+        except Exception as error:  # it is raised where the result is waited for
+            answer = "error", ExceptionWithTraceback(error, error.__traceback__)
+        try:
+            connection.send(answer)
+        except OSError:
+            return
+        except Exception as error:  # the result, or the error, cannot be pickled
+            connection.send(("error", RuntimeError(f"{answer[1]} cannot be sent: {error}")))
+
+
 def end_with_parent() -> None:
     """Let this process end when its parent does, however that ended.
 
-    Who repeats a command must find nobody else at work.
+    A repeated command must never race an orphan of the one before.
     """
-    threading.Thread(target=_outlive_nobody, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _outlive_nobody() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os._exit(1)
+    else:
+        number = os.getppid()
+        while os.getppid() == number:
+            time.sleep(0.2)
+    os._exit(1)
