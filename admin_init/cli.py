@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import inspect
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import admin_init
 from admin_init import commands
 from admin_init.errors import AdminInitError
+from admin_init.interruption import WORDS, end_at_once, on_signals
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -135,7 +138,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name == "help":
         name, *arguments = [*arguments, "--help"]
     try:
-        code = _run(name, arguments)
+        with _signals(name, arguments):
+            code = _run(name, arguments)
     except BrokenPipeError:
         # Whoever reads our output has read enough, as `head` does; the rest has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -147,6 +151,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"admin-init {name}: interrupted\n")
         code = 128 + signal.SIGINT
     sys.exit(code)
+
+
+def _signals(name: str, arguments: list[str]) -> AbstractContextManager[None]:
+    """Let SIGINT and SIGTERM end a command at once that a repeated one takes up."""
+    of_trainer = name in COMMANDS and COMMANDS[name].run is None
+    if not of_trainer and name not in ("compare", "prepare"):
+        return nullcontext()
+
+    def answer(number: signal.Signals) -> None:
+        line = f"admin-init {name}: {WORDS[number]}."
+        command = shlex.join(["admin-init", name, *arguments])
+        if name == "fit":
+            line += f" No update was under way. To begin again: {command}"
+        elif not of_trainer:
+            line += f" What is done is kept. To go on: {command}"
+        end_at_once(number, line)
+
+    return on_signals(answer)
 
 
 def _run(name: str, arguments: list[str]) -> int:

@@ -15,7 +15,18 @@ import admin_init
 ROOT = Path(admin_init.__file__).parent
 
 LAYERS = [
-    {"checkpoints", "errors", "fields", "files", "moments", "omega", "parsing", "skip", "version"},
+    {
+        "checkpoints",
+        "errors",
+        "fields",
+        "files",
+        "interruption",
+        "moments",
+        "omega",
+        "parsing",
+        "skip",
+        "version",
+    },
     {"profile_data", "sites"},
     {"dependency", "preserve", "profiling", "rescale"},
     {"adapters", "nn"},

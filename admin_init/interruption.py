@@ -1,0 +1,88 @@
+"""SIGINT and SIGTERM, answered at once, whatever the main thread is doing."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+"""The signals that are answered, and what they do to a command."""
+
+_SHOW_CURSOR = b"\x1b[?25h"  # which a progress bar hides
+
+_wakeup_fds: set[int] = set()
+
+
+@contextmanager
+def on_signals(answer: Callable[[signal.Signals], object]) -> Iterator[None]:
+    """Call ``answer`` at every SIGINT and SIGTERM, in a thread of its own.
+
+    Python's handlers wait until the main thread is back from C++, which may take minutes, and what
+    they raise may be caught there, or be taken for another error. Signals that are ignored stay so.
+    In another thread than the main one, where Python allows no handlers, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    answered = [number for number in WORDS if signal.getsignal(number) is not signal.SIG_IGN]
+
+    def listen() -> None:
+        while received := os.read(reading, 1):
+            if received[0] in answered:
+                answer(signal.Signals(received[0]))
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    _wakeup_fds.add(writing)
+    former_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    # Any function of Python's will do, for the number to be written there.
+    former = {number: signal.signal(number, _leave_to_listener) for number in answered}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(former_fd)
+        _wakeup_fds.discard(writing)
+        os.close(writing)
+        listener.join()
+        os.close(reading)
+
+
+def end_at_once(number: signal.Signals, line: str) -> NoReturn:
+    """End this process and its workers, and leave nothing behind but a line on standard error.
+
+    Nothing is tidied up: this is for work that a repeated command takes up, as after a kill.
+    """
+    try:
+        for child in multiprocessing.active_children():
+            child.kill()
+        for stream in (1, 2):
+            if os.isatty(stream):
+                os.write(stream, _SHOW_CURSOR)
+        os.write(2, f"{line}\n".encode())
+    finally:
+        os._exit(128 + number)
+
+
+def _leave_to_listener(number: int, frame: object) -> None:
+    pass
+
+
+def _forget_listener() -> None:
+    # A forked child would write to its parent's pipe, and one Ctrl-C be taken for many.
+    former = signal.set_wakeup_fd(-1)
+    if former not in _wakeup_fds:
+        signal.set_wakeup_fd(former)
+
+
+with contextlib.suppress(AttributeError):  # where there is no fork
+    os.register_at_fork(after_in_child=_forget_listener)
