@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +18,14 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from typing_extensions import override
 
+from admin_init.callbacks.interruption import SaveWhenInterrupted
 from admin_init.checkpoints import read_checkpoint
 from admin_init.errors import AdminInitError
 from admin_init.parsing import OptionParser
 from admin_init.translation.checkpoint_io import WholeCheckpointIO
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule
+from admin_init.translation.processes import end_with_parent
 
 _SECTIONS = ("transformer", "optimization", "search", "fairseq")
 _CALLS = {"class_path", "init_args", "dict_kwargs", "_class_path"}
@@ -40,6 +46,7 @@ class RecipeCLI(LightningCLI):
             if not isinstance(settings.get(name), Namespace):
                 given = settings.get(name)
                 raise AdminInitError(f"`{name}` must be a mapping of options, but is {given}.")
+        self._command = ["admin-init", *(args if isinstance(args, list) else [])]
         self._search = settings.model.search
         checkpoint = settings.get("ckpt_path")
         if checkpoint and Path(checkpoint).is_file():
@@ -71,6 +78,23 @@ class RecipeCLI(LightningCLI):
         # Not what a recipe may have chosen as one of the trainer's plugins.
         if type(strategy.checkpoint_io) is TorchCheckpointIO:
             strategy.checkpoint_io = WholeCheckpointIO()
+        if self.config.get("subcommand") == "fit":
+            callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+            callbacks.append(SaveWhenInterrupted(self._command))
+
+    @override
+    def _run_subcommand(self, subcommand: str) -> None:
+        if "LOCAL_RANK" in os.environ:
+            end_with_parent()
+        try:
+            super()._run_subcommand(subcommand)
+        except RuntimeError as error:
+            lost = _lost_process(error, self.trainer)
+            if lost is None:
+                raise
+            raise AdminInitError(
+                f"{lost} Repeat the command; `--ckpt_path FILE` goes on from a checkpoint."
+            ) from error
 
     def after_predict(self) -> None:
         """Print the translations, in the order of the split."""
@@ -91,6 +115,21 @@ def _is_plain(value: Any) -> bool:
             # Where any type goes, the parser reads a string as YAML, of which this makes a mapping.
             return ":" not in value
     return True
+
+
+def _lost_process(error: RuntimeError, trainer: Any) -> str | None:
+    """Name the process whose death ``error`` is about, if it is about one."""
+    text = str(error).partition("DataLoader worker")
+    if text[1]:
+        return f"A {text[1]}{text[2].strip().partition('. ')[0].rstrip('.')}."
+    for process in getattr(trainer.strategy.launcher, "procs", []):
+        # The error may be there before the process is.
+        with suppress(AttributeError, subprocess.TimeoutExpired):
+            if code := process.wait(2):
+                how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"over, with {code}"
+                trainer.strategy.launcher.kill(signal.SIGKILL)
+                return f"The training process {process.pid} was {how}."
+    return None
 
 
 def _of_method(config: Any) -> Any:
