@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from admin_init.errors import AdminInitError
-from admin_init.translation.processes import spread
+from admin_init.translation.processes import Processes, report, spread
 
 
 def square(number: int) -> tuple[int, int]:
@@ -50,8 +51,87 @@ def test_an_error_of_a_worker_ends_it_all() -> None:
 
 
 def test_a_worker_that_the_system_ends_is_an_error_that_says_so() -> None:
-    with pytest.raises(AdminInitError, match="fewer workers"):
+    with pytest.raises(AdminInitError, match=r"worker process \d+ was ended by SIGKILL.* fewer"):
         list(spread(die, range(9), 2))
+
+
+def signalled(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(600)
+
+
+def as_lightning(number: int) -> None:
+    def answer(*_: object) -> None:
+        raise SystemExit
+
+    signal.signal(number, answer)
+    signalled(number)
+
+
+def told(number: int) -> int:
+    report(number)
+    return os.getpid()
+
+
+def pair(number: int) -> object:
+    return lambda: number
+
+
+def nothing() -> None:
+    pass
+
+
+def test_a_process_dies_alone_and_is_named() -> None:
+    with Processes(2, nothing, ()) as processes:
+        ended = processes.submit(signalled, signal.SIGTERM)
+        answered = processes.submit(as_lightning, signal.SIGTERM)
+        over = processes.submit(os._exit, 3)
+        alive = processes.submit(square, 3)
+        for dead in (ended, answered):
+            with pytest.raises(AdminInitError, match=r"process \d+ was ended by SIGTERM\. Repeat"):
+                dead.result()
+        with pytest.raises(AdminInitError, match="over, with code 3"):
+            over.result()
+        assert alive.result()[0] == 9
+
+
+def test_a_process_is_kept_or_fresh_and_reports() -> None:
+    for fresh, expected in ((False, 1), (True, 3)):
+        got: list[int] = []
+        with Processes(1, nothing, (), fresh=fresh, on_report=got.append) as processes:
+            pids = list(processes.map(told, range(3)))
+        assert len(set(pids)) == expected
+        assert got == [0, 1, 2]
+
+
+def test_an_error_shows_where_it_came_from_and_what_cannot_be_sent_is_one() -> None:
+    with Processes(1, nothing, ()) as processes:
+        with pytest.raises(KeyError) as raised:
+            processes.submit(fail, 1).result()
+        assert "in fail" in str(raised.value.__cause__)
+        with pytest.raises(RuntimeError, match="cannot be sent"):
+            processes.submit(pair, 1).result()
+        assert processes.submit(square, 2).result()[0] == 4
+
+
+def test_an_exception_waits_for_nobody() -> None:
+    begun = threading.Event()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Processes(1, nothing, (), on_report=lambda _: begun.set()) as processes,
+    ):
+        running = processes.submit(sleep_soundly, 600)
+        waiting = processes.submit(square, 1)
+        assert begun.wait(120)
+        raise KeyboardInterrupt
+    with pytest.raises(AdminInitError, match="SIGKILL"):
+        running.result()
+    assert waiting.cancelled()
+
+
+def sleep_soundly(seconds: int) -> None:
+    report("begun")
+    time.sleep(seconds)
 
 
 PARENT = """
