@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import psutil
 import pytest
 
 from admin_init import cli
@@ -44,19 +45,30 @@ def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, **options)
 
 
-def kill_at(file: Path, *arguments: str) -> None:
-    """Start ``admin-init``, and kill it when a file appears.
+def kill_at(file: Path, *arguments: str, number: signal.Signals = signal.SIGKILL) -> str:
+    """Start ``admin-init``, and send a signal when a file appears.
 
-    Its children are killed with it, and nobody gets to tidy up.
+    SIGKILL goes to its children too, and nobody gets to tidy up; others to the command alone, whose
+    children must end.
+
+    Returns:
+        What it said on standard error.
     """
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = start(*arguments, **silent, start_new_session=True)
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = start(*arguments, **pipes, start_new_session=True)
     try:
         until = time.monotonic() + 120
         while not file.exists():
             assert process.poll() is None, "it ended before there was such a file"
             assert time.monotonic() < until, "there was no such file in time"
             time.sleep(0.005)
+        if number != signal.SIGKILL:
+            children = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(number)
+            assert process.wait(60) == 128 + number
+            assert not psutil.wait_procs(children, timeout=60)[1]
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        _, errors = process.communicate()
+    return errors.decode()

@@ -114,22 +114,20 @@ class Processes(ThreadPoolExecutor):
 
     def _call(self, call: tuple[Any, ...]) -> Any:
         worker = getattr(self._own, "worker", None)
-        if worker is None:
-            worker = self._own.worker = _Worker(*self._enter)
-            self._running.add(worker)
-            if self._ending:  # and who kills them may have looked before
-                worker.kill()
-        keep = False
+        calls = [call] if worker else [(*self._enter, {}), call]
+        worker = self._own.worker = worker or _Worker()
+        self._running.add(worker)
+        if self._ending:  # and who kills them may have looked before
+            worker.kill()
+        kept = False
         try:
-            kind, value = worker.call(call, self._on_report)
-            keep = not self._fresh
+            *_, value = [worker.call(each, self._on_report) for each in calls]
+            kept = not self._fresh
         finally:
-            if not keep:
+            if not kept:
                 worker.kill()
                 self._running.discard(worker)
                 self._own.worker = None
-        if kind == "error":
-            raise value
         return value
 
 
@@ -140,9 +138,11 @@ _CONTEXT = multiprocessing.get_context("spawn")
 class _Worker:
     """A process that answers one call after another."""
 
-    def __init__(self, initializer: Callable[..., object], initargs: tuple[Any, ...]) -> None:
+    def __init__(self) -> None:
         self._connection, theirs = _CONTEXT.Pipe()
-        self._process = _CONTEXT.Process(target=_serve, args=(theirs, initializer, initargs))
+        # Not with what it will do, which may import for seconds, and that before it can notice
+        # that its parent has died.
+        self._process = _CONTEXT.Process(target=_serve, args=(theirs,))
         # The child inherits it: Ctrl-C reaches all the group, and is for the parent to answer.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -152,17 +152,19 @@ class _Worker:
         theirs.close()
 
     def call(self, call: tuple[Any, ...], on_report: Callable[[Any], object] | None) -> Any:
-        """Have a call made; return "result" or "error", and which."""
+        """Have a call made, and return or raise what it does."""
+        kind, value = "call", call
         while True:
             try:
-                if call:
-                    self._connection.send(call)
-                    call = ()
+                if kind == "call":
+                    self._connection.send(value)
                 kind, value = self._connection.recv()
             except (EOFError, OSError) as error:
                 raise AdminInitError(self._death()) from error
-            if kind != "report":
-                return kind, value
+            if kind == "result":
+                return value
+            if kind == "error":
+                raise value
             if on_report is not None:
                 on_report(value)
 
@@ -191,15 +193,10 @@ def report(value: Any) -> None:
     _parent.send(("report", value))
 
 
-def _serve(
-    connection: Connection[Any, Any],
-    initializer: Callable[..., object],
-    initargs: tuple[Any, ...],
-) -> None:
+def _serve(connection: Connection[Any, Any]) -> None:
     global _parent  # noqa: PLW0603, tasks report from wherever they are
     _parent = connection
     end_with_parent()
-    initializer(*initargs)
     while True:
         try:
             fn, args, kwargs = connection.recv()

@@ -2,10 +2,11 @@
 
 import json
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from subprocess import DEVNULL
+from subprocess import DEVNULL, PIPE
 from typing import Any
 
 import psutil
@@ -72,25 +73,44 @@ def undisturbed(folder: Path) -> dict[str, str]:
     return figures(folder)
 
 
-def kill_when(due: Callable[[], bool], recipe: str, workers: int = 1) -> bool:
-    """Start a comparison and kill it when it is due; False where it was done before."""
+def kill_when(
+    due: Callable[[], bool],
+    recipe: str,
+    workers: int = 1,
+    number: signal.Signals = signal.SIGKILL,
+    worker: bool = False,
+) -> str | None:
+    """Start a comparison and send a signal when it is due; None where it was done before.
+
+    Nobody but the command itself, or one worker, gets the signal, and nobody may be left.
+
+    Returns:
+        What it said on standard error.
+    """
     process = start(
-        "compare", "--config", recipe, "--workers", str(workers), stdout=DEVNULL, stderr=DEVNULL
+        "compare", "--config", recipe, "--workers", str(workers), stdout=DEVNULL, stderr=PIPE
     )
     until = time.monotonic() + 120
     while not due():
         if process.poll() is not None:
             assert process.returncode == 0
-            return False
+            return None
         assert time.monotonic() < until, "it was not due in time"
         time.sleep(0.005)
     children = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.wait()
-    # Nobody but the command itself was killed, and nobody may be left.
+    if worker:
+        busiest = max(children, key=lambda child: child.cpu_times().user)
+        busiest.send_signal(number)
+    else:
+        process.send_signal(number)
+    _, errors = process.communicate()
+    if worker:
+        assert process.returncode == 1
+    else:
+        assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
-    return True
+    return errors.decode()
 
 
 def steps(run: Path) -> int:
@@ -115,11 +135,15 @@ def new(folder: Path) -> Path:
 def test_killed_and_repeated_on_two_processes(tmp_path: Path) -> None:
     killed = new(tmp_path / "killed")
     recipe, run = write_recipe(killed), killed / "out" / GOOD
-    assert kill_when((run / "last.ckpt").exists, recipe)
+    said = kill_when((run / "last.ckpt").exists, recipe, number=signal.SIGTERM)
+    assert said == (
+        "admin-init compare: terminated. What is done is kept. To go on: "
+        f"admin-init compare --config {recipe} --workers 1\n"
+    )
     assert not (run / "result.json").exists()
     reached = steps(run)
     assert 0 < reached < 38
-    assert kill_when(lambda: steps(run) > reached, recipe)
+    assert kill_when(lambda: steps(run) > reached, recipe) == ""
     repeated = call("compare", "--config", recipe, "--workers", "2")
     assert repeated.code == 0
     expected = undisturbed(new(tmp_path / "whole"))
@@ -127,6 +151,19 @@ def test_killed_and_repeated_on_two_processes(tmp_path: Path) -> None:
     assert expected.keys() == {"results.jsonl", GOOD, DIVERGED}
     diverged = json.loads(expected[DIVERGED])
     assert len(diverged["history"]["train_loss"]) < 38
+
+
+def test_the_death_of_a_worker_is_named_and_costs_no_other_run(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, max_steps=300, validate_every=20, bleu=False)
+    run = tmp_path / "out" / GOOD
+    said = kill_when((run / "last.ckpt").exists, recipe, worker=True)
+    assert said is not None
+    line = next(line for line in said.splitlines() if GOOD in line)
+    assert "was stopped by an error: The worker process" in line
+    assert "was ended by SIGKILL, perhaps because memory ran out. Repeat the command" in line
+    assert "Traceback" not in said
+    assert (tmp_path / "out" / DIVERGED / "result.json").exists()
+    assert not (run / "result.json").exists()
 
 
 @pytest.mark.slow
@@ -146,7 +183,7 @@ def test_killed_at_ten_random_moments(tmp_path: Path) -> None:
         done = False
         while not done and kills < 10:
             due = time.monotonic() + moments.uniform(0, whole_time / 2)
-            done = not kill_when(lambda due=due: time.monotonic() > due, recipe, 2)  # type: ignore[misc]
+            done = kill_when(lambda due=due: time.monotonic() > due, recipe, 2) is None  # type: ignore[misc]
             kills += not done
         assert call("compare", "--config", recipe, "--workers", "2").code == 0
         assert figures(folder) == expected

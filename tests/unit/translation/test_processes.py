@@ -5,7 +5,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -114,19 +116,21 @@ def test_an_error_shows_where_it_came_from_and_what_cannot_be_sent_is_one() -> N
         assert processes.submit(square, 2).result()[0] == 4
 
 
-def test_an_exception_waits_for_nobody() -> None:
+def interrupted(futures: list[Future[Any]]) -> None:
     begun = threading.Event()
-    with (
-        pytest.raises(KeyboardInterrupt),
-        Processes(1, nothing, (), on_report=lambda _: begun.set()) as processes,
-    ):
-        running = processes.submit(sleep_soundly, 600)
-        waiting = processes.submit(square, 1)
+    with Processes(1, nothing, (), on_report=lambda _: begun.set()) as processes:
+        futures += [processes.submit(sleep_soundly, 600), processes.submit(square, 1)]
         assert begun.wait(120)
         raise KeyboardInterrupt
+
+
+def test_an_exception_waits_for_nobody() -> None:
+    futures: list[Future[Any]] = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(futures)
     with pytest.raises(AdminInitError, match="SIGKILL"):
-        running.result()
-    assert waiting.cancelled()
+        futures[0].result()
+    assert futures[1].cancelled()
 
 
 def sleep_soundly(seconds: int) -> None:
