@@ -9,8 +9,12 @@ import resource
 import signal
 import socket
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from admin_init.interruption import on_signals
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["admin_init.cli", "admin_init.translation.recipe"])
@@ -32,7 +36,13 @@ class Ended(NamedTuple):
         return self.text.strip().rpartition("\n")[2]
 
 
-def run(*arguments: str, ranks: int = 1, after: float = 200, most: int | None = None) -> Ended:
+def run(
+    *arguments: str,
+    ranks: int = 1,
+    after: float = 200,
+    most: int | None = None,
+    first: Callable[[int], object] = int,
+) -> Ended:
     """Run `admin-init` in this folder.
 
     Args:
@@ -40,12 +50,16 @@ def run(*arguments: str, ranks: int = 1, after: float = 200, most: int | None = 
         ranks: How many processes train together.
         after: All of them are killed so many seconds later.
         most: The kernel kills a process that writes more bytes than this into a file.
+        first: Called in each process with its rank.
     """
     began = time.monotonic()
     outputs = [Path(f"output-{rank}.txt").absolute() for rank in range(ranks)]
     port = _free_port()
     processes = [
-        _SERVER.Process(target=_run, args=(arguments, output, _rank(rank, ranks, port), most))
+        _SERVER.Process(
+            target=_run,
+            args=(arguments, output, _rank(rank, ranks, port), most, partial(first, rank)),
+        )
         for rank, output in enumerate(outputs)
     ]
     for process in processes:
@@ -58,6 +72,22 @@ def run(*arguments: str, ranks: int = 1, after: float = 200, most: int | None = 
         process.join()
     text = "".join(output.read_text("utf-8") for output in outputs if output.exists())
     return Ended(processes[0].exitcode, text, time.monotonic() - began)
+
+
+def start(*arguments: str) -> tuple[Any, Path]:
+    """Start `admin-init` in this folder, and wait until it answers signals.
+
+    Returns:
+        Its process, and the file that gets all that it says.
+    """
+    output = Path("output-0.txt").absolute()
+    output.unlink(missing_ok=True)
+    process = _SERVER.Process(target=_run, args=(arguments, output, {}, None, int))
+    process.start()
+    while not output.exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    return process, output
 
 
 def _free_port() -> str:
@@ -74,10 +104,22 @@ def _rank(rank: int, ranks: int, port: str) -> dict[str, str]:
 
 
 def _run(
-    arguments: tuple[str, ...], output: Path, environment: dict[str, str], most: int | None
+    arguments: tuple[str, ...],
+    output: Path,
+    environment: dict[str, str],
+    most: int | None,
+    first: Callable[[], object],
 ) -> None:
     os.chdir(output.parent)
     os.environ.update(environment)
+    # As from a terminal, wherever the tests run.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with on_signals(lambda number: os._exit(128 + number)):  # before the command's own, and after
+        first()
+        _run_here(arguments, output, most)
+
+
+def _run_here(arguments: tuple[str, ...], output: Path, most: int | None) -> None:
     stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(stream, 1)
     os.dup2(stream, 2)

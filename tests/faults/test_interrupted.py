@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -10,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from command_line import Done, call
+from forked import run
 from small_run import LAST, LAST_STEP, fit, losses, weights, write_recipe
 
 from admin_init.checkpoints import load
@@ -105,3 +108,40 @@ def test_an_interrupted_run_resumes_bit_by_bit(
     assert weights(LAST) == weights(whole / LAST)
     files = [{path.name for path in (folder / "run").iterdir()} for folder in (whole, Path())]
     assert files[0] == files[1]
+
+
+def interrupt_the_second(rank: int) -> None:
+    if rank == 1:
+        send_at(12, "training_step", pytest.MonkeyPatch(), signal.SIGINT)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_ends_both_where_they_resume() -> None:
+    write_recipe(devices=2, strategy="ddp")
+    run("--help")  # which the server imports everything for
+    assert run(*fit("whole"), ranks=2).code == 0
+    shutil.move("run", "undisturbed")
+    ended = run(*fit("first"), ranks=2, first=interrupt_the_second)
+    assert ended.code == 128 + signal.SIGINT, ended.text
+    assert ended.text.count("admin-init fit: ") == 1
+    step = load(INTERRUPTED)["global_step"]
+    assert f"admin-init fit: interrupted after update {step}. " in ended.text
+    shutil.rmtree("run/logs")
+    resumed = run(*fit("first", last=str(INTERRUPTED)), ranks=2)
+    assert resumed.code == 0, resumed.text
+    expected = losses("whole", "undisturbed")
+    assert losses("first") == {s: loss for s, loss in expected.items() if s >= step}
+    assert weights(LAST) == weights(Path("undisturbed/last.ckpt"))
+
+
+def test_the_death_of_a_loading_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_recipe()
+
+    def kill_it(self: Any, *_: Any) -> None:
+        for child in psutil.Process().children(recursive=True):
+            child.kill()
+
+    monkeypatch.setattr(TranslationModule, "on_train_epoch_start", kill_it)
+    done = call(*fit("first"), "--data.num_workers", "1")
+    assert done.code == 2
+    assert re.search(r"A DataLoader worker \(pid.*Repeat the command; `--ckpt_path", done.err)
