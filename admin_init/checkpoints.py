@@ -16,7 +16,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from admin_init.errors import AdminInitError
-from admin_init.files import write_bytes
+from admin_init.files import make_folder, move_whole, write_bytes
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -89,14 +89,14 @@ def write_safetensors(model: nn.Module, destination: str | os.PathLike[str]) -> 
         AdminInitError: There is no room for it.
     """
     destination = Path(destination)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
+    make_folder(destination.parent)
+    with tempfile.TemporaryDirectory(prefix=".", dir=destination.parent) as folder:
         part = Path(folder) / destination.name
         try:
             save_model(model, str(part), {"format": "pt"})
         except SafetensorError as error:
             raise AdminInitError(f"{destination} cannot be written: {error}") from error
-        part.replace(destination)
+        move_whole(part, destination)
 
 
 def _check_sums(path: str | os.PathLike[str]) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import zlib
-from dataclasses import InitVar, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from admin_init.errors import ProfileError
-from admin_init.files import write_json
+from admin_init.errors import AdminInitError, ProfileError
+from admin_init.fields import from_json
+from admin_init.files import parse_checked, write_checked
 from admin_init.omega import RULES, Rule
 from admin_init.version import __version__
 
@@ -51,10 +50,7 @@ class AdminProfile:
     version: str = __version__
     """Version of this package that measured it."""
 
-    checksum: InitVar[int | None] = None
-    """Of all the rest, as :meth:`save` writes it; None where nobody took it."""
-
-    def __post_init__(self, checksum: int | None) -> None:
+    def __post_init__(self) -> None:
         problems = [f"`rule` is {self.rule!r}"] * (self.rule not in RULES)
         problems += ["there are no sites"] * (not self.sites)
         problems += [f"`batches` must be at least 1, but is {self.batches}"] * (self.batches < 1)
@@ -69,10 +65,6 @@ class AdminProfile:
                 problems.append(f"`{site.name}` has {site.elements} elements")
         if len({site.name for site in self.sites}) < len(self.sites):
             problems.append("two sites have the same name")
-        if checksum is not None and checksum != _checksum(self.to_dict()):
-            problems.append(
-                "it is damaged or was edited, as its `checksum` says; remove that if you edited it"
-            )
         if problems:
             raise ProfileError(f"This is no valid profile: {'; '.join(problems)}.")
 
@@ -114,16 +106,16 @@ class AdminProfile:
         Raises:
             ProfileError: A field is missing, unknown or of the wrong type.
         """
-        site_values = _checked(values, cls)["sites"]
-        if not isinstance(site_values, list | tuple):
-            raise ProfileError(f"`sites` must be a list, but is {type(site_values).__name__}.")
-        sites = tuple(SiteProfile(**_checked(site, SiteProfile)) for site in site_values)
-        return cls(**{**values, "sites": sites})
+        try:
+            return from_json(cls, values, complete=True)
+        except ProfileError:
+            raise
+        except AdminInitError as error:
+            raise ProfileError(str(error)) from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the profile as JSON, with a checksum, whole or not at all."""
-        values = self.to_dict()
-        write_json(path, {**values, "checksum": _checksum(values)})
+        write_checked(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AdminProfile:
@@ -133,36 +125,10 @@ class AdminProfile:
             ProfileError: The file is not there, or holds no profile.
         """
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-            return cls.from_dict(values)
+            return cls.from_dict(parse_checked(Path(path).read_bytes()))
         except FileNotFoundError as error:
             raise ProfileError(f"There is no profile at {path}.") from error
         except OSError as error:
             raise ProfileError(f"The profile {path} cannot be read: {error.strerror}.") from error
-        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise ProfileError(f"{path} holds no profile of this package: {error}") from error
-
-
-def _checksum(values: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(values, sort_keys=True).encode("utf-8"))
-
-
-_TYPES: dict[str, Any] = {"str": str, "float": (int, float), "int": int, "Rule": str}
-
-
-def _checked(values: Any, cls: type) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        raise ProfileError(f"{cls.__name__} must be a mapping, but is {type(values).__name__}.")
-    known = {field.name: str(field.type) for field in fields(cls)}
-    optional = {"checksum"} if cls is AdminProfile else set()
-    problems = [f"unknown field {name!r}" for name in values if name not in {*known, *optional}]
-    for name, type_name in known.items():
-        if name not in values:
-            problems.append(f"`{name}` is missing")
-        elif type_name in _TYPES and (
-            not isinstance(values[name], _TYPES[type_name]) or isinstance(values[name], bool)
-        ):
-            problems.append(f"`{name}` must be a {type_name}, but is {values[name]!r}")
-    if problems:
-        raise ProfileError(f"{cls.__name__}: {'; '.join(problems)}.")
-    return values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from admin_init.callbacks.report import log_profile
 from admin_init.callbacks.silence import own_copy, silenced
 from admin_init.callbacks.weight_decay import no_weight_decay
 from admin_init.errors import ProfileError, UnsupportedModelError
+from admin_init.files import move_whole
 from admin_init.folding import folded
 from admin_init.omega import Rule, check_rule
 from admin_init.profile_data import AdminProfile
@@ -164,7 +166,9 @@ class AdminInit(Callback):
             return
         batch, batch_idx = self._last_batch
         path = Path(folder) / FOLDED_FILE
-        part = path.with_name(f".{FOLDED_FILE}.part")
+        # The same on all ranks, which may write it together, and nobody else's.
+        token = trainer.strategy.broadcast(secrets.token_hex(8))
+        part = path.with_name(f".{FOLDED_FILE}.{token}.part")
 
         def run() -> object:
             # In the precision of the weights, in which the fold is exact.
@@ -175,7 +179,7 @@ class AdminInit(Callback):
         with silenced(trainer, pl_module), folded(pl_module, run, sites=self.sites(pl_module)):
             trainer.save_checkpoint(part, weights_only=True)
         if trainer.is_global_zero:
-            part.replace(path)
+            move_whole(part, path)
         self._last_batch = None
 
     def on_load_checkpoint(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from admin_init.callbacks.base import Callback
 from admin_init.callbacks.stability_step import MonitoredStep
-from admin_init.files import write_text
+from admin_init.files import open_for_appending, write_text
 from admin_init.measures.spikes import SpikeDetector
 
 if TYPE_CHECKING:
@@ -201,8 +201,8 @@ class StabilityMonitor(Callback):
     def _report(self, trainer: pl.Trainer, spike: dict[str, Any]) -> None:
         self.spikes.append(spike)
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(_line(spike))
+        with open_for_appending(self._file) as file:
+            file.write(_line(spike).encode())
 
 
 def _line(spike: Mapping[str, Any]) -> str:

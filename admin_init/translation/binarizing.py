@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
-from admin_init.files import naming
+from admin_init.files import whole_file
 from admin_init.translation.databin import IndexedDatasetBuilder
 from admin_init.translation.dictionary import Dictionary
 from admin_init.translation.errors import CorpusError
@@ -50,9 +51,11 @@ def _write_split(
 ) -> None:
     source_prefix, target_prefix = prefixes
     with (
+        ExitStack() as opened,
         IndexedDatasetBuilder(source_prefix, len(dictionary)) as sources,
         IndexedDatasetBuilder(target_prefix, len(dictionary)) as targets,
     ):
+        plain = None
         for shard in shards:
             part = IdShard.load(shard.path("ids"))
             ids = np.array([dictionary.index(token) for token in part.tokens], np.int64)
@@ -60,9 +63,8 @@ def _write_split(
             targets.extend(ids[part.target], part.target_sizes)
             if part.references:
                 # Without the ending fairseq would take it for a data-bin of the kind "raw".
-                plain = Path(f"{target_prefix}.txt")
-                with naming(plain), plain.open("a", encoding="utf-8", newline="\n") as references:
-                    references.writelines(f"{reference}\n" for reference in part.references)
+                plain = plain or opened.enter_context(whole_file(f"{target_prefix}.txt"))
+                plain.writelines(f"{reference}\n".encode() for reference in part.references)
             _record(part, split)
     # What is drawn from the training data was not read as a split of its own.
     split.read = split.read or split.kept + sum(found.count for found in split.dropped.values())

@@ -12,6 +12,7 @@ import struct
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from admin_init.files import naming
+from admin_init.files import naming, whole_file
 from admin_init.translation.errors import CorpusError
 
 _MAGIC = b"MMIDIDX\x00\x00"
@@ -184,9 +185,12 @@ class IndexedDatasetBuilder:
         self._dtype = "<u2" if vocabulary_size < 65_500 else "<u4"
         # Not a list: a corpus may have tens of millions of sentences.
         self._sizes = array("i")
+        self._files = ExitStack()
 
     def __enter__(self) -> Self:
-        self._stream = _temporary(self._data).open("wb")
+        # What is opened last appears first: an index is there only where its data are.
+        self._index_stream = self._files.enter_context(whole_file(self._index))
+        self._stream = self._files.enter_context(whole_file(self._data))
         return self
 
     def add(self, ids: Sequence[int]) -> None:
@@ -216,8 +220,7 @@ class IndexedDatasetBuilder:
             raise ValueError(
                 f"sizes must add up to {len(ids)} ids, but are {sizes.sum()} together."
             )
-        with naming(self._data):
-            self._stream.write(ids.astype(self._dtype).tobytes())
+        self._stream.write(ids.astype(self._dtype).tobytes())
         self._sizes.frombytes(sizes.astype(np.int32).tobytes())
 
     def __exit__(
@@ -226,28 +229,20 @@ class IndexedDatasetBuilder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            with naming(self._data):
-                self._stream.close()
-            if kind is None:
-                with naming(self._index):
-                    self._write_index()
-                for path in (self._data, self._index):
-                    _temporary(path).replace(path)
-        finally:
-            for path in (self._data, self._index):
-                _temporary(path).unlink(missing_ok=True)
+        with self._files:
+            if error is not None:
+                raise error
+            self._write_index()
 
     def _write_index(self) -> None:
         sizes = np.frombuffer(self._sizes, np.int32)
         starts = np.zeros(len(sizes), "<i8")
         np.cumsum(sizes[:-1], out=starts[1:])
         starts *= np.dtype(self._dtype).itemsize
-        with _temporary(self._index).open("wb") as index:
-            index.write(_HEADER.pack(_MAGIC, _VERSION, _CODES[self._dtype], len(sizes)))
-            index.write(sizes.astype("<i4").data)
-            index.write(starts.data)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f"{path.name}.tmp")
+        with naming(self._index):
+            self._index_stream.write(
+                _HEADER.pack(_MAGIC, _VERSION, _CODES[self._dtype], len(sizes))
+            )
+            self._index_stream.write(sizes.astype("<i4").data)
+            self._index_stream.write(starts.data)
+            self._index_stream.flush()

@@ -5,12 +5,12 @@ from dataclasses import asdict
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from shutil import copyfile
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from admin_init.files import write_bytes
 from admin_init.translation.binarizing import write_data_bin
 from admin_init.translation.corpora import ParallelCorpus
 from admin_init.translation.errors import CorpusError
@@ -86,7 +86,7 @@ def prepare(
             shards = pipeline.run(manifest)
             write_data_bin(shards, manifest, scratch.result)
             model = SUBWORD_MODELS[config.subwords]
-            copyfile(scratch.model / model, scratch.result / model)
+            write_bytes(scratch.result / model, (scratch.model / model).read_bytes())
             manifest.seal(scratch.result)
             scratch.publish()
     return manifest

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from admin_init.files import write_json
+from admin_init.files import make_folder, move_whole, remove, write_json
 from admin_init.translation.errors import CorpusError
 
 _PLAN = "plan.json"
@@ -47,7 +47,9 @@ class Scratch:
         return self.folder / "result"
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.folder.is_symlink():
+            raise CorpusError(f"{self.folder} is a link, but must be a folder. Remove it.")
+        make_folder(self.folder)
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
@@ -55,13 +57,16 @@ class Scratch:
                 f"{self._destination} is being prepared by another process. Wait until that has "
                 "ended, or choose another folder."
             ) from error
-        shutil.rmtree(self.result, ignore_errors=True)
+        if self._former.exists() and not self._destination.exists():
+            # A run was killed between the two moves of `publish`.
+            move_whole(self._former, self._destination)
+        remove(self.result)
         if self._former_plan() != self._plan:
             (self.folder / _PLAN).unlink(missing_ok=True)
             for path in (self.shards, self.model):
-                shutil.rmtree(path, ignore_errors=True)
+                remove(path)
         for path in (self.shards, self.model, self.result):
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
         write_json(self.folder / _PLAN, self._plan)
         return self
 
@@ -73,11 +78,14 @@ class Scratch:
 
     def publish(self) -> None:
         """Moves the result to where it is wanted, in place of what is there."""
-        former = self.folder / "former"
-        shutil.rmtree(former, ignore_errors=True)
+        remove(self._former)
         if self._destination.exists():
-            self._destination.rename(former)
-        self.result.rename(self._destination)
+            move_whole(self._destination, self._former)
+        move_whole(self.result, self._destination)
+
+    @property
+    def _former(self) -> Path:
+        return self.folder / "former"
 
     def __exit__(
         self,

@@ -6,6 +6,7 @@ from typing import Any, Never
 
 import pytest
 
+from admin_init.files import move_whole
 from admin_init.translation.bpe import BytePairs
 from admin_init.translation.corpora import ParallelCorpus
 from admin_init.translation.errors import CorpusError
@@ -140,3 +141,38 @@ def test_what_another_run_has_finished_meanwhile_is_not_replaced(tmp_path: Path)
         prepare(make_corpus(pairs), tmp_path / "bin", vocabulary_size=100)
     assert Manifest.load(tmp_path / "bin").settings["vocabulary_size"] == 80
     assert {path.name for path in tmp_path.iterdir()} == {"bin"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_killed_between_its_two_moves_loses_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    prepare(make_corpus(), tmp_path / "bin", vocabulary_size=90)
+    before = files(tmp_path / "bin")
+
+    def killed(part: Path, path: Path) -> None:
+        if path == tmp_path / "bin":
+            raise KeyboardInterrupt
+        move_whole(part, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("admin_init.translation.scratch.move_whole", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(make_corpus(), tmp_path / "bin", vocabulary_size=80, overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {".bin.scratch"}
+    if overwrite:
+        prepare(make_corpus(), tmp_path / "bin", vocabulary_size=80, overwrite=True)
+        assert Manifest.load(tmp_path / "bin").settings["vocabulary_size"] == 80
+    else:
+        with pytest.raises(CorpusError, match="vocabulary_size is 80, but was 90"):
+            prepare(make_corpus(), tmp_path / "bin", vocabulary_size=80)
+        assert files(tmp_path / "bin") == before
+    assert {path.name for path in tmp_path.iterdir()} == {"bin"}
+
+
+def test_a_scratch_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "victim" / "result").mkdir(parents=True)
+    (tmp_path / ".bin.scratch").symlink_to(tmp_path / "victim")
+    with pytest.raises(CorpusError, match=r"\.bin\.scratch is a link"):
+        prepare(make_corpus(), tmp_path / "bin", vocabulary_size=90)
+    assert (tmp_path / "victim" / "result").is_dir()
