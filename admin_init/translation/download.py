@@ -1,7 +1,10 @@
 """Files from the network, or from a mirror: whole or not at all, resumed, and checked."""
 
 import hashlib
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from os import PathLike
 from pathlib import Path
@@ -11,10 +14,17 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import wrap_file
 
-from admin_init.files import read_json, write_json
+from admin_init.files import (
+    make_folder,
+    move_whole,
+    open_for_appending,
+    read_json,
+    write_json,
+)
 from admin_init.translation.errors import CorpusError
 
 RECORDS = "checksums.json"
@@ -32,7 +42,8 @@ def fetch(
     """Finds a file in a folder, or downloads it there.
 
     A download that is interrupted leaves a ``.part``, which the next one continues. The SHA-256 of
-    a finished one is kept in ``checksums.json``, and holds from then on.
+    a finished one is kept in ``checksums.json``, and holds from then on. Who comes while another
+    downloads into the folder waits, and finds what that has left.
 
     Args:
         url: Where the file is published.
@@ -50,37 +61,66 @@ def fetch(
     """
     folder = Path(folder)
     path = folder / (name or urlsplit(url).path.rpartition("/")[2])
-    records = _records(folder / RECORDS)
-    if path.exists():
-        if path.name in records:
-            checksum = f"sha256:{records[path.name]['sha256']}"
-        if problem := _mismatch(path, checksum):
-            raise CorpusError(f"{path} {problem} Delete the file, and it will be downloaded again.")
-        return path
+    # At first without the lock: it cannot be taken in a folder that may not be written.
+    if not _is_there(path, checksum):
+        origin = url if mirror is None else _within(mirror, path.name)
+        try:
+            with _alone(folder):
+                if not _is_there(path, checksum):
+                    _add(path, origin, checksum, trusted=mirror is not None)
+        except (OSError, HTTPException) as error:
+            raise CorpusError(
+                f"{origin} cannot be downloaded ({error}). Try again, or put the file into "
+                f"{folder} yourself."
+            ) from error
+    return path
 
-    origin = url if mirror is None else _within(mirror, path.name)
-    part = path.with_name(f"{path.name}.part")
+
+def _is_there(path: Path, checksum: str | None) -> bool:
+    """Says whether a file is in its folder, and sees that it is the right one."""
+    records = _records(path.with_name(RECORDS))
+    if not path.exists():
+        return False
+    if path.name in records:
+        checksum = f"sha256:{records[path.name]['sha256']}"
+    if problem := _mismatch(path, checksum):
+        raise CorpusError(f"{path} {problem} Delete the file, and it will be downloaded again.")
+    return True
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Waits until nobody else downloads into a folder, and lets nobody begin meanwhile."""
+    make_folder(folder)
+    lock = FileLock(folder / ".lock")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _download(origin, part)
-    except (OSError, HTTPException) as error:
-        raise CorpusError(
-            f"{origin} cannot be downloaded ({error}). Try again, or put the file into {folder} "
-            "yourself."
-        ) from error
+        lock.acquire(timeout=0)
+    except Timeout:
+        sys.stderr.write(f"Waiting for another process that downloads into {folder}.\n")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _add(path: Path, origin: str, checksum: str | None, *, trusted: bool) -> None:
+    """Downloads a file into its folder, and records it there."""
+    part = path.with_name(f"{path.name}.part")
+    _download(origin, part)
     if problem := _mismatch(part, checksum):
-        if mirror is None:
+        if not trusted:
             part.unlink()
             raise CorpusError(f"{origin} {problem} Try again; if it stays, the file has changed.")
-        warnings.warn(f"{origin} {problem} It is used all the same.", stacklevel=2)
+        warnings.warn(f"{origin} {problem} It is used all the same.", stacklevel=3)
+    records = _records(path.with_name(RECORDS))
     records[path.name] = {
         "sha256": _digest(part, "sha256"),
         "bytes": part.stat().st_size,
         "from": origin,
     }
-    write_json(folder / RECORDS, records)
-    part.replace(path)
-    return path
+    write_json(path.with_name(RECORDS), records)
+    move_whole(part, path)
 
 
 def _records(path: Path) -> dict[str, Any]:
@@ -98,6 +138,8 @@ def _within(mirror: str, name: str) -> str:
 
 
 def _download(url: str, part: Path) -> None:
+    if part.is_symlink():
+        part.unlink()
     begun = part.stat().st_size if part.exists() else 0
     request = Request(url, headers={"Range": f"bytes={begun}-"} if begun else {})
     try:
@@ -116,8 +158,9 @@ def _download(url: str, part: Path) -> None:
             wrap_file(
                 response, int(length or 0), description=part.stem, console=Console(stderr=True)
             ) as stream,
-            part.open("ab" if begun else "wb") as file,
+            open_for_appending(part) as file,
         ):
+            file.truncate(begun)
             copyfileobj(stream, file)
     if total is not None and part.stat().st_size != total:
         raise ConnectionError(f"it broke off after {part.stat().st_size:,} of {total:,} bytes")

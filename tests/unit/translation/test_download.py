@@ -1,10 +1,11 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Barrier, Thread
 from typing import Any
 
 import pytest
@@ -69,7 +70,8 @@ def mirror(tmp_path: Path) -> Path:
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    """Name the files that people see: the lock stays for those who wait for it."""
+    return {path.name for path in folder.iterdir()} - {".lock"}
 
 
 def test_a_download_is_recorded_and_not_repeated(mirror: Path, serve: Serve) -> None:
@@ -91,6 +93,44 @@ def test_a_broken_download_goes_on_where_it_was(serve: Serve) -> None:
     assert fetch(url, "folder", checksum=SHA256).read_bytes() == CONTENT
     assert Dying.asked == [None, "bytes=512000-"]
     assert names(Path("folder")) == {"corpus.tgz", RECORDS}
+
+
+class Slow(Quiet):
+    """Counts who asks, and lets others come meanwhile."""
+
+    asked: list[str] = []  # noqa: RUF012
+    both = Barrier(2)
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.both.wait()
+        super().do_GET()
+
+
+def test_of_several_downloads_of_one_folder_one_downloads(
+    mirror: Path, serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"{serve(Slow, directory=str(mirror))}/corpus.tgz"
+    Slow.asked.clear()
+    with ThreadPoolExecutor(3) as threads:
+        fetching = [threads.submit(fetch, url, "folder") for _ in range(3)]
+        said = ""
+        while said.count("Waiting for another process that downloads into folder") < 2:
+            said += capsys.readouterr().err
+        Slow.both.wait()  # The other two have found the folder locked.
+        paths = [future.result() for future in fetching]
+    assert all(path.read_bytes() == CONTENT for path in paths)
+    assert Slow.asked == ["/corpus.tgz"]
+    assert names(Path("folder")) == {"corpus.tgz", RECORDS}
+
+
+def test_a_planted_part_is_not_followed(mirror: Path, serve: Serve) -> None:
+    Path("victim").write_bytes(b"keep")
+    Path("folder").mkdir()
+    Path("folder/corpus.tgz.part").symlink_to(Path("victim").absolute())
+    url = f"{serve(Quiet, directory=str(mirror))}/corpus.tgz"
+    assert fetch(url, "folder").read_bytes() == CONTENT
+    assert Path("victim").read_bytes() == b"keep"
 
 
 def test_a_server_that_cannot_go_on_begins_again(mirror: Path, serve: Serve) -> None:
