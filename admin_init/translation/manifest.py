@@ -1,12 +1,11 @@
 """What a prepared corpus says about itself: ``prepare.json``."""
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from admin_init.files import write_text
+from admin_init.files import parse_checked, write_checked
 from admin_init.translation.errors import CorpusError
 from admin_init.translation.prepare_config import PrepareConfig
 
@@ -82,7 +81,7 @@ class Manifest:
             CorpusError: The folder has none, or it is damaged.
         """
         try:
-            content = json.loads((folder / NAME).read_bytes())
+            content = parse_checked((folder / NAME).read_bytes())
             for split in content["splits"].values():
                 split["dropped"] = {why: Dropped(**is_) for why, is_ in split["dropped"].items()}
             content["splits"] = {name: Split(**is_) for name, is_ in content["splits"].items()}
@@ -96,14 +95,15 @@ class Manifest:
             return manifest
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorpusError(
-                f"{folder} exists, but is no prepared corpus: its {NAME} cannot be read ({error}). "
+                f"{folder} exists, but is no prepared corpus: its {NAME} cannot be read "
+                f"({str(error).rstrip('.')}). "
                 "Choose another folder, or remove this one."
             ) from error
 
     def seal(self, folder: Path) -> None:
         """Notes the files of a folder and what is in them, and writes the manifest there."""
         self.outputs = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-        write_text(folder / NAME, json.dumps(asdict(self), indent=2) + "\n")
+        write_checked(folder / NAME, asdict(self))
 
     def damages(self, folder: Path) -> list[str]:
         """Names the files of a folder that are not what they were."""

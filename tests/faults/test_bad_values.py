@@ -102,7 +102,9 @@ def test_manifests(
         outcomes.append("refused" if said else "read")
         assert not said or str(here / "bin") in said
 
-    number = examine(check, with_a_nasty_place(json.loads(path.read_text())), tries(300, 40))
+    whole = json.loads(path.read_text())
+    del whole["checksum"]  # which knows all of them
+    number = examine(check, with_a_nasty_place(whole), tries(300, 40))
     fill(cells, "Manifests", number, outcomes)
 
 
