@@ -8,10 +8,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from admin_init.files import read_json, write_json
+from admin_init.errors import AdminInitError
+from admin_init.fields import fits
+from admin_init.files import read_json, set_aside, write_json
 from admin_init.translation.scoring import Bleu, TokenisedBleu
 
 NAME = "test.json"
+_KEYS = {"data", "sha256", "checkpoint"}
 
 
 def record_test(
@@ -35,7 +38,7 @@ def record_test(
     path = checkpoint.with_name(NAME)
     with checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    entries: list[dict[str, Any]] = read_json(path) if path.exists() else []
+    entries = _entries(path) if path.exists() else []
     same = {"data": str(data), "sha256": digest}
     entries = [entry for entry in entries if entry | same != entry]
     others = [entry["checkpoint"] for entry in entries if entry["data"] == str(data)]
@@ -53,3 +56,19 @@ def record_test(
         "tokenised_bleu": tokenised.line,
     }
     write_json(path, [*entries, same | scores])
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    try:
+        entries: list[dict[str, Any]] = read_json(path)
+        if fits(list[dict[str, Any]], entries) and all(entry.keys() >= _KEYS for entry in entries):
+            return entries
+        fault = f"{path} cannot be used: it holds no list of scores."
+    except AdminInitError as error:
+        fault = str(error)
+    # The scores that were just computed must not be lost by it.
+    aside = set_aside(path)
+    warnings.warn(
+        f"{fault} It is now {aside.name}: what was scored before is not known.", stacklevel=3
+    )
+    return []
