@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from admin_init.errors import AdminInitError
 from admin_init.lab.comparison import Comparison
 from admin_init.lab.grid import Variant
-from admin_init.lab.result import Result, finished
+from admin_init.lab.result import Result, kept
 from admin_init.lab.run import build, enter_worker, train
 from admin_init.lab.settings import check_unchanged, write_settings
 from admin_init.lab.steps import run_studies
@@ -66,7 +66,7 @@ def compare(comparison: Comparison, *, progress: bool = True) -> Outcome:
     results = {
         variant: result
         for variant in variants
-        if (result := finished(comparison, variant, entropy)) is not None
+        if (result := kept(comparison, variant, entropy)) is not None
     }
     errors: dict[str, str] = {}
     waiting = [variant for variant in variants if variant not in results]

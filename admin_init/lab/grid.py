@@ -99,7 +99,7 @@ class Grid:
             AdminInitError: A depth is not of the form `18-18`, or has no decoder.
         """
         for depth in self.depth:
-            _check_depth(depth)
+            check_depth(depth)
         values = [
             [None] if (axis := getattr(self, name)) is None else axis for name in _SLOWEST_FIRST
         ]
@@ -123,7 +123,12 @@ _SLOWEST_FIRST = (
 )
 
 
-def _check_depth(depth: str) -> None:
+def check_depth(depth: str) -> None:
+    """See that layers are written as the papers do.
+
+    Raises:
+        AdminInitError: They are not, or there is no decoder.
+    """
     layers = depth.split("-")
     if len(layers) != 2 or not all(part.isdecimal() for part in layers):
         raise AdminInitError(f"`depth` must be of the form `18-18`, but is {depth!r}.")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from admin_init.errors import AdminInitError
+from admin_init.files import write_whole
 from admin_init.lab.compare import Outcome
 from admin_init.lab.comparison import Comparison
 from admin_init.lab.grid import Grid
@@ -24,7 +26,7 @@ class Merged(NamedTuple):
     comparison: Comparison
     """Title and criteria are those of the first folder, the axes those of all of them."""
     outcome: Outcome
-    """The errors name the runs that no folder has a result of."""
+    """The errors name the runs that no folder has a result of that can be used."""
 
 
 def merge(folders: Sequence[str], output: str) -> Merged:
@@ -53,20 +55,23 @@ def merge(folders: Sequence[str], output: str) -> Merged:
         comparisons[0], output=output, share="1/1", grid=_united([c.grid for c in comparisons])
     )
     check_unchanged(comparison)
-    runs = _runs(paths)
-    for run, folder in runs.items():
+    runs, faults = _runs(paths)
+    for run, (folder, _) in runs.items():
         shutil.copytree(
             folder / run,
             Path(output) / run,
-            ignore=shutil.ignore_patterns("*.ckpt"),
+            ignore=_not_copied,
+            copy_function=_copy,
             dirs_exist_ok=True,
         )
     write_settings(comparison, entropy)
-    wanted = dict.fromkeys(variant for c in comparisons for variant in c.grid.variants())
-    others = (Result.load(folder / run / RESULT).variant for run, folder in runs.items())
-    results = [finished(comparison, variant, entropy) for variant in wanted | dict.fromkeys(others)]
+    wanted = [variant for c in comparisons for variant in c.grid.variants()]
+    there = dict.fromkeys([*wanted, *(result.variant for _, result in runs.values())])
+    results = [finished(comparison, variant, entropy) for variant in there if variant.name in runs]
     missing = {v.name: "No folder has its result.\n" for v in wanted if v.name not in runs}
-    return Merged(comparison, Outcome([r for r in results if r is not None], missing, entropy))
+    return Merged(
+        comparison, Outcome([r for r in results if r is not None], missing | faults, entropy)
+    )
 
 
 def _check_same(
@@ -92,25 +97,53 @@ def _united(grids: list[Grid]) -> Grid:
     return Grid(**axes)
 
 
-def _runs(folders: list[Path]) -> dict[str, Path]:
-    """Return which folder each run is taken from."""
-    runs: dict[str, Path] = {}
+def _runs(folders: list[Path]) -> tuple[dict[str, tuple[Path, Result]], dict[str, str]]:
+    """Return the folder that each run is taken from, with its result, and why others are not."""
+    runs: dict[str, tuple[Path, Result]] = {}
+    faults: dict[str, str] = {}
     for folder in folders:
         for path in sorted(folder.glob(f"*/{RESULT}")):
             run = path.parent.name
-            before = runs.setdefault(run, folder)
-            if _figures(before / run / RESULT) != _figures(path):
+            try:
+                result = _load(path)
+            except (AdminInitError, OSError) as error:
+                faults[run] = f"{error} Repeat the comparison there: it takes the run up again.\n"
+                continue
+            before, its = runs.setdefault(run, (folder, result))
+            if _figures(its) != _figures(result):
                 raise AdminInitError(
                     f"{before / run} and {path.parent} have other figures of the same run. Keep "
                     "the one that is right, and remove the other."
                 )
-    return runs
+    for run in faults.keys() & runs.keys():
+        sys.stderr.write(f"{faults.pop(run)}{run} is taken from {runs[run][0]}.\n")
+    return runs, faults
 
 
-def _figures(path: Path) -> str:
+def _load(path: Path) -> Result:
+    if path.is_symlink() or not path.is_file():
+        raise AdminInitError(f"{path} cannot be used: it is no file, or a link.")
+    return Result.load(path)
+
+
+def _figures(result: Result) -> str:
     """What the same run gives everywhere; as text, in which NaN equals NaN."""
-    result = asdict(Result.load(path))
     # The verdict depends on the criteria, which are applied anew.
     return json.dumps(
-        {k: v for k, v in result.items() if k not in ("seconds", "trained", "reason")}
+        {k: v for k, v in asdict(result).items() if k not in ("seconds", "trained", "reason")}
     )
+
+
+def _not_copied(folder: str, names: list[str]) -> list[str]:
+    """Name checkpoints, hidden files, and what is neither a file nor a folder of the run itself."""
+    paths = [Path(folder) / name for name in names]
+    strange = [p for p in paths if p.is_symlink() or not (p.is_file() or p.is_dir())]
+    for path in strange:
+        sys.stderr.write(f"{path} is not copied: it is no file, or a link.\n")
+    large = [path for path in paths if path.suffix == ".ckpt" or path.name.startswith(".")]
+    return [path.name for path in (*strange, *large)]
+
+
+def _copy(source: str, destination: str) -> None:
+    with Path(source).open("rb") as original:
+        write_whole(destination, lambda copy: shutil.copyfileobj(original, copy))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import shutil
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from admin_init.files import write_bytes, write_text
+from admin_init.files import remove, write_bytes, write_text
 from admin_init.lab.compare import Outcome
 from admin_init.lab.comparison import Comparison
 from admin_init.lab.curves import curves, gradient_norms, outcomes
@@ -111,7 +110,7 @@ def _figures(comparison: Comparison, outcome: Outcome) -> dict[str, tuple[str, F
 
 def _show_in_tensorboard(folder: Path, figures: dict[str, Figure]) -> None:
     # Its events are added to those that lie there, and the report replaces the one before.
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     with SummaryWriter(str(folder)) as writer:
         for name, figure in figures.items():
             writer.add_figure(name.replace("_", " "), figure)

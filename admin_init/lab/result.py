@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import asdict, dataclass, fields
+import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from admin_init.files import read_json
+from admin_init.errors import AdminInitError
+from admin_init.fields import fits, from_json
+from admin_init.files import read_checked, set_aside
 from admin_init.lab.comparison import Comparison
-from admin_init.lab.grid import Precision, Variant
+from admin_init.lab.grid import Precision, Variant, check_depth
 from admin_init.lab.history import loss_spikes
 from admin_init.translation.scoring import Bleu
 
@@ -65,9 +68,23 @@ class Result:
 
     @classmethod
     def load(cls, path: Path) -> Result:
-        """Read a finished run's result."""
-        values = read_json(path)
-        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+        """Read a finished run's result.
+
+        Raises:
+            AdminInitError: The file is damaged or was edited, or is not of the run in whose folder
+                it lies.
+        """
+
+        def build(values: dict[str, Any]) -> Result:
+            result = from_json(cls, values)
+            _check_course(result.history)
+            check_depth(result.depth)
+            for name in (result.run, result.variant.name):
+                if name != path.parent.name:
+                    raise AdminInitError(f"it is the result of {name!r}.")
+            return result
+
+        return read_checked(path, build)
 
     @property
     def variant(self) -> Variant:
@@ -90,8 +107,57 @@ class Result:
         return values | {"updates": self.updates}
 
 
+@dataclass
+class _Validation:
+    step: int
+    nll: float
+    source_gain: float
+
+
+@dataclass
+class _Norms:
+    step: int
+    norms: dict[str, float]
+
+
+_COURSE = {
+    "train_loss": list[float],
+    "grad_norm": list[float],
+    "validation": list[_Validation],
+    "layer_grad_norm": list[_Norms],
+}
+
+
+def _check_course(history: dict[str, Any]) -> None:
+    """See that a history has what a run is judged by and what is drawn of it."""
+    given = {"layer_grad_norm": []} | history  # older ones have none
+    wrong = [name for name, hint in _COURSE.items() if not fits(hint, given.get(name))]
+    if wrong or not history["validation"]:
+        wrong = wrong or ["validation"]
+        raise AdminInitError(
+            f"its `history` lacks {' and '.join(wrong)}, or has other values there."
+        )
+
+
+def kept(comparison: Comparison, variant: Variant, entropy: float) -> Result | None:
+    """Return the result of a variant as :func:`finished` does, if it can be used.
+
+    One that cannot is set aside, so that the run is taken up again.
+    """
+    try:
+        return finished(comparison, variant, entropy)
+    except AdminInitError as error:
+        aside = set_aside(Path(comparison.output) / variant.name / RESULT)
+        sys.stderr.write(f"{error} It is now {aside.name}, and the run is taken up again.\n")
+        return None
+
+
 def finished(comparison: Comparison, variant: Variant, entropy: float) -> Result | None:
-    """Return the result of a variant that was trained before, judged by the criteria of now."""
+    """Return the result of a variant that was trained before, judged by the criteria of now.
+
+    Raises:
+        AdminInitError: See :meth:`Result.load`.
+    """
     path = Path(comparison.output) / variant.name / RESULT
     if not path.exists():
         return None

@@ -19,7 +19,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from admin_init.callbacks.admin import AdminInit
 from admin_init.callbacks.random_state import RandomState
 from admin_init.callbacks.stability import StabilityMonitor
-from admin_init.files import write_json
+from admin_init.files import write_checked
 from admin_init.lab.comparison import Comparison
 from admin_init.lab.grid import Variant
 from admin_init.lab.history import History
@@ -159,7 +159,7 @@ def train(
         bleu = Bleu(0.0, "")
     result = judged(comparison, variant, course, entropy, bleu)
     _log_outcome(trainer.logger, variant, result)
-    write_json(folder / RESULT, asdict(result))
+    write_checked(folder / RESULT, asdict(result))
     return result
 
 

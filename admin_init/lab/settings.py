@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from admin_init.errors import AdminInitError
-from admin_init.files import read_json, write_json
+from admin_init.fields import fits, from_json
+from admin_init.files import read_checked, write_checked
 from admin_init.lab.comparison import Comparison
-from admin_init.lab.grid import Grid
-from admin_init.lab.verdict import Criteria
-from admin_init.translation.engine import FairseqConfig
-from admin_init.translation.sources import CorpusConfig
+
+T = TypeVar("T")
 
 SETTINGS = "comparison.json"
 
@@ -31,44 +32,59 @@ _FREE = (
     "studies",
 )
 
-_NESTED = {"corpus": CorpusConfig, "grid": Grid, "fairseq": FairseqConfig, "criteria": Criteria}
-
 
 def write_settings(comparison: Comparison, entropy: float) -> None:
     """Keep the settings, and the unigram entropy in nats that its runs are judged by."""
-    write_json(Path(comparison.output) / SETTINGS, _values(comparison) | {"entropy": entropy})
+    write_checked(Path(comparison.output) / SETTINGS, _values(comparison) | {"entropy": entropy})
 
 
 def read_settings(folder: Path) -> tuple[Comparison, float]:
     """Read what :func:`write_settings` wrote.
 
     Raises:
-        AdminInitError: The folder is not that of a comparison, or of one before there was this.
+        AdminInitError: The folder is not that of a comparison, or of one before there was this, or
+            the file is damaged or was edited.
     """
     if not (folder / SETTINGS).exists():
         raise AdminInitError(f"{folder} holds no comparison: it has no {SETTINGS}.")
-    values = read_json(folder / SETTINGS)
-    entropy = values.pop("entropy", None)
-    if entropy is None:
+    if _read(folder, dict).get("entropy") is None:
         raise AdminInitError(
             f"{folder / SETTINGS} was written by an earlier version. Repeat the comparison there: "
             "no finished run is trained again."
         )
-    for name, nested in _NESTED.items():
-        values[name] = None if values[name] is None else nested(**values[name])
-    return Comparison(**values), entropy
+    return _read(folder, _settings)
+
+
+def _settings(values: dict[str, Any]) -> tuple[Comparison, float]:
+    entropy = values.pop("entropy")
+    if not (fits(float, entropy) and 0 < entropy < math.inf):
+        raise AdminInitError(f"`entropy` must be a positive number, but is {entropy!r}.")
+    missing = [name for name in ("corpus", "grid") if name not in values]
+    if missing:
+        raise AdminInitError(f"`{'` and `'.join(missing)}` is missing.")
+    return from_json(Comparison, values), entropy
+
+
+def _read(folder: Path, build: Callable[[dict[str, Any]], T]) -> T:
+    try:
+        return read_checked(folder / SETTINGS, build)
+    except AdminInitError as error:
+        raise AdminInitError(
+            f"{error} Remove the file, and repeat the comparison there, with the settings that its "
+            "runs were trained with: no finished run is trained again."
+        ) from error
 
 
 def check_unchanged(comparison: Comparison) -> None:
     """Refuse a folder that holds runs of other settings.
 
     Raises:
-        AdminInitError: It names what was changed.
+        AdminInitError: It names what was changed, or the file is damaged or was edited.
     """
     output = Path(comparison.output)
     if not (output / SETTINGS).exists():
         return
-    changed = differences(_values(Comparison()) | read_json(output / SETTINGS), comparison)
+    changed = differences(_values(Comparison()) | _read(output, dict), comparison)
     if changed:
         raise AdminInitError(
             f"{output} holds runs of other settings: "

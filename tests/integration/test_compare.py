@@ -233,3 +233,14 @@ def test_what_is_scored_is_the_average_of_the_last_validations(folder: Path) -> 
     assert json.loads((run / "result.json").read_text())["val_nll"] == pytest.approx(
         result(folder, GOOD)["val_nll"], rel=1e-6
     )
+
+
+def test_a_damaged_result_is_set_aside_and_its_run_taken_up_again(folder: Path) -> None:
+    before, path = result(folder, GOOD), folder / "out" / GOOD / "result.json"
+    path.write_text("")
+    again = compare(str(folder / "recipe.yaml"), *NOT_BROKEN)
+    assert again.code == 0
+    assert f"{path} cannot be used: it is empty. It is now result.json.damaged-1" in again.err
+    assert path.with_name("result.json.damaged-1").read_text() == ""
+    differing = {key for key, value in result(folder, GOOD).items() if value != before[key]}
+    assert differing == {"seconds", "checksum"}

@@ -57,7 +57,7 @@ def figures(folder: Path) -> dict[str, str]:
     return {"results.jsonl": (folder / "out" / "results.jsonl").read_text(), **runs}
 
 
-NO_FIGURES = ("seconds", "trained", "reason")
+NO_FIGURES = ("seconds", "trained", "reason", "checksum")
 
 
 def undisturbed(folder: Path) -> dict[str, str]:

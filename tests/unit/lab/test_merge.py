@@ -1,6 +1,8 @@
 import json
 import math
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import pytest
 
 from admin_init import AdminInitError
-from admin_init.files import write_json
+from admin_init.files import write_checked, write_json
 from admin_init.lab.comparison import Comparison
 from admin_init.lab.grid import Grid, Variant
 from admin_init.lab.merge import merge
@@ -153,3 +155,84 @@ def test_what_cannot_be_merged(folders: list[str], output: str, message: str) ->
     with pytest.raises(AdminInitError) as refused:
         merge(folders, output)
     assert message in str(refused.value)
+
+
+def edited(path: Path, **changed: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty": (lambda path: path.write_text(""), "it is empty"),
+    "cut": (lambda path: path.write_text('{"run":'), "it is no JSON"),
+    "a list": (lambda path: path.write_text("[]"), "it holds a list"),
+    "deep": (lambda path: path.write_text("[" * 100_000), "it is no JSON"),
+    "a string": (lambda path: edited(path, seed="1"), "`seed` must be a int, but is '1'"),
+    "no course": (lambda path: edited(path, history={}), "its `history` lacks train_loss"),
+    "outside": (
+        lambda path: edited(path, residual="../../../x"),
+        "it is the result of '../../../x_18-18",
+    ),
+    "another run": (lambda path: edited(path, run="other"), "it is the result of 'other'"),
+    "a depth": (lambda path: edited(path, depth="x"), "`depth` must be of the form"),
+    "a figure": (
+        lambda path: write_checked(path, json.loads(path.read_text())) or edited(path, val_nll=0.5),
+        "damaged or was edited",
+    ),
+    "a link": (
+        lambda path: path.rename("kept.json") and path.symlink_to(Path("kept.json").absolute()),
+        "it is no file, or a link",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_result_is_named_and_the_others_are_merged(fault: str) -> None:
+    break_, message = FAULTS[fault]
+    computer("a")
+    bad = GRID.variants()[1]
+    break_(Path("a", bad.name, "result.json"))
+    outcome = merge(["a"], "merged").outcome
+    assert [run.variant for run in outcome.results] == [v for v in GRID.variants() if v != bad]
+    assert list(outcome.errors) == [bad.name]
+    assert f"a/{bad.name}/result.json" in outcome.errors[bad.name]
+    assert message in outcome.errors[bad.name]
+    assert "takes the run up again" in outcome.errors[bad.name]
+    assert not Path("merged", bad.name).exists()
+
+
+def test_a_bad_result_is_taken_from_another_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    computer("a")
+    shutil.copytree("a", "b")
+    bad = GRID.variants()[1].name
+    Path("a", bad, "result.json").write_text("")
+    outcome = merge(["a", "b"], "merged").outcome
+    assert (len(outcome.results), outcome.errors) == (8, {})
+    assert f"{bad} is taken from b." in capsys.readouterr().err
+
+
+def test_only_files_of_the_run_are_copied(capsys: pytest.CaptureFixture[str]) -> None:
+    computer("a")
+    run = GRID.variants()[0].name
+    Path("secret").write_text("secret")
+    Path("a", run, "there").symlink_to(Path("secret").absolute())
+    Path("a", run, "nowhere").symlink_to("nothing")
+    os.mkfifo(Path("a", run, "pipe"))
+    Path("a", run, ".last.ckpt.0123.part").write_text("half")
+    assert merge(["a"], "merged").outcome.errors == {}
+    copied = {path.name for path in Path("merged", run).iterdir()}
+    assert copied == {"events.out.tfevents.1", "result.json"}
+    said = capsys.readouterr().err
+    for name in ("there", "nowhere", "pipe"):
+        assert f"{run}/{name} is not copied" in said
+
+
+def test_a_report_folder_that_is_a_link_is_replaced() -> None:
+    computer("a")
+    for folder in ("merged", "victim"):
+        Path(folder).mkdir()
+    Path("victim/keep").write_text("keep")
+    Path("merged/report").symlink_to(Path("victim").absolute())
+    write_report(*merge(["a"], "merged"))
+    assert [path.name for path in Path("victim").iterdir()] == ["keep"]
+    assert not Path("merged/report").is_symlink()
+    assert list(Path("merged/report").iterdir())

@@ -66,7 +66,45 @@ def test_a_folder_of_an_earlier_version_goes_on() -> None:
     values = json.loads(path.read_text())
     for name in ("grid", "precision", "max_minutes", "sensitivity", "monitor_every", "entropy"):
         del values[name]
+    del values["checksum"]
     path.write_text(json.dumps(values))
     check_unchanged(comparison)
     with pytest.raises(AdminInitError, match="`max_minutes` was None, is 1"):
         check_unchanged(replace(comparison, max_minutes=1))
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("", "it is empty"),
+        ('{"title":', "it is no JSON"),
+        ("[1]", "it holds a list"),
+        ({"zzz": 1}, "unknown field 'zzz'"),
+        ({"corpus": {"kind": "zzz"}}, "`kind` is 'zzz', but must be one of embedded"),
+        ({"max_steps": "many"}, r"`max_steps` must be a int \| None, but is 'many'"),
+        ({"studies": ["../../x"]}, r"`studies` is '\.\./\.\./x'"),
+        ({"entropy": 0}, "`entropy` must be a positive number, but is 0"),
+        ({"entropy": "4"}, "`entropy` must be a positive number, but is '4'"),
+        ({"grid": None}, "Grid must be a mapping"),
+        ({"max_steps": -1}, "`max_steps` must be at least 1"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(content: Any, fault: str) -> None:
+    write_settings(FULL, entropy=4.0)
+    path = Path("out/comparison.json")
+    if isinstance(content, dict):
+        values = json.loads(path.read_text())
+        del values["checksum"]
+        content = json.dumps(values | content)
+    path.write_text(content)
+    with pytest.raises(AdminInitError, match=rf"out/comparison\.json cannot.*{fault}.*Remove the"):
+        read_settings(Path("out"))
+
+
+def test_edited_settings_are_named() -> None:
+    write_settings(FULL, entropy=4.0)
+    path = Path("out/comparison.json")
+    path.write_text(path.read_text().replace('"max_steps": 500', '"max_steps": 501'))
+    for read in (lambda: read_settings(Path("out")), lambda: check_unchanged(FULL)):
+        with pytest.raises(AdminInitError, match="damaged or was edited"):
+            read()
