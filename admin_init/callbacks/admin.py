@@ -23,6 +23,7 @@ from admin_init.callbacks.refusals import (
     check_trainer,
     check_training_step,
     check_untrained,
+    warn_of_no_profile,
     warn_of_others,
 )
 from admin_init.callbacks.report import log_profile
@@ -53,7 +54,8 @@ class AdminInit(Callback):
     then goes on with that same batch, exactly as if the omegas had been loaded from a file.
 
     The profile is logged to every logger, kept in the checkpoints, and written beside them as
-    ``admin_profile.json``. A resumed run keeps its omegas and does not profile again.
+    ``admin_profile.json``. A resumed run keeps its omegas and does not profile again, unless its
+    checkpoint was saved before the first update and before any profile; that one is profiled.
 
     Args:
         rule: How omegas follow from variances, see :func:`admin_init.omega.omega_from_variances`.
@@ -109,6 +111,7 @@ class AdminInit(Callback):
         """The profile in force, from the first batch on."""
         self._settled = False
         self._resumed = False
+        self._loaded = False
         self._last_batch: tuple[Any, int] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -121,7 +124,7 @@ class AdminInit(Callback):
                 check_training_step(pl_module)
             if self.fold_on_end:
                 check_fold(trainer)
-            self._settled = False
+            self._settled = self._loaded = False
             around(pl_module, "configure_optimizers", self._configure_optimizers)
         self._install(pl_module, complete=False)
         builds_later = is_overridden(pl_module, "configure_model")
@@ -132,15 +135,15 @@ class AdminInit(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Rescale on the first batch of a run that is not a resumed one."""
+        """Rescale on the first batch of a run that no profile has set up."""
         if self.fold_on_end:
             self._last_batch = batch, batch_idx
         if self._settled:
             return
         self._settled = True
-        if trainer.global_step > 0 or self._resumed:
-            return
         sites = self.sites(pl_module)
+        if self._goes_on(trainer, sites):
+            return
         check_optimized(trainer, sites)
         if not self.force:
             check_untrained(sites)
@@ -210,8 +213,21 @@ class AdminInit(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the profile of the run that is resumed."""
-        saved = state_dict["profile"]
+        saved = state_dict.get("profile")
         self.profile = None if saved is None else AdminProfile.from_dict(saved)
+        self._loaded = True
+
+    def _goes_on(self, trainer: pl.Trainer, sites: list[ResidualSite]) -> bool:
+        """Whether this run keeps the omegas that it begins with; said where no profile set them."""
+        if trainer.global_step == 0 and not self._resumed:
+            return False
+        if self.profile is not None:
+            return True
+        plain = all((site.omega == 1).all() for site in sites if site.omega is not None)
+        anew = trainer.global_step == 0 and plain
+        if trainer.is_global_zero:
+            warn_of_no_profile(trainer.global_step, plain=plain, anew=anew)
+        return not anew
 
     def _measure(
         self,
@@ -276,6 +292,8 @@ class AdminInit(Callback):
     ) -> object:
         # Later, the finders of learning rate and batch size set a path of their own.
         self._resumed = pl_module.trainer.ckpt_path is not None
+        if self._resumed and not self._loaded:
+            self.profile = None  # It would be that of a run before, with this same callback.
         if self.weight_decay:
             return hook()
         sites = self.sites(pl_module)

@@ -135,6 +135,29 @@ def check_optimized(trainer: pl.Trainer, sites: list[ResidualSite]) -> None:
         )
 
 
+def warn_of_no_profile(updates: int, *, plain: bool, anew: bool) -> None:
+    """Warn of a checkpoint that no profile has set up, and say what comes of it.
+
+    Args:
+        updates: Of the run that saved it.
+        plain: Whether all its omegas are 1.
+        anew: Whether it is profiled now.
+    """
+    state = "all 1, as in plain Post-LN" if plain else "not all 1"
+    warnings.warn(
+        f"The checkpoint that this run resumes from, at update {updates}, holds no profile, and "
+        f"its omegas are {state}. "
+        + (
+            "AdminInit profiles now."
+            if anew
+            else "AdminInit keeps them. To train with Admin, begin without `ckpt_path`."
+            if plain
+            else "AdminInit keeps them."
+        ),
+        stacklevel=2,
+    )
+
+
 def warn_of_others(pl_module: pl.LightningModule) -> None:
     """Warn of layers that Admin does not apply to, beside those that it is applied to."""
     if reasons := list(refused_layers(pl_module).values()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -313,3 +314,75 @@ def test_omegas_that_were_there_before_can_be_kept_constant() -> None:
     trainer(callbacks=[callback], max_steps=2).fit(model, data())
     assert callback.profile is not None
     assert first_omegas(model) == pytest.approx([site.omega for site in callback.profile.sites])
+
+
+def step_0(how: str, folder: Path, lightning: ModuleType) -> Path:
+    """A checkpoint that was saved before any update, and before any profile."""
+    path = folder / "step0.ckpt"
+
+    def failing(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    if how == "plain":
+        run = trainer(lightning)
+        run.strategy.connect(module(lightning))
+        run.save_checkpoint(path)
+        return path
+    saves = importlib.import_module(f"{lightning.__name__}.callbacks").OnExceptionCheckpoint
+    callbacks = [saves(folder, "step0"), AdminInit()]
+    run = trainer(lightning, callbacks=callbacks, enable_checkpointing=True)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run.fit(module(lightning, spy=failing), data())
+    if how != "interrupted":
+        saved = torch.load(path, weights_only=True)
+        saved["callbacks"] = {"AdminInit": {}} if how == "empty state" else None
+        torch.save(saved, path)
+    return path
+
+
+@pytest.mark.parametrize("how", ["interrupted", "empty state", "no callbacks", "plain"])
+def test_a_checkpoint_from_before_any_profile_is_profiled(
+    how: str, tmp_path: Path, lightning: ModuleType
+) -> None:
+    undisturbed, callback = module(lightning), AdminInit()
+    trainer(lightning, callbacks=[callback]).fit(undisturbed, data())
+    path = step_0(how, tmp_path, lightning)
+    resumed, again = module(lightning), AdminInit()
+    again.profile = callback.profile  # as of a run before, with the same callback
+    with pytest.warns(UserWarning, match="at update 0, holds no profile.*AdminInit profiles now"):
+        trainer(lightning, callbacks=[again]).fit(resumed, data(), ckpt_path=path)
+    assert again.profile == callback.profile
+    assert again.profile is not None
+    assert first_omegas(resumed) == first_omegas(undisturbed)
+
+
+def test_omegas_that_were_set_before_the_first_update_are_kept_with_a_warning(
+    tmp_path: Path,
+) -> None:
+    model = module()
+    install_(model)
+    for site in find_sites(model):
+        assert site.omega is not None
+        torch.nn.init.constant_(site.omega, 3.0)
+    run = trainer(max_steps=0)
+    run.fit(model, data())
+    run.save_checkpoint(tmp_path / "set.ckpt")
+    resumed, callback = module(), AdminInit(trainable=False, weight_decay=True)
+    with pytest.warns(UserWarning, match="at update 0, holds no profile.*keeps them"):
+        trainer(callbacks=[callback]).fit(resumed, data(), ckpt_path=tmp_path / "set.ckpt")
+    assert first_omegas(resumed) == [3.0] * 6
+    assert callback.profile is None
+
+
+def test_a_trained_run_without_a_profile_goes_on_with_a_warning(tmp_path: Path) -> None:
+    model = module()
+    install_(model, trainable=False)
+    run = trainer()
+    run.fit(model, data())
+    run.save_checkpoint(tmp_path / "plain.ckpt")
+    resumed = module()
+    with pytest.warns(UserWarning, match="at update 4, holds no profile.*as in plain Post-LN"):
+        trainer(callbacks=[AdminInit(trainable=False, weight_decay=True)], max_epochs=2).fit(
+            resumed, data(), ckpt_path=tmp_path / "plain.ckpt"
+        )
+    assert first_omegas(resumed) == [1.0] * 6
