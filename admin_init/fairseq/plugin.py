@@ -8,7 +8,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 import torch
-from fairseq import utils
+from fairseq import checkpoint_utils, utils
 from fairseq.distributed import utils as processes
 from fairseq.file_io import PathManager
 from fairseq.models import register_model, register_model_architecture
@@ -23,7 +23,8 @@ from torch import Tensor, distributed, nn
 from typing_extensions import override
 
 from admin_init.callbacks.ranks import pool_ranks
-from admin_init.errors import NotPostLNError
+from admin_init.callbacks.refusals import check_untrained
+from admin_init.errors import NotPostLNError, TrainedModelError
 from admin_init.omega import Rule
 from admin_init.preserve import preserved
 from admin_init.profile_data import AdminProfile
@@ -41,7 +42,7 @@ class AdminTransformerModel(TransformerModel):  # type: ignore[misc]
     ``fairseq-train`` builds the model before it wraps it for several devices, copies it for half
     precision or makes its optimizer. So it is profiled here, on each rank's first training batch;
     the omegas are in the checkpoints as any parameter, and a model that is built to load one is
-    not profiled.
+    not profiled, unless that was saved before the first update and before any profile.
 
     fairseq's optimizers have one weight decay for all parameters: with ``--weight-decay`` omega
     decays too, as in the code released with the paper.
@@ -70,7 +71,7 @@ class AdminTransformerModel(TransformerModel):  # type: ignore[misc]
         _check_post_ln(args)
         model: AdminTransformerModel = super().build_model(args, task)
         install_(model)
-        if not getattr(args, "admin_profiled", False) and not _resumes(args):
+        if not getattr(args, "admin_profiled", False) and _to_profile(model, args):
             rule: Rule = getattr(args, "admin_rule", "reference")
             profile = _profiled(model, task, args, rule)
             apply_(model, profile)
@@ -117,16 +118,48 @@ def _check_post_ln(args: Namespace) -> None:
         )
 
 
-def _resumes(args: Namespace) -> bool:
-    """Whether fairseq-train will load a checkpoint, by the rules of its ``load_checkpoint``."""
-    path = getattr(args, "restore_file", "checkpoint_last.pt")
+def _checkpoint(args: Namespace) -> str | None:
+    """Return what fairseq-train will load, by the rules of its ``load_checkpoint``, if anything."""
+    path: str = getattr(args, "restore_file", "checkpoint_last.pt")
     if path == "checkpoint_last.pt":
         path = os.path.join(getattr(args, "save_dir", "checkpoints"), path)
         if not PathManager.exists(path):
             once, other = (getattr(args, x, None) for x in ("continue_once", "finetune_from_model"))
             path = once or other or path
-    exists: bool = PathManager.exists(path)
-    return exists
+    return path if PathManager.exists(path) else None
+
+
+def _to_profile(model: nn.Module, args: Namespace) -> bool:
+    """Whether the run is new, or begins at a checkpoint of update 0 that no profile has set up.
+
+    fairseq-train loads such a one later, with its omegas of 1; those of ``model`` are then to stay.
+    """
+    path = _checkpoint(args)
+    if path is None:
+        return True
+    saved = checkpoint_utils.load_checkpoint_to_cpu(path)
+    weights = saved["model"]
+    if any((weights[name] != 1).any() for name in weights if name.endswith(".omega")):
+        return False
+    updates = (saved.get("optimizer_history") or [{}])[-1].get("num_updates", 0)
+    found = f"Admin: {path}, of update {updates}, holds no profile: all its omegas are 1"
+    model.load_state_dict(weights)
+    try:
+        check_untrained(find_sites(model))
+    except TrainedModelError:
+        updates = max(updates, 1)
+    if updates:
+        _log.warning(f"{found}, and stay so, as in plain Post-LN.")
+        return False
+
+    def keep_omegas(model: nn.Module, loaded: dict[str, Any], prefix: str, *_: Any) -> None:
+        handle.remove()
+        named = model.state_dict(prefix=prefix).items()
+        loaded.update((name, value) for name, value in named if name.endswith(".omega"))
+
+    handle = model.register_load_state_dict_pre_hook(keep_omegas)  # type: ignore[no-untyped-call]
+    _log.warning(f"{found}. The model is profiled now.")
+    return True
 
 
 def _profiled(model: nn.Module, task: Any, args: Namespace, rule: Rule) -> AdminProfile:

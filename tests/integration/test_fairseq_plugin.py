@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 import admin_init
 import admin_init.fairseq
 from admin_init import AdminInit
+from admin_init.checkpoints import load
 from admin_init.fairseq import plugin
 from admin_init.fairseq.__main__ import main
 
@@ -235,6 +236,62 @@ def test_a_run_from_a_checkpoint_that_is_not_there_profiles(
     saved = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "checkpoint_last.pt"))
     for name, omega in omegas(first["model"].state_dict()).items():
         assert torch.equal(saved["model"][name], omega), name
+
+
+@pytest.mark.parametrize("has_omegas", [False, True])
+def test_a_checkpoint_from_before_any_profile_is_profiled(
+    first: dict[str, Any],
+    data: Path,
+    tmp_path: Path,
+    fairseq: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+    has_omegas: bool,
+) -> None:
+    model = copy.deepcopy(first["model"])
+    for site in admin_init.find_sites(model):
+        site.uninstall_()
+    with torch.no_grad():  # Other weights than a new model of that seed has.
+        model.encoder.layers[0].fc2.weight.mul_(3)
+    expected = admin_init.profile(
+        model, [first["sample"]], forward=lambda model, batch: model(**batch["net_input"])
+    )
+    if has_omegas:
+        admin_init.install_(model)
+    saved = load(first["saved"] / "checkpoint_last.pt")
+    saved |= {"model": model.state_dict(), "last_optimizer_state": None}
+    saved["optimizer_history"][-1]["num_updates"] = 0
+    torch.save(saved, tmp_path / "start.pt")
+    begins = ("--restore-file", tmp_path / "start.pt", "--reset-dataloader", "--reset-meters")
+    fairseq(*training(data, tmp_path, "--max-update", 1, "--lr", 0, *begins))
+    written = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "checkpoint_last.pt"))
+    found = admin_init.apply_(model, expected).state_dict()
+    assert omegas(written["model"]).keys() == omegas(found).keys()
+    for name, omega in omegas(found).items():
+        assert torch.equal(written["model"][name], omega), name
+    weight = "encoder.layers.0.fc2.weight"
+    assert torch.equal(written["model"][weight], found[weight])
+    assert "start.pt, of update 0, holds no profile" in caplog.text
+
+
+@pytest.mark.parametrize("updates", [0, 2])
+def test_a_trained_model_without_omegas_stays_as_it_is_with_a_warning(
+    first: dict[str, Any],
+    data: Path,
+    tmp_path: Path,
+    fairseq: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    updates: int,
+) -> None:
+    monkeypatch.setattr(plugin, "_profiled", profiling)
+    saved = load(first["saved"] / "checkpoint_last.pt")
+    for name in omegas(saved["model"]):
+        del saved["model"][name]
+    saved["optimizer_history"][-1]["num_updates"] = updates
+    torch.save(saved, tmp_path / "plain.pt")
+    fairseq(*training(data, tmp_path, "--max-update", 1, "--finetune-from-model", "plain.pt"))
+    assert f"plain.pt, of update {updates}, holds no profile" in caplog.text
+    assert "as in plain Post-LN" in caplog.text
 
 
 WATCHED = """
