@@ -43,6 +43,8 @@ def trial_pass(model: nn.Module) -> Iterator[None]:
     """Run a forward pass that is none of the training: no trace, no gradients, nothing compiled."""
     with ExitStack() as stack:
         stack.enter_context(preserved(model))
+        # What the pass may leave behind, such as a lazy parameter, would be of no use outside.
+        stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))

@@ -16,7 +16,7 @@ from admin_init.moments import Moments, variance
 from admin_init.omega import Rule, check_rule, omega_from_variances
 from admin_init.preserve import trial_pass
 from admin_init.profile_data import AdminProfile, SiteProfile
-from admin_init.rescale import installed
+from admin_init.rescale import check_can_train, installed
 from admin_init.sites import ResidualSite, find_sites, stacks
 
 Forward = Callable[[Any, Any], object]
@@ -49,7 +49,8 @@ def profile(
         The profile, ready for :func:`admin_init.apply_`.
 
     Raises:
-        UnsupportedModelError: The model has no residual connection that Admin can rescale.
+        UnsupportedModelError: The model has no residual connection that Admin can rescale, or was
+            built inside ``torch.inference_mode``.
         ProfileError: ``batches`` is empty, a site runs never or twice, a variance is not finite.
         ValueError: ``rule`` is unknown.
 
@@ -103,7 +104,9 @@ def measure(
 
     Raises:
         ProfileError: A site ran never, more than once, or before one that it should follow.
+        UnsupportedModelError: The model was built inside ``torch.inference_mode``.
     """
+    check_can_train(sites)
     recorder = _Pass(rule)
     with ExitStack() as stack:
         stack.enter_context(trial_pass(model))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from admin_init.errors import FoldError, ProfileError
+from admin_init.errors import FoldError, ProfileError, UnsupportedModelError
 from admin_init.profile_data import AdminProfile
 from admin_init.sites import ResidualSite, find_sites
 
@@ -30,14 +31,17 @@ def install_(
         ``model``.
 
     Raises:
-        UnsupportedModelError: The model has no residual connection that Admin can rescale.
+        UnsupportedModelError: The model has no residual connection that Admin can rescale. Nothing
+            has been changed then.
     """
     sites = find_sites(model) if sites is None else sites
-    for site in sites:
-        if not site.installed:
-            site.install_()
+    bare = [site for site in sites if not site.installed]
+    with ExitStack() as undo:
+        _install_(bare, undo)
+        for site in bare:
             if site.omega is not None:
                 site.omega.requires_grad_(trainable and site.previous is not None)
+        undo.pop_all()
     return model
 
 
@@ -61,10 +65,14 @@ def apply_(
         ``model``.
 
     Raises:
-        ProfileError: The sites of the model are not those of the profile.
+        ProfileError: The sites of the model are not those of the profile, or the type of its
+            weights cannot hold an omega. Nothing has been changed then.
+        UnsupportedModelError: The model was built inside ``torch.inference_mode``.
     """
     sites = find_sites(model) if sites is None else sites
+    check_can_train(sites)
     omegas = _match(profile, [site.name for site in sites])
+    _check_range(sites, omegas)
     install_(model, sites=sites)
     for site in sites:
         if site.omega is not None:
@@ -88,8 +96,9 @@ def fold_(model: nn.Module, *, sites: Sequence[ResidualSite] | None = None) -> n
 
     Raises:
         FoldError: An omega is zero or not finite, the first one of a stack differs between
-            channels, or the weights to fold into are shared, computed from others, or unknown
-            because a subclass overrides what reads them. Nothing has been changed then.
+            channels, or the weights to fold into are shared, computed from others, unknown because
+            a subclass overrides what reads them, would overflow, or cannot be changed in place.
+            Nothing has been changed then.
     """
     sites = [s for s in (find_sites(model) if sites is None else sites) if s.installed]
     problems = list(_fold_problems(model, sites))
@@ -106,14 +115,40 @@ def fold_(model: nn.Module, *, sites: Sequence[ResidualSite] | None = None) -> n
 @contextmanager
 def installed(sites: Sequence[ResidualSite]) -> Iterator[None]:
     """Install the sites that have no omega, and take it out again on exit."""
-    bare = [site for site in sites if not site.installed]
-    try:
-        for site in bare:
-            site.install_()
+    with ExitStack() as stack:
+        _install_([site for site in sites if not site.installed], stack)
         yield
-    finally:
-        for site in bare:
-            site.uninstall_()
+
+
+def check_can_train(sites: Sequence[ResidualSite]) -> None:
+    """Raise an UnsupportedModelError for weights that torch keeps from ever being trained."""
+    for site in sites:
+        if site.norm_weight.is_inference() or (
+            site.omega is not None and site.omega.is_inference()
+        ):
+            raise UnsupportedModelError(
+                f"The weights around `{site.name}` were made inside `torch.inference_mode`, so no "
+                "gradient can ever reach them. Build the model outside of it."
+            )
+
+
+@torch.inference_mode(False)
+def _install_(sites: Sequence[ResidualSite], undo: ExitStack) -> None:
+    for site in sites:
+        undo.callback(site.uninstall_)
+        site.install_()
+
+
+def _check_range(sites: Sequence[ResidualSite], omegas: dict[str, float]) -> None:
+    for site in sites:
+        dtype = (site.norm_weight if site.omega is None else site.omega).dtype
+        limits = torch.finfo(dtype)
+        if not limits.smallest_normal <= omegas[site.name] <= limits.max:
+            raise ProfileError(
+                f"omega of `{site.name}` is {omegas[site.name]:.4g}, but {dtype} holds values from "
+                f"{limits.smallest_normal:.4g} to {limits.max:.4g}, so nothing was changed. Keep "
+                "the weights in a type that holds it, or profile this model."
+            )
 
 
 def _fold_problems(model: nn.Module, sites: Sequence[ResidualSite]) -> Iterator[str]:
@@ -138,6 +173,19 @@ def _fold_problems(model: nn.Module, sites: Sequence[ResidualSite]) -> Iterator[
                     f"a weight around `{site.name}` is used in {uses[weight]} places of the model, "
                     "and the others need it as it is"
                 )
+        if not all(_holds(weight, factor) for weight, factor in site.fold_factors()):
+            yield f"a weight around `{site.name}` would overflow"
+        if not torch.is_inference_mode_enabled() and any(w.is_inference() for w in targets):
+            yield (
+                f"a weight around `{site.name}` was made inside `torch.inference_mode`, and can be "
+                "changed there only"
+            )
+
+
+@torch.no_grad()
+def _holds(weight: Tensor, factor: Tensor) -> bool:
+    scaled = (weight.double() * factor).to(weight.dtype)
+    return bool((scaled.isfinite() | ~weight.isfinite()).all())
 
 
 def _uses(model: nn.Module) -> Counter[nn.Parameter]:

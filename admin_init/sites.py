@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -74,8 +75,15 @@ class ResidualSite(ABC):
         """
 
     @abstractmethod
+    def fold_factors(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """Return what :meth:`fold_` multiplies, weights or parts of them, and by what."""
+
+    @torch.no_grad()
     def fold_(self) -> None:
         """Move omega into the weights, and take it out of the model."""
+        for weight, factor in self.fold_factors():
+            weight.copy_(weight.double() * factor)
+        self.uninstall_()
 
     @property
     def installed(self) -> bool:

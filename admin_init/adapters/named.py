@@ -7,7 +7,7 @@ see the scale of its input: LN(omega * x + f) = LN(x + f / omega), up to the eps
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,15 +194,13 @@ class BranchSite(ResidualSite):
         return [self._plain_linear().weight]
 
     @override
-    @torch.no_grad()
-    def fold_(self) -> None:
+    def fold_factors(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self.omega is None:
             return
-        omega, linear = self.omega.double(), self._plain_linear()
-        linear.weight.copy_(linear.weight.double() / omega[:, None])
+        factor, linear = 1 / self.omega.detach().double(), self._plain_linear()
+        yield linear.weight, factor[:, None]
         if linear.bias is not None:
-            linear.bias.copy_(linear.bias.double() / omega)
-        self.uninstall_()
+            yield linear.bias, factor
 
     def _plain_linear(self) -> nn.Linear:
         linear = self.linear

@@ -80,23 +80,16 @@ class SkipSite(ResidualSite):
         return [self.previous.norm_weight, *(rows.weight for rows in self.readers())]
 
     @override
-    @torch.no_grad()
-    def fold_(self) -> None:
-        """Fold omega into the layer norm before and the weights that read it (exact).
+    def fold_factors(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the layer norm before and the weights that read it, with their factors (exact).
 
         The first site of a stack has no layer norm before it. Its omega is 1 unless a closed form
         or the user set it; then the branch is divided by it instead, which is the same up to the
         eps of the layer norm that follows.
         """
-        if self.omega is None:
+        if self.omega is None or (self.omega == 1).all():
             return
-        omega = self.omega.double()
-        if (omega != 1).any():
-            for weight, factor in self._factors(omega):
-                weight.copy_(weight.double() * factor)
-        self.uninstall_()
-
-    def _factors(self, omega: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        omega = self.omega.detach().double()
         if self.previous is None:
             output = self.output()
             yield output.weight, 1 / omega[0]

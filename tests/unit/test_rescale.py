@@ -1,4 +1,8 @@
+from __future__ import annotations
+
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +11,7 @@ from small_encoder import D, encoder, layer, train_omegas_
 from torch import Tensor, nn
 
 import admin_init
-from admin_init import AdminProfile, ProfileError, SiteProfile
+from admin_init import AdminProfile, ProfileError, SiteProfile, UnsupportedModelError
 from admin_init.sites import find_sites
 
 
@@ -167,3 +171,74 @@ def test_a_hand_made_profile_applies(x: Tensor) -> None:
     sites = tuple(SiteProfile(s.name, s.stack, 1.0, 2.5, 0) for s in find_sites(encoder()))
     model = admin_init.apply_(encoder(), AdminProfile(sites=sites))
     assert omegas(model) == [[2.5] * D] * 6
+
+
+@pytest.mark.parametrize(
+    ("dtype", "omega"),
+    [
+        (torch.float32, 1e39),
+        (torch.float32, 1e-39),
+        (torch.float16, 65_520.0),
+        (torch.float16, 1e-5),
+        (torch.bfloat16, 1e39),
+    ],
+)
+@pytest.mark.parametrize("installed_before", [False, True])
+def test_apply_refuses_an_omega_that_the_type_cannot_hold_and_changes_nothing(
+    dtype: torch.dtype, omega: float, installed_before: bool, x: Tensor
+) -> None:
+    model = encoder(2)
+    measured = admin_init.profile(model, [x]).sites
+    omegas = [1.5, 2.0, omega, 3.0]
+    made = AdminProfile(
+        sites=tuple(replace(site, omega=o) for site, o in zip(measured, omegas, strict=True))
+    )
+    model.to(dtype)
+    if installed_before:
+        admin_init.install_(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ProfileError, match=r"layers\.1\.self_attn.* holds values from .* to "):
+        admin_init.apply_(model, made)
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_install_that_fails_halfway_leaves_a_plain_model(x: Tensor) -> None:
+    model = encoder(3)
+    keys, sites = model.state_dict().keys(), find_sites(model)
+    sites[4].norm = nn.LayerNorm(D, elementwise_affine=False)
+    for change in (
+        lambda: admin_init.install_(model, sites=sites),
+        lambda: admin_init.profile(model, [x], sites=sites),
+    ):
+        with pytest.raises(UnsupportedModelError, match="has no gain"):
+            change()
+        assert model.state_dict().keys() == keys
+        assert {type(layer) for layer in model.layers} == {nn.TransformerEncoderLayer}
+
+
+@pytest.mark.parametrize("function", [torch.inference_mode, torch.no_grad])
+def test_a_model_that_is_rescaled_without_gradients_trains(
+    function: Callable[[], AbstractContextManager[None]], x: Tensor
+) -> None:
+    model, other = encoder(2), encoder(2)
+    with function():
+        admin_init.apply_(model, admin_init.profile(model, [x]))
+    admin_init.apply_(other, admin_init.profile(other, [x]))
+    for each in (model, other):
+        each.train()
+        each(x).square().sum().backward()
+    for (name, parameter), twin in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert (parameter.grad is None) == (not parameter.requires_grad), name
+        assert parameter.grad is None or torch.equal(parameter.grad, twin.grad), name
+
+
+def test_a_model_that_is_built_in_inference_mode_is_refused(x: Tensor) -> None:
+    made = admin_init.profile(encoder(2), [x])
+    with torch.inference_mode():
+        model = encoder(2)
+    for change in (lambda: admin_init.profile(model, [x]), lambda: admin_init.apply_(model, made)):
+        with pytest.raises(UnsupportedModelError, match="Build the model outside"):
+            change()
+    assert not any(site.installed for site in find_sites(model))

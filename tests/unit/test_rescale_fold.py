@@ -303,3 +303,33 @@ def test_omegas_of_one_fold_whatever_the_layers_are(x: Tensor) -> None:
     expected = model(x)
     admin_init.install_(model)
     assert torch.equal(admin_init.fold_(model)(x), expected)
+
+
+def test_fold_refuses_weights_that_would_overflow_and_changes_nothing(x: Tensor) -> None:
+    model = encoder(2).half()
+    admin_init.install_(model)
+    *_, last = find_sites(model)
+    assert last.omega is not None
+    nn.init.constant_(last.omega, 6e4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1 and parameter is not last.omega:
+                parameter.fill_(2.0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(FoldError, match=r"around `layers\.1\.ffn` would overflow"):
+        admin_init.fold_(model)
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_fold_of_a_model_that_is_built_in_inference_mode(x: Tensor) -> None:
+    with torch.inference_mode():
+        model = encoder(2).eval()
+        admin_init.install_(model)
+        train_omegas_(model)
+        expected = model(x)
+    with pytest.raises(FoldError, match="inference_mode"):
+        admin_init.fold_(model)
+    with torch.inference_mode():
+        torch.testing.assert_close(admin_init.fold_(model)(x), expected, rtol=1e-4, atol=1e-5)
