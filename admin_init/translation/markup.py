@@ -3,8 +3,6 @@
 import re
 from collections.abc import Iterable, Iterator
 
-_SEGMENT = re.compile(r"<seg.*?>(.*)</seg>.*?")
-
 
 def segments(lines: Iterable[str]) -> Iterator[str]:
     """Finds the sentences of a WMT ``.sgm`` or an IWSLT ``.xml``, as sacreBLEU does.
@@ -14,7 +12,11 @@ def segments(lines: Iterable[str]) -> Iterator[str]:
     """
     for line in lines:
         if line.startswith("<seg "):
-            yield " ".join(_SEGMENT.sub(r"\1", line).split())
+            # What `re.sub(r"<seg.*?>(.*)</seg>.*?", r"\1", line)` does, in linear time.
+            start, end = line.find(">", len("<seg")) + 1, line.rfind("</seg>")
+            found = 0 < start <= end
+            text = line[start:end] + line[end + len("</seg>") :] if found else line
+            yield " ".join(text.split())
 
 
 def talks(lines: Iterable[str]) -> Iterator[str]:
