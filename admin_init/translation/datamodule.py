@@ -8,6 +8,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from admin_init.translation.batching import TranslationBatch
+from admin_init.translation.corpora import check_languages
 from admin_init.translation.databin import IndexedDataset
 from admin_init.translation.errors import CorpusError
 from admin_init.translation.loading import (
@@ -56,6 +57,7 @@ class TranslationDataModule(Subwords, LightningDataModule):
     ) -> None:
         LightningDataModule.__init__(self)
         Subwords.__init__(self, data, source_lang, target_lang)
+        check_languages(source_lang, target_lang)
         for name, value, least in (("max_tokens", max_tokens, 1), ("num_workers", num_workers, 0)):
             if value is None or value < least:
                 raise CorpusError(f"`{name}` must be at least {least}, but is {value}.")

@@ -15,7 +15,9 @@ def import_extra(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        package = module.partition(".")[0].replace("_", "-")
+        package = (
+            "backports.zstd" if "zstd" in module else module.partition(".")[0].replace("_", "-")
+        )
         raise CorpusError(
             f"These settings need {package}: pip install 'admin-init[wmt]'"
         ) from error

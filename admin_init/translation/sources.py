@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from admin_init.translation.corpora import ParallelCorpus, parallel_files
+from admin_init.translation.corpora import ParallelCorpus, check_languages, parallel_files
 from admin_init.translation.errors import CorpusError
 from admin_init.translation.grammar import embedded_corpus
 from admin_init.translation.iwslt14 import iwslt14
 from admin_init.translation.multi30k import multi30k
+from admin_init.translation.texts import TextLimits
 
 _LANGUAGES = {
     "embedded": ["en-de"],
@@ -25,8 +26,8 @@ class CorpusConfig:
     """A corpus: the embedded one, a published one, or parallel text files."""
 
     kind: Literal["embedded", "multi30k", "iwslt14", "wmt14", "wmt17", "files"] = "embedded"
-    """`embedded` needs nothing. `files` reads `train.en`, `train.de`, `valid.en`, ... plain or .gz,
-    from `folder`. The others download into `folder` what it does not have."""
+    """`embedded` needs nothing. `files` reads `train.en`, `train.de`, `valid.en`, ... plain, .gz,
+    .bz2, .xz or .zst, from `folder`. The others download into `folder` what it does not have."""
 
     folder: str | None = None
     """Where the files lie, or are put."""
@@ -42,6 +43,13 @@ class CorpusConfig:
 
     bitexts: list[str] = field(default_factory=list)
     """What `wmt14` and `wmt17` train on instead of their own corpora: ids of mtdata."""
+
+    max_line_bytes: int = TextLimits.max_line_bytes
+    """Most bytes of a line of the files; a longer one is refused."""
+
+    max_expansion: int = TextLimits.max_expansion
+    """Most times its size to which a compressed file may unpack, beyond the first 64 MiB; natural
+    text stays below 10. What unpacks to more is refused."""
 
     size: Literal["small", "large"] = "small"
     """Of the embedded corpus: `large` adds subordinate clauses and separable verbs."""
@@ -65,6 +73,14 @@ class CorpusConfig:
             CorpusError: The settings describe no corpus, or a file cannot be downloaded, is missing
                 or damaged.
         """
+        for name in ("max_line_bytes", "max_expansion"):
+            if (value := getattr(self, name)) is None or value < 1:
+                raise CorpusError(f"`{name}` must be at least 1, but is {value}.")
+        limits = TextLimits(max_line_bytes=self.max_line_bytes, max_expansion=self.max_expansion)
+        return self._open().within(limits)
+
+    def _open(self) -> ParallelCorpus:
+        check_languages(self.source_lang, self.target_lang)
         languages = _LANGUAGES.get(self.kind, [f"{self.source_lang}-{self.target_lang}"])
         if f"{self.source_lang}-{self.target_lang}" not in languages:
             raise CorpusError(

@@ -1,17 +1,60 @@
 """Texts, line by line, read as they are needed: files, and members of archives."""
 
+from __future__ import annotations
+
+import bz2
 import gzip
+import io
+import lzma
+import os
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from typing_extensions import override
 
 from admin_init.translation.errors import CorpusError
+from admin_init.translation.extra import import_extra
+
+
+def _open_zst(stream: IO[bytes]) -> Any:
+    # Python has it from 3.14 on.
+    name = "compression.zstd" if find_spec("compression") else "backports.zstd"
+    return import_extra(name).open(stream)
+
+
+COMPRESSED: dict[str, tuple[bytes, Callable[[IO[bytes]], Any]]] = {
+    ".gz": (b"\x1f\x8b", gzip.open),
+    ".bz2": (b"BZh", bz2.open),
+    ".xz": (b"\xfd7zXZ", lzma.open),
+    ".zst": (b"\x28\xb5\x2f\xfd", _open_zst),
+}
+"""By the ending of a file: how it begins, and what reads it."""
+
+_ALWAYS = 2**26
+"""Bytes to which any file may unpack: repetitive texts are small, and so is the harm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextLimits:
+    """How large a text may be. What is larger is refused while it is read."""
+
+    max_line_bytes: int = 2**20
+    """Most bytes of a line."""
+    max_expansion: int = 100
+    """Most times its size to which a compressed file may unpack, beyond the first 64 MiB. Natural
+    text stays below 10."""
+
+    def unpacked(self, size: int) -> int:
+        """Return to how many bytes a file of so many may unpack."""
+        return max(_ALWAYS, size * self.max_expansion)
 
 
 @dataclass(frozen=True)
@@ -19,16 +62,19 @@ class Text:
     """The sentences of a text in one language, anew whenever it is iterated.
 
     No more than a buffer of it is in memory. Iterating raises a :class:`CorpusError` where the file
-    is missing, damaged or not UTF-8.
+    is missing, damaged, not UTF-8 or larger than its ``limits``.
     """
 
     path: Path
-    """A file, plain or ``.gz``, or an archive: ``.tar``, ``.tar.gz``, ``.tgz`` or ``.zip``."""
+    """A file, plain, ``.gz``, ``.bz2``, ``.xz`` or ``.zst``, or an archive: ``.zip``, or ``.tar``
+    as it is or compressed by any of these."""
     member: str | None = None
-    """Which file of the archive, itself plain or ``.gz``: a name or a shell pattern, of which the
-    first match is read. None where ``path`` is no archive."""
+    """Which file of the archive, itself plain or compressed: a name or a shell pattern, of which
+    the first match is read. None where ``path`` is no archive."""
     extract: Callable[[Iterable[str]], Iterator[str]] | None = None
     """Finds the sentences among the lines; None where every line is one."""
+    limits: TextLimits = field(default=TextLimits(), kw_only=True)
+    """How large it may be."""
 
     def __iter__(self) -> Iterator[str]:
         return self._lines() if self.extract is None else self.extract(self._lines())
@@ -37,9 +83,17 @@ class Text:
         return str(self.path) if self.member is None else f"{self.path}:{self.member}"
 
     def _lines(self) -> Iterator[str]:
-        try:
-            with self._open() as stream:
-                for number, line in enumerate(stream, start=1):
+        most = self.limits.max_line_bytes
+        with ExitStack() as opened:
+            try:
+                stream = self._open(opened)
+                # Bounded, since iterating would look for the end of a line in all of the file.
+                for number, line in enumerate(iter(partial(stream.readline, most + 1), b""), 1):
+                    if len(line) > most:
+                        raise CorpusError(
+                            f"{self}, line {number} has more than {most:,} bytes. Split it, or "
+                            "raise `max_line_bytes` of the corpus."
+                        )
                     try:
                         yield line.decode("utf-8").rstrip("\r\n")
                     except UnicodeDecodeError as error:
@@ -48,35 +102,77 @@ class Text:
                             f"({error.reason}). Convert the file to UTF-8, or remove the line from "
                             "both files."
                         ) from error
-        except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
+            except CorpusError:
+                raise
+            except Exception as error:  # Of what an archive may raise there is no list.
+                raise CorpusError(
+                    f"{self} cannot be read: it is missing, truncated or damaged, encrypted, or "
+                    f"packed in a way that is not known here ({error}). Get the file anew, or "
+                    "unpack it."
+                ) from error
+
+    def _open(self, opened: ExitStack) -> Any:
+        stream: Any = opened.enter_context(self.path.open("rb"))
+        most = self.limits.unpacked(os.fstat(stream.fileno()).st_size)
+
+        def inflated(stream: Any, read: Callable[[IO[bytes]], Any]) -> Any:
+            unpacked = _Bounded(opened.enter_context(read(stream)), most, str(self))
+            return io.BufferedReader(unpacked, 2**16)
+
+        if self.member is not None and self.path.suffix == ".zip":
+            zipped = opened.enter_context(zipfile.ZipFile(stream))
+            stream = inflated(zipped, partial(_of_zip, self.path, self.member))
+        elif self.member is not None:
+            start = stream.peek(8)
+            for magic, read in COMPRESSED.values():
+                if start.startswith(magic):
+                    stream = inflated(stream, read)
+            # As a stream: to go back in a compressed archive is to begin it again.
+            archive = opened.enter_context(tarfile.open(fileobj=stream, mode="r|"))  # noqa: SIM115
+            stream = _of_tar(self.path, self.member, archive)
+        suffix = Path(self.member or self.path).suffix
+        return inflated(stream, COMPRESSED[suffix][1]) if suffix in COMPRESSED else stream
+
+
+class _Bounded(io.RawIOBase):
+    """What is unpacked, up to a limit."""
+
+    def __init__(self, unpacked: IO[bytes], most: int, text: str) -> None:
+        self.unpacked = unpacked
+        self.most = self.left = most
+        self.text = text
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def readinto(self, buffer: Any) -> int:
+        found = self.unpacked.read(len(buffer))
+        buffer[: len(found)] = found
+        self.left -= len(found)
+        if self.left < 0:
             raise CorpusError(
-                f"{self} cannot be read: it is missing, truncated or damaged ({error})."
-            ) from error
-
-    @contextmanager
-    def _open(self) -> Iterator[IO[bytes]]:
-        with _member(self.path, self.member) if self.member else self.path.open("rb") as stream:
-            if (self.member or self.path.name).endswith(".gz"):
-                with gzip.open(stream) as unzipped:
-                    yield unzipped  # type: ignore[misc]
-            else:
-                yield stream
+                f"{self.text} unpacks to more than {self.most:,} bytes, far more than text does: "
+                "the file is damaged or a decompression bomb. If it is neither, raise "
+                "`max_expansion` of the corpus."
+            )
+        return len(found)
 
 
-@contextmanager
-def _member(path: Path, pattern: str) -> Iterator[IO[bytes]]:
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if fnmatchcase(name, pattern):
-                    with archive.open(name) as stream:
-                        yield stream
-                    return
-    else:
-        # As a stream: to go back in a gzipped archive is to begin it again.
-        with tarfile.open(path, "r|*", bufsize=1 << 16) as archive:
-            for entry in archive:
-                if entry.isfile() and fnmatchcase(entry.name.removeprefix("./"), pattern):
-                    yield archive.extractfile(entry)  # type: ignore[misc]
-                    return
-    raise CorpusError(f"The archive {path} has no file {pattern}.")
+def _of_zip(path: Path, pattern: str, archive: zipfile.ZipFile) -> IO[bytes]:
+    for name in archive.namelist():
+        if fnmatchcase(name, pattern):
+            return archive.open(name)
+    raise _no_member(path, pattern)
+
+
+def _of_tar(path: Path, pattern: str, archive: tarfile.TarFile) -> IO[bytes]:
+    for entry in archive:
+        if entry.isfile() and fnmatchcase(entry.name.removeprefix("./"), pattern):
+            return archive.extractfile(entry)  # type: ignore[return-value]
+    raise _no_member(path, pattern)
+
+
+def _no_member(path: Path, pattern: str) -> CorpusError:
+    return CorpusError(f"The archive {path} has no file {pattern}.")

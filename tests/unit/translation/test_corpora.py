@@ -1,10 +1,23 @@
+import bz2
 import gzip
+import lzma
 from pathlib import Path
 
 import pytest
+from backports import zstd
 
-from admin_init.translation.corpora import ParallelFiles, parallel_files
+from admin_init.translation.corpora import (
+    Concatenation,
+    ParallelCorpus,
+    ParallelFiles,
+    parallel_files,
+)
+from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.errors import CorpusError
+from admin_init.translation.sources import CorpusConfig
+from admin_init.translation.texts import TextLimits
+
+SPLITS = ("train", "valid", "test")
 
 
 def write(folder: Path, **texts: str | bytes) -> None:
@@ -73,3 +86,41 @@ def test_a_damaged_gzip_file_is_named(tmp_path: Path, damage: str) -> None:
     path.write_bytes(broken[damage])
     with pytest.raises(CorpusError, match=r"train\.de\.gz cannot be read: it is .*truncated"):
         list(ParallelFiles(tmp_path / "train.en", path))
+
+
+@pytest.mark.parametrize("ending", ["bz2", "xz", "zst"])
+def test_other_compressions_are_found_beside_the_expected_name(tmp_path: Path, ending: str) -> None:
+    compress = {"bz2": bz2.compress, "xz": lzma.compress, "zst": zstd.compress}[ending]
+    write(tmp_path, train_de="eins\nzwei\n")
+    (tmp_path / f"train.en.{ending}").write_bytes(compress(b"one\ntwo\n"))
+    corpus = CorpusConfig(kind="files", folder=str(tmp_path))
+    with pytest.raises(CorpusError, match="neither plain nor as"):
+        corpus.open()  # There is no valid.en.
+    pairs = parallel_files(tmp_path, "en", "de", valid=None, test=None).splits["train"]
+    assert list(pairs) == [("one", "eins"), ("two", "zwei")]
+
+
+def test_the_settings_of_a_corpus_bound_its_files(tmp_path: Path) -> None:
+    texts = {f"{split}_{lang}": "abcdefgh\n" for split in SPLITS for lang in ("en", "de")}
+    write(tmp_path, **texts)
+    corpus = CorpusConfig(kind="files", folder=str(tmp_path), max_line_bytes=8).open()
+    with pytest.raises(CorpusError, match=r"train\.en, line 1 has more than 8 bytes"):
+        list(corpus.splits["train"])
+    parts = Concatenation((ParallelFiles(tmp_path / "train.en", tmp_path / "train.de"),))
+    joined = ParallelCorpus(source_lang="en", target_lang="de", splits={"train": parts})
+    assert list(joined.splits["train"]) == [("abcdefgh", "abcdefgh")]
+    with pytest.raises(CorpusError, match="more than 8 bytes"):
+        list(joined.within(TextLimits(max_line_bytes=8)).splits["train"])
+    for name in ("max_line_bytes", "max_expansion"):
+        with pytest.raises(CorpusError, match=f"`{name}` must be at least 1, but is 0"):
+            CorpusConfig(**{name: 0}).open()
+
+
+def test_one_language_is_no_pair(tmp_path: Path) -> None:
+    for refused in (
+        lambda: ParallelCorpus(source_lang="en", target_lang="en", splits={}),
+        lambda: CorpusConfig(kind="files", folder="gone", target_lang="en").open(),
+        lambda: TranslationDataModule("gone", "de", "de"),
+    ):
+        with pytest.raises(CorpusError, match="`source_lang` and `target_lang` are both"):
+            refused()
