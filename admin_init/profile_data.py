@@ -52,6 +52,11 @@ class AdminProfile:
 
     def __post_init__(self) -> None:
         problems = [f"`rule` is {self.rule!r}"] * (self.rule not in RULES)
+        # They reach terminals, where what cannot be printed may be a command.
+        texts = [self.dtype, self.version]
+        texts += [text for site in self.sites for text in (site.name, site.stack)]
+        if unprintable := [text for text in texts if not text.isprintable()]:
+            raise ProfileError(f"This is no valid profile: {unprintable[0]!a} cannot be printed.")
         problems += ["there are no sites"] * (not self.sites)
         problems += [f"`batches` must be at least 1, but is {self.batches}"] * (self.batches < 1)
         for site in self.sites:

@@ -168,3 +168,15 @@ def test_a_number_that_changed_in_the_file_is_noticed(tmp_path: Path) -> None:
     del values["checksum"]
     path.write_text(json.dumps(values))
     assert AdminProfile.load(path).elements == a_profile().elements + 1
+
+
+@pytest.mark.parametrize("field", ["name", "stack", "dtype", "version"])
+def test_what_a_terminal_would_obey_is_refused_and_not_shown(field: str, tmp_path: Path) -> None:
+    evil = "\x1b]0;pwn\x07\x1b[2Ja"
+    values = a_profile().to_dict()
+    (values["sites"][0] if field in ("name", "stack") else values)[field] = evil
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ProfileError, match="cannot be printed") as refused:
+        AdminProfile.load(path)
+    assert str(refused.value).isprintable()
