@@ -103,6 +103,9 @@ def _check_sums(path: str | os.PathLike[str]) -> None:
     # torch writes a sum of every tensor, and reads over a flipped bit all the same.
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
+            # torch stores what it writes as it is.
+            if sum(member.file_size for member in file.infolist()) > os.stat(path).st_size:
+                raise zipfile.BadZipFile("it would unpack to more than its size")
             damaged = file.testzip()
         if damaged is not None:
             raise zipfile.BadZipFile(f"{damaged} has another checksum")

@@ -18,6 +18,7 @@ from pytorch_lightning.__version__ import version
 from torch import Tensor, nn
 
 from admin_init.checkpoints import has_omegas, lightning_checkpoint, load, write_checkpoint
+from admin_init.declared import build_for
 from admin_init.errors import AdminInitError
 from admin_init.fairseq.model import FairseqTransformer, build, dictionary, shape
 from admin_init.fairseq.plain import plain_options
@@ -180,12 +181,16 @@ def _fairseqs_model(
     options = plain_options(options)
     base_architecture(options)
     _refuse(vars(options), weights)
-    try:
+
+    def built() -> TransformerModel:
         model = build(options, dictionary(len(weights[_TOKENS.format("encoder")])))
         if has_omegas(weights):
             install_(model)
-        # Which knows the names of all versions before.
-        model.load_state_dict(weights)
+        return model
+
+    try:
+        # fairseq's own `load_state_dict` knows the names of all versions before.
+        model = build_for(weights, built, TransformerModel.load_state_dict)
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).replace("\n", " ")
         arch = getattr(options, "arch", "model")

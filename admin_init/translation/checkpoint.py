@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from admin_init.checkpoints import read_checkpoint, with_omegas
+from admin_init.declared import build_for
 from admin_init.errors import AdminInitError
 from admin_init.folding import write_folded
 from admin_init.nn import TransformerConfig
@@ -26,7 +27,8 @@ def load_module(checkpoint: dict[str, Any]) -> TranslationModule:
     """Rebuild the module of a checkpoint, with omegas where it has some, in eval mode.
 
     Raises:
-        AdminInitError: The checkpoint is not one of a :class:`TranslationModule`.
+        AdminInitError: The checkpoint is not one of a :class:`TranslationModule`, or declares
+            another model than its weights are of.
     """
     # Late: it imports Lightning, which `load_model` does without.
     from admin_init.translation.module import TranslationModule  # noqa: PLC0415
@@ -38,25 +40,36 @@ def load_model(checkpoint: dict[str, Any]) -> TranslationModel:
     """Rebuild what translates of the module of a checkpoint, see :func:`load_module`.
 
     Raises:
-        AdminInitError: The checkpoint is not one of a :class:`TranslationModule`.
+        AdminInitError: The checkpoint is not one of a :class:`TranslationModule`, or declares
+            another model than its weights are of.
     """
     return _loaded(TranslationModel, checkpoint, unused=("optimization", "label_smoothing"))
 
 
-def _loaded(
-    build: Callable[..., Model], checkpoint: dict[str, Any], unused: Sequence[str] = ()
-) -> Model:
-    settings: dict[str, Any] = checkpoint.get("hyper_parameters", {})
-    try:
-        model = build(**{name: settings[name] for name in settings if name not in unused})
+def _loaded(cls: type[Model], checkpoint: dict[str, Any], unused: Sequence[str] = ()) -> Model:
+    def build() -> Model:
+        model = cls(**{name: settings[name] for name in settings if name not in unused})
         model.on_load_checkpoint(checkpoint)
-        model.load_state_dict(checkpoint["state_dict"])
+        return model
+
+    try:
+        settings, weights = checkpoint.get("hyper_parameters", {}), checkpoint["state_dict"]
+        _check_vocabulary(settings, weights)
+        model = build_for(weights, build, cls.load_state_dict)
     except ImportError:  # fairseq is missing, which says how to get it
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).replace("\n", " ")
         raise AdminInitError(f"This is no checkpoint of a translation model: {reason}") from error
     return model.eval()
+
+
+def _check_vocabulary(settings: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    # fairseq makes a dictionary of that size, before it makes any weight.
+    size = settings.get("transformer", {}).get("vocabulary_size")
+    rows = {len(weight) for weight in weights.values() if weight.ndim}
+    if size is not None and size not in rows:
+        raise ValueError(f"it declares {size:,} subwords, but no weight has so many rows.")
 
 
 def fold_checkpoint(source: str | os.PathLike[str], destination: str | os.PathLike[str]) -> float:

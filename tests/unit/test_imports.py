@@ -17,6 +17,7 @@ ROOT = Path(admin_init.__file__).parent
 LAYERS = [
     {
         "checkpoints",
+        "declared",
         "errors",
         "fields",
         "files",

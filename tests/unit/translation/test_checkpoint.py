@@ -1,5 +1,6 @@
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from admin_init import AdminInit, AdminInitError, FoldError, find_sites
 from admin_init.checkpoints import read_checkpoint
@@ -145,6 +146,65 @@ def test_a_checkpoint_of_another_module(key: str, value: Any, load: Callable[...
         checkpoint[key] = value
     with pytest.raises(AdminInitError, match="no checkpoint of a translation model"):
         load(checkpoint)
+
+
+CLAIMS = [
+    {"encoder_layers": 3_000_000},
+    {"decoder_layers": 10**9},
+    {"dim": 10**6},
+    {"ffn_dim": 10**12},
+    {"vocabulary_size": 10**9},
+    {"max_positions": 10**10},
+    {"max_positions": 10**10, "positions": "learned"},
+]
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=str)
+@pytest.mark.parametrize("engine", ["own", "fairseq"])
+def test_a_model_larger_than_its_weights_is_never_built(
+    claim: dict[str, Any], engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved("model.ckpt")
+    checkpoint = read_checkpoint("model.ckpt")
+    settings = checkpoint["hyper_parameters"]
+    settings["transformer"] |= claim
+    if engine == "fairseq":
+        settings["fairseq"] = {"overrides": {"encoder_layers": 10**7} if "dim" in claim else {}}
+    built = []
+    empty = nn.Linear.reset_parameters
+
+    def reset_parameters(linear: nn.Linear) -> None:
+        built.append(linear.weight.is_meta)
+        empty(linear)
+
+    monkeypatch.setattr(nn.Linear, "reset_parameters", reset_parameters)
+    with pytest.raises(AdminInitError, match="no checkpoint of a translation model"):
+        load_module(checkpoint)
+    assert all(built)
+    assert len(built) < 200
+
+
+def test_a_weight_that_is_larger_than_the_file_is_refused() -> None:
+    saved("model.ckpt")
+    checkpoint = read_checkpoint("model.ckpt")
+    name = next(iter(checkpoint["state_dict"]))
+    checkpoint["state_dict"][name] = torch.zeros(1).expand(10**6, 10**6)
+    torch.save(checkpoint, "expanded.ckpt")
+    with pytest.raises(AdminInitError, match=f"`{name}` is no tensor, or larger than"):
+        load_module(read_checkpoint("expanded.ckpt"))
+
+
+def test_a_checkpoint_that_unpacks_to_more_than_its_size_is_refused() -> None:
+    torch.save({"state_dict": {"weight": torch.zeros(1000, 1000)}}, "plain.ckpt")
+    with (
+        zipfile.ZipFile("plain.ckpt") as plain,
+        zipfile.ZipFile("bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+    assert read_checkpoint("plain.ckpt")
+    with pytest.raises(AdminInitError, match=r"bomb\.ckpt cannot be read as a checkpoint"):
+        read_checkpoint("bomb.ckpt")
 
 
 @pytest.mark.parametrize("residual", ["admin", "admin-closed", "admin-closed-constant"])
