@@ -168,6 +168,36 @@ def _one_after_another(
     return True
 
 
+class JoinedDataset:
+    """The sentences of several data-bins, one after another.
+
+    Args:
+        parts: The data-bins, one at least.
+    """
+
+    def __init__(self, parts: Sequence[IndexedDataset]) -> None:
+        self.parts = parts
+        self.prefix = " + ".join(str(part.prefix) for part in parts)
+        self.sizes = np.concatenate([part.sizes for part in parts])
+        """How many tokens each sentence has, ``</s>`` included."""
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Return the ids of one sentence, int64. *Shape:* (size,)."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.prefix} has {len(self)} sentences, but {index} was asked for")
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        return self.parts[part][index - int(self._ends[part]) + len(self.parts[part])]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @cached_property
+    def checksum(self) -> int:
+        """Of the checksums of all parts, in their order."""
+        return zlib.crc32(np.array([part.checksum for part in self.parts], "<u4").tobytes())
+
+
 class IndexedDatasetBuilder:
     """Writes a data-bin, in a ``with`` statement.
 

@@ -1,6 +1,8 @@
 """The batches of a data-bin, for Lightning."""
 
+import os
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.corpora import check_languages
-from admin_init.translation.databin import IndexedDataset
+from admin_init.translation.databin import IndexedDataset, JoinedDataset
 from admin_init.translation.errors import CorpusError
 from admin_init.translation.loading import (
     FixedBatches,
@@ -29,7 +31,7 @@ class TranslationDataModule(Subwords, LightningDataModule):
     it would have got. Validation and test batches come in a fixed order.
 
     Args:
-        data: The folder with ``dict.*.txt`` and ``train.*.bin``.
+        data: The folder with ``dict.*.txt`` and ``train.*.bin``, see :meth:`pairs`.
         source_lang: The language translated from.
         target_lang: The language translated into.
         max_tokens: The most tokens of a side of a batch, padding included.
@@ -58,6 +60,11 @@ class TranslationDataModule(Subwords, LightningDataModule):
         LightningDataModule.__init__(self)
         Subwords.__init__(self, data, source_lang, target_lang)
         check_languages(source_lang, target_lang)
+        if os.pathsep in str(data) and not Path(data).exists():
+            raise CorpusError(
+                f"`data` must be one folder, but is {data}. Put the training data of the others "
+                "into the first, as train1, train2, ...: all of them are trained on in every epoch."
+            )
         for name, value, least in (("max_tokens", max_tokens, 1), ("num_workers", num_workers, 0)):
             if value is None or value < least:
                 raise CorpusError(f"`{name}` must be at least {least}, but is {value}.")
@@ -85,16 +92,51 @@ class TranslationDataModule(Subwords, LightningDataModule):
                 )
 
     def pairs(self, split: str) -> ParallelDataset:
-        """Opens a split, such as ``train``.
+        """Open a split, such as ``train``.
+
+        As in fairseq, ``train`` goes on in ``train1``, ``train2``, ... where the folder has them,
+        and a file may be named for either direction: that of ``en-de`` also serves ``de-en``.
 
         Raises:
             CorpusError: The folder does not have it, or it is damaged.
         """
-        prefix = self.folder / f"{split}.{self.source_lang}-{self.target_lang}"
+        names = [split, *(f"{split}{number}" for number in range(1, self._parts(split)))]
+        parts = [
+            ParallelDataset(
+                IndexedDataset(f"{prefix}.{self.source_lang}", len(self.source_dictionary)),
+                IndexedDataset(f"{prefix}.{self.target_lang}", len(self.target_dictionary)),
+                left_pad_source=self.left_pad_source,
+            )
+            for prefix in map(self._prefix, names)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        sources, targets = zip(*((part.source, part.target) for part in parts), strict=True)
         return ParallelDataset(
-            IndexedDataset(f"{prefix}.{self.source_lang}", len(self.source_dictionary)),
-            IndexedDataset(f"{prefix}.{self.target_lang}", len(self.target_dictionary)),
-            left_pad_source=self.left_pad_source,
+            JoinedDataset(sources), JoinedDataset(targets), left_pad_source=self.left_pad_source
+        )
+
+    def _parts(self, split: str) -> int:
+        """Count the parts of a split: a training split may have several."""
+        found = 1
+        while split == "train" and self._files(self._prefix(f"{split}{found}")):
+            found += 1
+        return found
+
+    def _prefix(self, split: str) -> Path:
+        """Return how the names of a split begin: ``train.en-de``, or ``train.de-en`` if there."""
+        first, second = self.source_lang, self.target_lang
+        prefix, turned = (
+            self.folder / f"{split}.{pair}" for pair in (f"{first}-{second}", f"{second}-{first}")
+        )
+        return turned if self._files(turned) and not self._files(prefix) else prefix
+
+    def _files(self, prefix: Path) -> bool:
+        """Whether there is any file of a data-bin; where one is missing, opening it says so."""
+        return any(
+            Path(f"{prefix}.{lang}.{kind}").exists()
+            for lang in (self.source_lang, self.target_lang)
+            for kind in ("idx", "bin")
         )
 
     def references(self, split: str) -> list[str]:
@@ -103,7 +145,7 @@ class TranslationDataModule(Subwords, LightningDataModule):
         Raises:
             CorpusError: The folder does not have them.
         """
-        name = f"{split}.{self.source_lang}-{self.target_lang}.{self.target_lang}.txt"
+        name = f"{self._prefix(split).name}.{self.target_lang}.txt"
         try:
             text = (self.folder / name).read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:

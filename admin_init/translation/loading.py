@@ -16,7 +16,7 @@ from admin_init.translation.batching import (
     number_of_batches,
     token_batches,
 )
-from admin_init.translation.databin import IndexedDataset
+from admin_init.translation.databin import IndexedDataset, JoinedDataset
 from admin_init.translation.errors import CorpusError
 
 Batches = list[npt.NDArray[np.int64]]
@@ -35,7 +35,11 @@ class ParallelDataset(Dataset[TranslationBatch]):
     """
 
     def __init__(
-        self, source: IndexedDataset, target: IndexedDataset, *, left_pad_source: bool = False
+        self,
+        source: IndexedDataset | JoinedDataset,
+        target: IndexedDataset | JoinedDataset,
+        *,
+        left_pad_source: bool = False,
     ) -> None:
         if len(source) != len(target):
             raise CorpusError(

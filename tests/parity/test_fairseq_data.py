@@ -1,8 +1,12 @@
 """Data-bins: fairseq-preprocess's read by us, ours read by fairseq, token for token."""
 
+import os
 import random
+import shutil
 import sys
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from fairseq.data.indexed_dataset import (
     MMapIndexedDatasetBuilder,
     best_fitting_int_dtype,
 )
+from fairseq.tasks.translation import load_langpair_dataset
 from fairseq_cli import preprocess
 
 from admin_init.nn import TransformerConfig
@@ -22,6 +27,7 @@ from admin_init.translation.databin import IndexedDataset, IndexedDatasetBuilder
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.dictionary import Dictionary
 from admin_init.translation.engine import FairseqConfig
+from admin_init.translation.errors import CorpusError
 from admin_init.translation.module import TranslationModule
 
 LINES = {"train": 200, "valid": 20, "test": 20}
@@ -71,6 +77,82 @@ def test_we_read_what_fairseq_preprocess_writes(texts: Path, data_bin: Path) -> 
             for ours, line, other in zip(sentences, lines, expected, strict=True):
                 assert ours.tolist() == other.tolist()
                 assert ours.tolist() == theirs.encode_line(line, add_if_not_exist=False).tolist()
+
+
+@pytest.fixture
+def in_parts(data_bin: Path, tmp_path: Path) -> Path:
+    """A data-bin whose training data are in three parts, one of them named for the other way."""
+    folder = tmp_path / "in-parts"
+    shutil.copytree(data_bin, folder)
+    for number, split, pair in ((1, "valid", "de-en"), (2, "test", "en-de"), (4, "valid", "en-de")):
+        for lang in ("en", "de"):
+            for kind in ("bin", "idx"):
+                shutil.copy(
+                    data_bin / f"{split}.en-de.{lang}.{kind}",
+                    folder / f"train{number}.{pair}.{lang}.{kind}",
+                )
+    return folder
+
+
+@pytest.mark.parametrize(("source", "target"), [("en", "de"), ("de", "en")])
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_the_pairs_are_those_that_fairseq_loads(
+    in_parts: Path, source: str, target: str, split: str
+) -> None:
+    dictionary = FairseqDictionary.load(str(in_parts / "dict.en.txt"))
+    expected = load_langpair_dataset(
+        str(in_parts),
+        split,
+        source,
+        dictionary,
+        target,
+        dictionary,
+        combine=split == "train",
+        dataset_impl="mmap",
+        upsample_primary=1,
+        left_pad_source=True,
+        left_pad_target=False,
+        max_source_positions=1024,
+        max_target_positions=1024,
+    )
+    pairs = TranslationDataModule(in_parts, source, target).pairs(split)
+    assert len(pairs) == len(expected) == (240 if split == "train" else 20)
+    for i in range(len(pairs)):
+        assert pairs.source[i].tolist() == expected[i]["source"].tolist()
+        assert pairs.target[i].tolist() == expected[i]["target"].tolist()
+    assert pairs.source.sizes.tolist() == expected.src_sizes.tolist()
+
+
+def test_parts_that_changed_are_seen_when_a_run_resumes(in_parts: Path) -> None:
+    def loader() -> Any:
+        return TranslationDataModule(in_parts, "en", "de", max_tokens=100).train_dataloader()
+
+    whole = [batch.source.tolist() for batch in loader()]
+    first = loader()
+    begun = [batch.source.tolist() for batch in islice(first, 5)]
+    resumed = loader()
+    resumed.load_state_dict(first.state_dict())
+    assert len(begun) < len(whole)
+    rest = [batch.source.tolist() for batch in resumed]
+    assert begun + rest == whole
+    for kind in ("bin", "idx"):  # The parts swap their sentences.
+        one, two = (in_parts / f"train{i}.{p}.en.{kind}" for i, p in ((1, "de-en"), (2, "en-de")))
+        content = one.read_bytes()
+        one.write_bytes(two.read_bytes())
+        two.write_bytes(content)
+    with pytest.raises(CorpusError, match=r"train\.en-de\.en \+ .*train1\.de-en\.en \+ .*train2"):
+        loader().load_state_dict(first.state_dict())
+
+
+def test_a_part_that_is_not_whole_is_named(in_parts: Path) -> None:
+    (in_parts / "train2.en-de.de.bin").unlink()
+    with pytest.raises(CorpusError, match=r"train2\.en-de\.de cannot be read"):
+        TranslationDataModule(in_parts, "en", "de").pairs("train")
+
+
+def test_several_data_bins_are_refused(in_parts: Path, data_bin: Path) -> None:
+    with pytest.raises(CorpusError, match=r"`data` must be one folder.*train1, train2"):
+        TranslationDataModule(f"{in_parts}{os.pathsep}{data_bin}", "en", "de")
 
 
 @pytest.mark.parametrize("fairseq", [None, FairseqConfig()])
