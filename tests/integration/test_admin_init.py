@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -340,20 +341,30 @@ def step_0(how: str, folder: Path, lightning: ModuleType) -> Path:
     return path
 
 
-@pytest.mark.parametrize("how", ["interrupted", "empty state", "no callbacks", "plain"])
+@pytest.mark.faults
 def test_a_checkpoint_from_before_any_profile_is_profiled(
-    how: str, tmp_path: Path, lightning: ModuleType
+    tmp_path: Path, lightning: ModuleType, cells: Callable[..., None]
 ) -> None:
     undisturbed, callback = module(lightning), AdminInit()
     trainer(lightning, callbacks=[callback]).fit(undisturbed, data())
-    path = step_0(how, tmp_path, lightning)
-    resumed, again = module(lightning), AdminInit()
-    again.profile = callback.profile  # as of a run before, with the same callback
-    with pytest.warns(UserWarning, match="at update 0, holds no profile.*AdminInit profiles now"):
-        trainer(lightning, callbacks=[again]).fit(resumed, data(), ckpt_path=path)
-    assert again.profile == callback.profile
-    assert again.profile is not None
-    assert first_omegas(resumed) == first_omegas(undisturbed)
+    forms = ("interrupted", "empty state", "no callbacks", "plain")
+    for how in forms:
+        path = step_0(how, tmp_path / how, lightning)
+        resumed, again = module(lightning), AdminInit()
+        again.profile = callback.profile  # as of a run before, with the same callback
+        with pytest.warns(UserWarning, match="at update 0, holds no.*profiles now") as warned:
+            trainer(lightning, callbacks=[again]).fit(resumed, data(), ckpt_path=path)
+        assert again.profile == callback.profile
+        assert again.profile is not None
+        assert first_omegas(resumed) == first_omegas(undisturbed)
+    cells(
+        "Faults",
+        f"A checkpoint from before any profile, resumed by {lightning.__name__}",
+        tried=len(forms),
+        survived=len(forms),
+        exit_code=0,
+        message=next(str(w.message) for w in warned if "update 0" in str(w.message)),
+    )
 
 
 def test_omegas_that_were_set_before_the_first_update_are_kept_with_a_warning(
