@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+_CONTROL = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
+del _CONTROL[ord("\n")]
+
 
 class AdminInitError(ValueError):
-    """Base of every refusal of this package."""
+    """Base of every refusal of this package.
+
+    Its text may quote a file that somebody else wrote. Control characters in it are shown escaped,
+    or a terminal would do what they say.
+    """
+
+    def __str__(self) -> str:
+        return super().__str__().translate(_CONTROL)
 
 
 class UnsupportedModelError(AdminInitError):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from admin_init.translation.databin import IndexedDataset, IndexedDatasetBuilder
+from admin_init.translation.databin import IndexedDataset, IndexedDatasetBuilder, JoinedDataset
 from admin_init.translation.errors import CorpusError
 
 SENTENCES = [[4, 5, 2], [2], [65_499, 2]]
@@ -188,3 +188,21 @@ def test_an_index_that_ends_while_it_is_read_is_refused(
     monkeypatch.setattr("os.fstat", lambda number: SimpleNamespace(st_size=len(INDEX)))
     with pytest.raises(CorpusError, match=r"cannot be read.*de\.en\.idx"):
         IndexedDataset(prefix)
+
+
+def test_joined_data_bins_are_one(tmp_path: Path) -> None:
+    parts, expected = [], []
+    for number, sentences in enumerate(([[5, 2], [6, 7, 2]], [], [[8, 2]])):
+        with IndexedDatasetBuilder(tmp_path / f"part{number}", 9) as builder:
+            for ids in sentences:
+                builder.add(ids)
+        parts.append(IndexedDataset(tmp_path / f"part{number}", 9))
+        expected += sentences
+    joined = JoinedDataset(parts)
+    assert [joined[i].tolist() for i in range(len(joined))] == expected
+    assert joined.sizes.tolist() == [2, 3, 2]
+    again = pickle.loads(pickle.dumps(joined))
+    assert again.checksum == joined.checksum != JoinedDataset(parts[::-1]).checksum
+    for index in (3, -1):
+        with pytest.raises(IndexError, match="3 sentences"):
+            joined[index]
