@@ -80,13 +80,13 @@ class CorpusConfig:
         return self._open().within(limits)
 
     def _open(self) -> ParallelCorpus:
-        check_languages(self.source_lang, self.target_lang)
         languages = _LANGUAGES.get(self.kind, [f"{self.source_lang}-{self.target_lang}"])
         if f"{self.source_lang}-{self.target_lang}" not in languages:
             raise CorpusError(
                 f"The corpus {self.kind!r} is {' or '.join(languages)}, but `source_lang` is "
                 f"{self.source_lang!r} and `target_lang` is {self.target_lang!r}."
             )
+        check_languages(self.source_lang, self.target_lang)
         if self.kind == "embedded":
             return self._embedded()
         if self.folder is None:
