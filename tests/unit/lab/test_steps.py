@@ -36,6 +36,10 @@ def test_what_was_studied_before_is_kept_unless_the_grid_has_changed() -> None:
     assert found.stat().st_mtime == 0
     run_studies(replace(COMPARISON, grid=Grid(residual=["post"], seed=[1])))
     assert found.stat().st_mtime > 0
+    found.write_text("{")
+    run_studies(replace(COMPARISON, grid=Grid(residual=["post"], seed=[1])))
+    assert found.with_name("dependency.json.damaged-1").read_text() == "{"
+    assert studied(COMPARISON)[0].sentences
 
 
 def test_without_studies_there_is_nothing() -> None:

@@ -58,3 +58,14 @@ def test_what_is_no_choice() -> None:
         Path("other/best.ckpt").write_text("best")
         record("other/best.ckpt")
     assert len(json.loads(Path("run/test.json").read_text())) == 2
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '[{"data": "bin"}]'])
+def test_damaged_scores_are_set_aside_and_the_new_ones_kept(content: str) -> None:
+    Path("run/test.json").write_text(content)
+    with pytest.warns(UserWarning, match=r"run/test\.json cannot be used.*test\.json\.damaged-1"):
+        record("run/chosen.ckpt")
+    assert Path("run/test.json.damaged-1").read_text() == content
+    assert [entry["checkpoint"] for entry in json.loads(Path("run/test.json").read_text())] == [
+        "chosen.ckpt"
+    ]
