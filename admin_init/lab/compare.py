@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from admin_init.errors import AdminInitError
 from admin_init.lab.comparison import Comparison
@@ -23,6 +22,7 @@ from admin_init.lab.run import build, enter_worker, train
 from admin_init.lab.settings import check_unchanged, write_settings
 from admin_init.lab.steps import run_studies
 from admin_init.lab.verdict import unigram_entropy
+from admin_init.progress import progress as shown_progress
 from admin_init.translation.databin import IndexedDataset
 from admin_init.translation.prepare import prepare
 from admin_init.translation.processes import Processes, report
@@ -58,7 +58,12 @@ def compare(comparison: Comparison, *, progress: bool = True) -> Outcome:
     _check_models(comparison)
     check_unchanged(comparison)
     corpus = comparison.corpus.open()
-    prepare(corpus, output / "data-bin", vocabulary_size=comparison.vocabulary_size)
+    prepare(
+        corpus,
+        output / "data-bin",
+        vocabulary_size=comparison.vocabulary_size,
+        progress=progress,
+    )
     languages = f"{corpus.source_lang}-{corpus.target_lang}"
     entropy = _entropy(output / "data-bin" / f"train.{languages}.{corpus.target_lang}")
     write_settings(comparison, entropy)
@@ -150,7 +155,7 @@ def _as_completed(
 
 
 class _Bars:
-    """A progress bar for each run that has begun, and one for all of them."""
+    """The progress of each run that has begun, and that of all of them."""
 
     def __init__(self, progress: Progress, comparison: Comparison, variants: list[Variant]) -> None:
         self._progress = progress
@@ -166,11 +171,11 @@ class _Bars:
     def finish(self, run: str, result: Result) -> None:
         self._end(run)
         verdict = "[green]trained[/]" if result.trained else "[red]failed[/]"
-        self._progress.console.print(f"{run}: {verdict}, {escape(result.reason)}")
+        self._progress.print(f"{run}: {verdict}, {escape(result.reason)}")
 
     def fail(self, run: str, error: Exception) -> None:
         self._end(run)
-        self._progress.console.print(f"{run}: [red]stopped by an error[/]: {escape(str(error))}")
+        self._progress.print(f"{run}: [red]stopped by an error[/]: {escape(str(error))}")
 
     def _end(self, run: str) -> None:
         self._progress.advance(self._all)
@@ -180,11 +185,5 @@ class _Bars:
 
 @contextmanager
 def _bars(comparison: Comparison, variants: list[Variant], *, shown: bool) -> Iterator[_Bars]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(quiet=not shown), disable=not shown) as progress:
+    with shown_progress(shown=shown) as progress:
         yield _Bars(progress, comparison, variants)

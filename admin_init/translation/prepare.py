@@ -1,16 +1,15 @@
 """From a parallel corpus to a folder that can be trained on."""
 
-import sys
 from dataclasses import asdict
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from admin_init.files import write_bytes
+from admin_init.progress import progress as shown_progress
 from admin_init.translation.binarizing import write_data_bin
 from admin_init.translation.corpora import ParallelCorpus
 from admin_init.translation.errors import CorpusError
@@ -30,6 +29,7 @@ def prepare(
     workers: int = 1,
     shard_size: int = 50_000,
     overwrite: bool = False,
+    progress: bool = True,
     **settings: Any,
 ) -> Manifest:
     """Cleans a corpus, splits it into subwords and writes it as fairseq's data-bin.
@@ -55,6 +55,7 @@ def prepare(
         shard_size: How many pairs a process works on at once: it decides how much memory that
             takes, and how much work a killed run loses.
         overwrite: Whether to replace a folder that was made otherwise.
+        progress: Whether to show on standard error how far it is: bars on a terminal, else lines.
         settings: The fields of :class:`~admin_init.translation.prepare_config.PrepareConfig`.
 
     Returns:
@@ -71,8 +72,8 @@ def prepare(
             raise CorpusError(f"`{name}` must be at least 1, but is {value}.")
     versions = _versions(config)
     _check_splits(corpus, config)
-    with _progress() as progress:
-        manifest = _survey(corpus, config, versions, shard_size, progress)
+    with shown_progress(shown=progress) as display:
+        manifest = _survey(corpus, config, versions, shard_size, display)
         made = _finished(destination, manifest, overwrite)
         if made is not None:
             return made
@@ -82,7 +83,7 @@ def prepare(
             made = _finished(destination, manifest, overwrite)
             if made is not None:
                 return made
-            pipeline = Pipeline(corpus, config, scratch, workers, shard_size, progress)
+            pipeline = Pipeline(corpus, config, scratch, workers, shard_size, display)
             shards = pipeline.run(manifest)
             write_data_bin(shards, manifest, scratch.result)
             model = SUBWORD_MODELS[config.subwords]
@@ -149,21 +150,3 @@ def _finished(destination: Path, manifest: Manifest, overwrite: bool) -> Manifes
             "folder, or pass overwrite=True to replace it."
         )
     return None
-
-
-def _progress() -> Progress:
-    # The stream as it is now: while subwords are learned, what a library prints there is caught.
-    console = Console(file=sys.stderr)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    return Progress(
-        *columns,
-        console=console,
-        disable=not console.is_terminal,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -65,7 +66,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compare")
     (folder / "out" / BROKEN).mkdir(parents=True)
     (folder / "out" / BROKEN / "last.ckpt").write_bytes(b"PK\x03\x04 [/damaged]")
-    assert compare(write_recipe(folder)).code == 1
+    done = compare(write_recipe(folder))
+    assert done.code == 1
+    (folder / "err.txt").write_text(done.err)
     return folder
 
 
@@ -105,6 +108,20 @@ def test_a_run_that_trains(folder: Path) -> None:
     assert last["global_step"] == 60
     profile = json.loads((folder / "out" / GOOD / "admin_profile.json").read_text())
     assert len(profile["sites"]) == 2 * 2 + 1 * 3
+
+
+def test_a_log_follows_the_runs(folder: Path) -> None:
+    text = (folder / "err.txt").read_text()
+    for line in (
+        r"preprocessing: 3 of 3 \(100%\), 0:\d\d:\d\d elapsed",
+        f"{GOOD}: begins",
+        rf"{GOOD}: 60 of 60 \(100%\), 0:\d\d:\d\d elapsed",
+        f"{GOOD}: (trained|failed), .*",
+        re.escape(f"{DIVERGED}: failed, its validation NLL is nan"),
+        f"{BROKEN}: stopped by an error: .*",
+    ):
+        assert re.search(rf"^[\d-]{{10}} [\d:]{{8}} {line}$", text, re.MULTILINE), line
+    assert "\x1b" not in text
 
 
 def test_a_run_that_diverges_has_failed_and_crashed_nothing(folder: Path) -> None:

@@ -211,18 +211,22 @@ def test_a_broken_file_is_refused_before_anything_is_written(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_progress_is_shown_to_people_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
+@pytest.mark.parametrize("shown", [True, False])
+def test_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool, shown: bool
 ) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(stream, "isatty", lambda: terminal)
     monkeypatch.setattr("sys.stderr", stream)
-    prepare(make_corpus(), tmp_path / "bin", subwords="subword-nmt", shard_size=40)
+    corpus, options = make_corpus(), {"subwords": "subword-nmt", "shard_size": 40}
+    prepare(corpus, tmp_path / "bin", progress=shown, **options)  # type: ignore[arg-type]
     steps = ["reading train", "preprocessing", "counting words", "learning subwords", "splitting"]
-    shown = stream.getvalue()
-    assert [step in shown for step in steps] == [terminal] * len(steps)
-    assert terminal or not shown
-    assert "it/s" not in shown, "subword-nmt's own bar"
+    text = stream.getvalue()
+    assert [step in text for step in steps] == [shown] * len(steps)
+    assert shown or not text
+    assert ("\x1b" in text) == (terminal and shown), "bars are for terminals"
+    assert ("preprocessing: 4 of 4 (100%)" in text) == (shown and not terminal)
+    assert "it/s" not in text, "subword-nmt's own bar"
 
 
 def test_half_of_a_surrogate_pair_is_refused(tmp_path: Path) -> None:
