@@ -121,7 +121,7 @@ def _lost_process(error: RuntimeError, trainer: Any) -> str | None:
     """Name the process whose death ``error`` is about, if it is about one."""
     text = str(error).partition("DataLoader worker")
     if text[1]:
-        return f"A {text[1]}{text[2].strip().partition('. ')[0].rstrip('.')}."
+        return f"A {text[1]} {text[2].strip().partition('. ')[0].rstrip('.')}."
     for process in getattr(trainer.strategy.launcher, "procs", []):
         # The error may be there before the process is.
         with suppress(AttributeError, subprocess.TimeoutExpired):

@@ -112,7 +112,8 @@ def _run(
 ) -> None:
     os.chdir(output.parent)
     os.environ.update(environment)
-    # As from a terminal, wherever the tests run.
+    # As in a command from a terminal: loaders of batches are forked, and Ctrl-C is heard.
+    multiprocessing.set_start_method("fork", force=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with on_signals(lambda number: os._exit(128 + number)):  # before the command's own, and after
         first()

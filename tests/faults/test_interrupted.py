@@ -137,11 +137,18 @@ def test_a_signal_to_one_of_two_processes_ends_both_where_they_resume() -> None:
 def test_the_death_of_a_loading_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     write_recipe()
 
-    def kill_it(self: Any, *_: Any) -> None:
-        for child in psutil.Process().children(recursive=True):
-            child.kill()
+    calls = 0
+    training_step = TranslationModule.training_step
 
-    monkeypatch.setattr(TranslationModule, "on_train_epoch_start", kill_it)
+    def kill_them(self: Any, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            for child in psutil.Process().children(recursive=True):
+                child.kill()
+        return training_step(self, *arguments)
+
+    monkeypatch.setattr(TranslationModule, "training_step", kill_them)
     done = call(*fit("first"), "--data.num_workers", "1")
     assert done.code == 2
     assert re.search(r"A DataLoader worker \(pid.*Repeat the command; `--ckpt_path", done.err)
