@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import admin_init
 from admin_init import commands
+from admin_init.chatter import silence_chatter
 from admin_init.errors import AdminInitError
 from admin_init.interruption import WORDS, end_at_once, on_signals
 
@@ -137,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     name, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if name == "help":
         name, *arguments = [*arguments, "--help"]
+    silence_chatter()
     try:
         with _signals(name, arguments):
             code = _run(name, arguments)

@@ -1,0 +1,50 @@
+"""What libraries tell those who program with them, kept from those who use the command line."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+
+_WARNINGS = (
+    # How we call Lightning, and how Lightning calls torch.
+    ("LightningCLI's args parameter is intended", r"pytorch_lightning\.cli"),
+    (r"`isinstance\(treespec, LeafSpec\)` is deprecated", r"pytorch_lightning\.utilities\._pytree"),
+    # With batches of memory-mapped ids, loading is no bottleneck.
+    (r"The '\w+' does not have many workers", "pytorch_lightning"),
+    # How fairseq calls torch, and Lightning its own summary.
+    ("Support for mismatched key_padding_mask and attn_mask", r"torch\.nn\.functional"),
+    (r"Precision \S+ is not supported by the model summary", r"pytorch_lightning\.utilities"),
+    # A gradient scaler has skipped the first update, as it is meant to.
+    (r"Detected call of `lr_scheduler\.step\(\)` before", r"torch\.optim\.lr_scheduler"),
+)
+"""Beginnings of messages, and the modules that they come from."""
+
+_NOTES = re.compile(
+    "💡 Tip: "
+    "|[GTH]PU available: False"
+    r"|`Trainer\(val_check_interval=1\.0\)` was configured"
+)
+"""Beginnings of what Lightning writes where nothing is wrong."""
+
+_LOGGERS = (
+    "pytorch_lightning.utilities.rank_zero",
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning_fabric.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+)
+
+
+def silence_chatter() -> None:
+    """Leave out advertisements, and warnings that no user of the command line can act on.
+
+    For processes of the command line only: nobody who imports the package is to miss a warning.
+    """
+    for message, module in _WARNINGS:
+        warnings.filterwarnings("ignore", message, module=module)
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return _NOTES.match(record.getMessage()) is None
