@@ -35,3 +35,14 @@ class ProfileError(AdminInitError):
 
 class FoldError(AdminInitError):
     """Omega cannot be folded into the weights without changing the model's outputs."""
+
+
+class NotFiniteError(AdminInitError, FloatingPointError):
+    """A model computes NaN or infinity, so there is nothing to go on with."""
+
+
+class DivergedError(NotFiniteError):
+    """A training has diverged."""
+
+    exit_code = 1
+    """The command was well formed, so it is no 2."""

@@ -115,7 +115,7 @@ class FairseqTransformer(nn.Module):
 
         Raises:
             ValueError: An argument makes no search; the message says which.
-            FloatingPointError: The scores of a sentence are not finite, as the model's logits are
+            NotFiniteError: The scores of a sentence are not finite, as the model's logits are
                 not.
         """
         length_limits(self.config, source, max_len_a, max_len_b)

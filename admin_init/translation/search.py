@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from admin_init.errors import NotFiniteError
 from admin_init.fields import check_given
 from admin_init.nn import Transformer, TransformerConfig
 
@@ -89,7 +90,7 @@ def beam_search(
 
     Raises:
         ValueError: An argument makes no search; the message says which.
-        FloatingPointError: The scores of a sentence are not finite, as the model's logits are not.
+        NotFiniteError: The scores of a sentence are not finite, as the model's logits are not.
     """
     limits = length_limits(model.config, source, max_len_a, max_len_b)
     if beam_size < 1:
@@ -161,11 +162,11 @@ def checked(found: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
     """Sort the hypotheses of each sentence of a batch, the best first.
 
     Raises:
-        FloatingPointError: A sentence has none, or a score is not finite.
+        NotFiniteError: A sentence has none, or a score is not finite.
     """
     for sentence, hypotheses in enumerate(found):
         if not hypotheses or any(math.isnan(score) for _, score in hypotheses):
-            raise FloatingPointError(
+            raise NotFiniteError(
                 f"Sentence {sentence} of the batch has no finite score: the model's logits are NaN "
                 "or infinite. Look for the step at which training diverged."
             )
