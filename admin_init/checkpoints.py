@@ -23,20 +23,38 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a Lightning checkpoint without running any code that it may hold.
 
     Raises:
-        AdminInitError: There is no such file, or it is no checkpoint.
+        AdminInitError: There is no such file, it is no checkpoint, or there is NaN in its weights.
     """
     return lightning_checkpoint(load(path), path)
 
 
 def lightning_checkpoint(content: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what was loaded from ``path``, if it is a Lightning checkpoint.
+    """Return what was loaded from ``path``, if it is a Lightning checkpoint that can be used.
 
     Raises:
-        AdminInitError: It is none.
+        AdminInitError: It is none, or there is NaN in its weights.
     """
     if not isinstance(content, dict) or "state_dict" not in content:
         raise AdminInitError(f"{path} is no Lightning checkpoint: it has no `state_dict`.")
+    if lost := holding_nan(content["state_dict"]):
+        raise AdminInitError(
+            f"{path} holds NaN: {len(lost)} of its {len(content['state_dict'])} weights, "
+            f"`{lost[0]}` the first. The training had diverged when it was saved; use an earlier "
+            "checkpoint."
+        )
     return content
+
+
+def holding_nan(weights: Mapping[str, Any]) -> list[str]:
+    """Return the names of the weights in which there is NaN."""
+    # Not infinity: a mask among them may have it.
+    return [
+        name
+        for name, weight in weights.items()
+        if isinstance(weight, torch.Tensor)
+        and weight.is_floating_point()
+        and bool(weight.isnan().any())
+    ]
 
 
 def has_omegas(weights: Mapping[str, Any]) -> bool:
