@@ -37,6 +37,9 @@ class AverageCheckpoints(Callback):
     figures. All of it lies beside the checkpoints of the trainer's :class:`ModelCheckpoint`, which
     knows the best one. The model keeps the weights that it was trained to.
 
+    Weights by which validation is not finite are neither averaged nor chosen. Where there are no
+    others, there is no ``chosen.ckpt``, nor one of an earlier run.
+
     Args:
         last: How many validations. Where there were fewer, all are averaged.
         monitor: What to validate by, as the :class:`ModelCheckpoint` that has the same ``monitor``;
@@ -60,6 +63,7 @@ class AverageCheckpoints(Callback):
         self.last = last
         self.monitor = monitor
         self._saved: list[str] = []
+        self._lost = False  # whether a validation was not finite
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """See that there will be a best checkpoint to compare the average with."""
@@ -70,6 +74,11 @@ class AverageCheckpoints(Callback):
         """Save the weights, and delete those that will not be averaged any more."""
         fast: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
         if trainer.state.fn != "fit" or trainer.sanity_checking or fast:
+            return
+        found = trainer.callback_metrics.get(self.monitor)
+        lost = found is not None and not math.isfinite(found)
+        if trainer.strategy.reduce_boolean_decision(lost, all=False):
+            self._lost = True
             return
         path = Path(self._keeper(trainer).dirpath) / f"step_{trainer.global_step:07}.ckpt"
         trainer.save_checkpoint(path, weights_only=True)
@@ -84,22 +93,34 @@ class AverageCheckpoints(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Average the checkpoints, and choose."""
         members = self._members()
-        if not members:
+        if not members and not self._lost:
             return
         keeper = self._keeper(trainer)
         folder = Path(keeper.dirpath)
-        if trainer.is_global_zero:
+        if members and trainer.is_global_zero:
             write_average(members, folder / AVERAGE)
         trainer.strategy.barrier()
+        # Where no validation was finite, neither is the best.
         candidates = {"best": Path(keeper.best_model_path), "average": folder / AVERAGE}
         with _validating(trainer, pl_module):
             values = {
                 name: self._validate(trainer, pl_module, path)
                 for name, path in candidates.items()
-                if path.is_file()
+                if members and path.is_file()
             }
+        figures = " and ".join(f"{value:.4f} for the {name}" for name, value in values.items())
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        if not finite:
+            if trainer.is_global_zero:
+                for name in (CHOSEN, CHOICE):
+                    (folder / name).unlink(missing_ok=True)
+            rank_zero_warn(
+                f"Validation chose no checkpoint: {self.monitor} is {figures or 'never finite'}. "
+                f"There is no {folder / CHOSEN}."
+            )
+            return
         sign = 1 if keeper.mode == "min" else -1
-        chosen = min(values, key=lambda name: (math.isnan(values[name]), sign * values[name]))
+        chosen = min(finite, key=lambda name: sign * finite[name])
         if trainer.is_global_zero:
             sources = {"best": [candidates["best"]], "average": members}
             if chosen == "average":
@@ -111,7 +132,6 @@ class AverageCheckpoints(Callback):
                 for name, value in values.items()
             }
             write_json(folder / CHOICE, {"chosen": chosen, "mode": keeper.mode, **report})
-        figures = " and ".join(f"{value:.4f} for the {name}" for name, value in values.items())
         rank_zero_info(
             f"Validation chose the {chosen}, {folder / CHOSEN}: {self.monitor} is {figures} "
             f"(the average is that of {len(members)} checkpoints)."

@@ -116,10 +116,10 @@ def test_more_may_be_better() -> None:
     assert (choice("other")["chosen"], choice("other")["mode"]) == ("best", "max")
 
 
-def test_what_is_not_a_number_is_not_better() -> None:
-    fit(pl, [5.0, 3.0, math.nan])
-    assert math.isnan(choice()["average"]["val_nll"])
-    assert weight("chosen.ckpt") == 3.0
+def test_what_is_not_a_number_is_neither_averaged_nor_chosen(lightning: ModuleType) -> None:
+    fit(lightning, [5.0, 3.0, math.nan])
+    assert (weight("average.ckpt"), weight("chosen.ckpt")) == (4.0, 3.0)
+    assert choice()["average"]["checkpoints"] == ["step_0000001.ckpt", "step_0000002.ckpt"]
 
 
 def test_fewer_validations_than_asked_for() -> None:
@@ -270,3 +270,11 @@ def test_two_processes(tmp_path: Path) -> None:
     assert weight("chosen.ckpt") == 1.25
     assert choice()["average"]["val_nll"] == 0.25
     assert len(list(Path("run").glob("step_*"))) == 2
+
+
+def test_where_all_is_nan_nothing_is_chosen() -> None:
+    fit(pl, [9.0])
+    with pytest.warns(UserWarning, match="chose no checkpoint: val_nll is never finite. There is"):
+        fit(pl, [math.nan, math.nan])
+    assert not Path("run/chosen.ckpt").exists()
+    assert not Path("run/chosen.json").exists()
