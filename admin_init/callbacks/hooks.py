@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from admin_init.callbacks.silence import distribution
 
@@ -41,3 +43,13 @@ def around(
         return wrapper(pl_module, functools.partial(original, *args, **kwargs))
 
     setattr(pl_module, hook, once)
+
+
+def step_loss(trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any) -> Tensor | None:
+    """Return the loss of a training step as the module returned it, if it returned one."""
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    if not isinstance(loss, Tensor):
+        return None
+    # Lightning divides it for the sum that it accumulates.
+    parts = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
+    return loss.detach() * parts

@@ -14,6 +14,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from admin_init.callbacks.base import Callback
+from admin_init.callbacks.hooks import step_loss
 from admin_init.callbacks.stability_step import MonitoredStep
 from admin_init.files import open_for_appending, write_text
 from admin_init.measures.spikes import SpikeDetector
@@ -155,9 +156,10 @@ class StabilityMonitor(Callback):
                 self._interval = self._step // self.every_n_steps
                 self.latest = monitored.rows()
                 self._log(trainer, self.latest)
-        loss = _loss(trainer, pl_module, outputs)
-        if loss is None:
+        tensor = step_loss(trainer, pl_module, outputs)
+        if tensor is None:
             return
+        loss = float(tensor)
         median = self._detector.median
         if self._detector.update(loss):
             spike = {"step": self._step, "epoch": trainer.current_epoch, "batch_idx": batch_idx}
@@ -212,16 +214,6 @@ def _line(spike: Mapping[str, Any]) -> str:
 def _finite(**values: float) -> dict[str, float | str]:
     # JSON has no NaN, and no infinity.
     return {name: x if math.isfinite(x) else str(x) for name, x in values.items()}
-
-
-def _loss(trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any) -> float | None:
-    """Return the loss of a training step as the module returned it, if it returned one."""
-    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-    if not isinstance(loss, Tensor):
-        return None
-    # Lightning divides it for the sum that it accumulates.
-    parts = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
-    return float(loss.detach()) * parts
 
 
 def _identity(batch: Any) -> dict[str, Any]:

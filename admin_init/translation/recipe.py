@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,10 +17,13 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from typing_extensions import override
 
+from admin_init.callbacks.divergence import DivergenceCheck
+from admin_init.callbacks.fit_log import FitLog
 from admin_init.callbacks.interruption import SaveWhenInterrupted
 from admin_init.checkpoints import read_checkpoint
 from admin_init.errors import AdminInitError
 from admin_init.parsing import OptionParser
+from admin_init.progress import has_bars
 from admin_init.translation.checkpoint_io import WholeCheckpointIO
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule
@@ -37,6 +39,10 @@ class RecipeParser(OptionParser, LightningArgumentParser):
 
 class RecipeCLI(LightningCLI):
     """Refuses what cannot be built in one line, and shows what was predicted."""
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(DivergenceCheck, "divergence")
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -78,8 +84,10 @@ class RecipeCLI(LightningCLI):
         # Not what a recipe may have chosen as one of the trainer's plugins.
         if type(strategy.checkpoint_io) is TorchCheckpointIO:
             strategy.checkpoint_io = WholeCheckpointIO()
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if not has_bars():
+            callbacks.append(FitLog())
         if self.config.get("subcommand") == "fit":
-            callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
             callbacks.append(SaveWhenInterrupted(self._command))
 
     @override
@@ -151,8 +159,6 @@ def recipe_cli(
         AdminInitError: Model, data or trainer cannot be built with these values, or the checkpoint
             cannot be read.
     """
-    # It warns of arguments beside those of the process, which here are the same.
-    warnings.filterwarnings("ignore", "LightningCLI's args parameter", module="pytorch_lightning")
     return RecipeCLI(
         TranslationModule,
         TranslationDataModule,

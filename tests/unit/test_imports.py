@@ -16,6 +16,7 @@ ROOT = Path(admin_init.__file__).parent
 
 LAYERS = [
     {
+        "chatter",
         "checkpoints",
         "declared",
         "errors",
@@ -25,6 +26,7 @@ LAYERS = [
         "moments",
         "omega",
         "parsing",
+        "progress",
         "skip",
         "version",
     },

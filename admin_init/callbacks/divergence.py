@@ -1,0 +1,173 @@
+"""DivergenceCheck: ends a training that has diverged, with an error that says so."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from admin_init.callbacks.base import Callback
+from admin_init.callbacks.hooks import step_loss
+from admin_init.checkpoints import holding_nan
+from admin_init.errors import DivergedError
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+_ADVICE = "Try a lower learning rate, a longer warm-up or gradient clipping"
+
+
+class DivergenceCheck(Callback):
+    """Ends a training whose weights have become NaN, and says of others that they got worse.
+
+    From NaN in the weights nothing comes back: the training ends with a :class:`DivergedError`
+    before a checkpoint of them is written, so that the last ones are from before. A loss that is
+    not finite is no reason while the weights are, since a gradient scaler skips such an update;
+    unless validation gives none either.
+
+    What validation says at the end decides about a training that came to its end: where it is not
+    finite, or more than ``margin`` above its best, :class:`DivergedError` is raised after all
+    checkpoints have been written. That may be a divergence or an overfitted model; the best
+    checkpoint is good in either case.
+
+    The loss is read after every batch by a single process on a CPU. Elsewhere, and by several
+    processes, which must agree, it is read every ``log_every_n_steps`` updates, when Lightning
+    reads it as well: between those nothing waits for the device. Weights are looked at where the
+    loss is not finite, and before they are saved.
+
+    Args:
+        margin: How far above its best validation may end, in the units of ``monitor``: by default
+            .5 nats per token, as for a run of ``admin-init compare``.
+        monitor: What validation logs, where less is better. Where it logs no such value, only the
+            loss and the weights are looked at.
+
+    Raises:
+        ValueError: ``margin`` is not positive.
+        DivergedError: In the course of the training or at its end, on every rank.
+
+    Example::
+
+        trainer = Trainer(callbacks=[DivergenceCheck(margin=1.0)])
+        trainer.fit(model, data)
+    """
+
+    def __init__(self, margin: float = 0.5, *, monitor: str = "val_nll") -> None:
+        if not margin > 0:
+            raise ValueError(f"`margin` must be positive, but is {margin}.")
+        self.margin = margin
+        self.monitor = monitor
+        self.best: tuple[float, int] | None = None
+        """The lowest value of a validation, and the step after which it was."""
+        self._final: tuple[float, int] | None = None
+        self._finite: tuple[float, int] | None = None
+        self._loss: Tensor | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget an earlier training, unless this is its continuation."""
+        if stage == "fit":
+            self.best = self._final = self._finite = self._loss = None
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Look at the loss, where it costs nothing to read it."""
+        self._loss = step_loss(trainer, pl_module, outputs)
+        alone_on_cpu = trainer.world_size == 1 and trainer.strategy.root_device.type == "cpu"
+        if alone_on_cpu or trainer.global_step % (trainer.log_every_n_steps or 50) == 0:  # type: ignore[attr-defined]
+            loss = self._read_loss(trainer)
+            if _any_rank(trainer, not math.isfinite(loss)):
+                self._check_weights(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at what validation says."""
+        found = trainer.callback_metrics.get(self.monitor)
+        if found is None or trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        value = float(found)
+        self._final = value, trainer.global_step
+        if _any_rank(trainer, not math.isfinite(value)):
+            self._check_weights(trainer, pl_module)
+            if _any_rank(trainer, not math.isfinite(self._read_loss(trainer))):
+                raise self._error(trainer, f" and {self.monitor} {value}")
+        elif self.best is None or value < self.best[0]:
+            self.best = self._final
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep NaN out of the checkpoints."""
+        self._check_weights(trainer, pl_module)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Judge by the last validation, when all that a training leaves has been written."""
+        if self._final is None:
+            return
+        value, step = self._final
+        best = self._best(trainer)
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"the training diverged: after its last step, {step}, {self.monitor} is {value}; "
+                f"{best}. {_ADVICE}."
+            )
+        if self.best is not None and value > self.best[0] + self.margin:
+            raise DivergedError(
+                f"the training ended with {self.monitor} = {value:.4f} after step {step}, "
+                f"{value - self.best[0]:.4f} above its best, more than the margin of {self.margin}:"
+                f" it diverged or overfitted; {best}. {_ADVICE}, or fewer steps."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best validation so far, as primitives."""
+        return {"best": None if self.best is None else list(self.best)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the best validation of the training that is resumed."""
+        best = state_dict["best"]
+        self.best = None if best is None else (best[0], best[1])
+
+    def _read_loss(self, trainer: pl.Trainer) -> float:
+        loss = 0.0 if self._loss is None else float(self._loss)
+        if self._loss is not None and math.isfinite(loss):
+            self._finite = loss, trainer.global_step
+        return loss
+
+    def _check_weights(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        name = next(iter(holding_nan(dict(pl_module.named_parameters()))), None)
+        if _any_rank(trainer, name is not None):
+            # Under DDP all ranks have the same weights; of sharded ones another rank has it.
+            raise self._error(
+                trainer, f", as is the weight `{name}`" if name else ", as are weights"
+            )
+
+    def _error(self, trainer: pl.Trainer, why: str) -> DivergedError:
+        loss = math.nan if self._loss is None else float(self._loss)
+        before = ""
+        if self._finite is not None:
+            before = " ({:.4f} after step {})".format(*self._finite)
+        return DivergedError(
+            f"the training diverged and was ended: after step {trainer.global_step} the loss is "
+            f"{loss}{before}{why}; {self._best(trainer)}. {_ADVICE}."
+        )
+
+    def _best(self, trainer: pl.Trainer) -> str:
+        if self.best is None:
+            return "no validation before was finite"
+        found = "{} was best with {:.4f} after step {}".format(self.monitor, *self.best)
+        kept = [
+            str(path)
+            for callback in trainer.checkpoint_callbacks
+            if getattr(callback, "monitor", None) == self.monitor
+            and (path := getattr(callback, "best_model_path", ""))
+        ]
+        return f"{found}, kept in {kept[0]}" if kept else found
+
+
+def _any_rank(trainer: pl.Trainer, here: bool) -> bool:
+    """Say whether it is so on any rank; every rank must ask."""
+    return bool(trainer.strategy.reduce_boolean_decision(here, all=False))
