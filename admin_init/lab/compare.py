@@ -169,13 +169,13 @@ class _Bars:
         self._progress.update(self._tasks[run], completed=steps)
 
     def finish(self, run: str, result: Result) -> None:
-        self._end(run)
         verdict = "[green]trained[/]" if result.trained else "[red]failed[/]"
         self._progress.print(f"{run}: {verdict}, {escape(result.reason)}")
+        self._end(run)
 
     def fail(self, run: str, error: Exception) -> None:
-        self._end(run)
         self._progress.print(f"{run}: [red]stopped by an error[/]: {escape(str(error))}")
+        self._end(run)
 
     def _end(self, run: str) -> None:
         self._progress.advance(self._all)
