@@ -79,7 +79,7 @@ def test_a_finished_preparation_names_what_has_changed(cells: Callable[..., None
         tried=3,
         survived=3,
         exit_code=2,
-        message=done.err.strip(),
+        message=done.err.strip().splitlines()[-1],
     )
 
 
