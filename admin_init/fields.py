@@ -1,99 +1,59 @@
-"""Checks that all configurations share, and dataclasses from JSON."""
+"""Checks that all configurations share."""
 
 from __future__ import annotations
 
-import dataclasses
-import reprlib
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+import math
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
 from admin_init.errors import AdminInitError
 
-T = TypeVar("T")
+MAX_SEED = 2**32 - 1
+"""The largest seed that NumPy takes, and Lightning with it."""
 
 
 def check_given(config: Any) -> None:
-    """See that no field of a dataclass is None that must not be.
+    """See that no field of a dataclass is None that must not be, and that its numbers are finite.
 
-    The command line takes YAML's ``null`` for a value of any type.
+    The command line takes YAML's ``null`` for a value of any type, and ``.nan`` for any float.
 
     Raises:
-        AdminInitError: One is.
+        AdminInitError: A field is neither.
     """
-    missing = [
+    values = {field: getattr(config, field.name) for field in fields(config)}
+    problems = [
         f"`{field.name}` must be {field.type}, but is None."
-        for field in dataclasses.fields(config)
-        if getattr(config, field.name) is None and "None" not in str(field.type)
+        for field, value in values.items()
+        if value is None and "None" not in str(field.type)
     ]
-    if missing:
-        raise AdminInitError("\n".join(missing))
+    problems += [
+        f"`{field.name}` must be finite, but is {value}."
+        for field, value in values.items()
+        if not all(map(math.isfinite, _floats(value)))
+    ]
+    if problems:
+        raise AdminInitError("\n".join(problems))
 
 
-def from_json(cls: type[T], values: Any, *, complete: bool = False) -> T:
-    """Build a dataclass from mappings, lists and plain values, and look at their types.
+def check_numbers(least: float, most: float = math.inf, **values: Any) -> None:
+    """See that numbers, or sequences of numbers, lie within bounds.
 
     Args:
-        cls: The dataclass; its fields may be dataclasses again, or lists of them.
-        values: What JSON holds of it.
-        complete: Whether no field may be left to its default.
+        least: The lower bound.
+        most: The upper bound.
+        values: What is checked, by name.
 
     Raises:
-        AdminInitError: A field is missing, unknown or of another type; the message names them all.
+        AdminInitError: A value is outside, is no number, or is a sequence without any.
     """
-    if not isinstance(values, dict):
-        raise AdminInitError(f"{cls.__name__} must be a mapping, but is {type(values).__name__}.")
-    hints, found = get_type_hints(cls), {}
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    problems = [f"unknown field {reprlib.repr(name)}" for name in values if name not in fields]
-    for name, field in fields.items():
-        if name in values:
-            try:
-                found[name] = _fitting(hints[name], values[name])
-            except TypeError as error:
-                fault = f"must be a {field.type}, but is {reprlib.repr(values[name])}"
-                problems.append(f"`{name}` {error if error.args else fault}")
-        elif complete or field.default is field.default_factory is dataclasses.MISSING:
-            problems.append(f"`{name}` is missing")
-    if problems:
-        raise AdminInitError(f"{cls.__name__}: {'; '.join(problems)}.")
-    return cls(**found)
+    wanted = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+    for name, value in values.items():
+        numbers = value if isinstance(value, Sequence) else [value]
+        if not numbers or not all(n is not None and least <= n <= most for n in numbers):
+            raise AdminInitError(f"`{name}` must be {wanted}, but is {value}.")
 
 
-def fits(hint: Any, value: Any) -> bool:
-    """Say whether a value from JSON is of a type, such as ``list[float]``."""
-    try:
-        _fitting(hint, value)
-    except (TypeError, AdminInitError):
-        return False
-    return True
-
-
-def _fitting(hint: Any, value: Any) -> Any:
-    """Return ``value`` as ``hint`` has it, lists as tuples where need be; else raise TypeError."""
-    of, arguments = get_origin(hint), get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return from_json(hint, value)  # type: ignore[arg-type]
-    if of in (Union, UnionType):
-        if value is None and NoneType in arguments:
-            return value
-        return _fitting(next(one for one in arguments if one is not NoneType), value)
-    if of in (list, tuple):
-        if not isinstance(value, list | tuple):
-            raise TypeError(f"must be a list, but is {type(value).__name__}")
-        return of(_fitting(arguments[0], item) for item in value)
-    if of is dict and isinstance(value, dict):
-        return {key: _fitting(arguments[1], item) for key, item in value.items()}
-    if of is Literal and value not in arguments and isinstance(value, str):
-        known = ", ".join(map(str, arguments))
-        raise TypeError(f"is {reprlib.repr(value)}, but must be one of {known}")
-    if not _is(hint, value):
-        raise TypeError
-    return value
-
-
-def _is(hint: Any, value: Any) -> bool:
-    if hint is Any or get_origin(hint) is Literal:
-        return hint is Any or value in get_args(hint)
-    wanted = (int, float) if hint is float else hint
-    plain = isinstance(wanted, type | tuple) and isinstance(value, wanted)
-    return plain and (hint is bool or not isinstance(value, bool))
+def _floats(value: Any) -> list[float]:
+    items = value if isinstance(value, list | tuple) else [value]
+    return [item for item in items if isinstance(item, float)]

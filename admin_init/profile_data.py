@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from admin_init.errors import AdminInitError, ProfileError
-from admin_init.fields import from_json
 from admin_init.files import parse_checked, write_checked
 from admin_init.omega import RULES, Rule
+from admin_init.typed_json import from_json
 from admin_init.version import __version__
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from admin_init.errors import AdminInitError
+from admin_init.fields import MAX_SEED, check_given, check_numbers
 from admin_init.lab.grid import Grid, Precision, Variant
 from admin_init.lab.verdict import Criteria
 from admin_init.translation.engine import FairseqConfig
@@ -102,6 +103,10 @@ class Comparison:
     """What counts as failed."""
 
     def __post_init__(self) -> None:
+        check_given(self)
+        check_given(self.grid)
+        check_given(self.criteria)
+        check_numbers(0, MAX_SEED, **{"grid.seed": self.grid.seed})
         problems = [
             f"`{name}` must be at least 1, but is {value}."
             for name in _COUNTS

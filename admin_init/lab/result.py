@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from admin_init.errors import AdminInitError
-from admin_init.fields import fits, from_json
 from admin_init.files import read_checked, set_aside
 from admin_init.lab.comparison import Comparison
 from admin_init.lab.grid import Precision, Variant, check_depth
 from admin_init.lab.history import loss_spikes
 from admin_init.translation.scoring import Bleu
+from admin_init.typed_json import fits, from_json
 
 RESULT = "result.json"
 

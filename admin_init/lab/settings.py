@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from admin_init.errors import AdminInitError
-from admin_init.fields import fits, from_json
 from admin_init.files import read_checked, write_checked
 from admin_init.lab.comparison import Comparison
+from admin_init.typed_json import fits, from_json
 
 T = TypeVar("T")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from admin_init.errors import AdminInitError
-from admin_init.fields import from_json
 from admin_init.files import read_checked, set_aside
 from admin_init.lab.comparison import Comparison
 from admin_init.lab.studies import STUDIES
+from admin_init.typed_json import from_json
 
 
 class Step(NamedTuple):

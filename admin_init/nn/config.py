@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from admin_init.errors import AdminInitError
 from admin_init.fields import check_given
 from admin_init.nn.residual import RESIDUAL_STYLES
 
@@ -17,7 +18,7 @@ class TransformerConfig:
     """Shape of a :class:`~admin_init.nn.Transformer`, or of a model with one of its stacks.
 
     Raises:
-        ValueError: Values that make no model; the message lists every one of them.
+        AdminInitError: Values that make no model; the message lists every one of them.
     """
 
     vocabulary_size: int | None = None
@@ -102,7 +103,7 @@ class TransformerConfig:
                 f"{self.vocabulary_size}, but is {self.padding_idx}."
             )
         if problems:
-            raise ValueError("\n".join(problems))
+            raise AdminInitError("\n".join(problems))
 
 
 _COUNTS = (

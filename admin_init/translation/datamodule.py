@@ -65,7 +65,8 @@ class TranslationDataModule(Subwords, LightningDataModule):
                 f"`data` must be one folder, but is {data}. Put the training data of the others "
                 "into the first, as train1, train2, ...: all of them are trained on in every epoch."
             )
-        for name, value, least in (("max_tokens", max_tokens, 1), ("num_workers", num_workers, 0)):
+        bounds = (("max_tokens", max_tokens, 1), ("num_workers", num_workers, 0), ("seed", seed, 0))
+        for name, value, least in bounds:
             if value is None or value < least:
                 raise CorpusError(f"`{name}` must be at least {least}, but is {value}.")
         # A checkpoint remembers them, as primitives: `admin-init translate` needs the subwords.

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from admin_init.errors import AdminInitError
 from admin_init.nn import Transformer, TransformerConfig
 from admin_init.translation.prefix import PrefixLanguageModel
 from admin_init.translation.search import Hypothesis, SearchConfig, beam_search
@@ -33,14 +34,13 @@ def build_transformer(config: TransformerConfig, fairseq: FairseqConfig | None) 
     A configuration without encoder layers is that of a decoder-only model.
 
     Raises:
-        ValueError: The configuration has no decoder, or, with fairseq, no encoder.
-        AdminInitError: fairseq is not installed, or has no such architecture, option or residual
-            style.
+        AdminInitError: The configuration has no decoder, or, with fairseq, no encoder; or fairseq
+            is not installed, or has no such architecture, option or residual style.
     """
     if fairseq is None:
         return Transformer(config) if config.encoder_layers else PrefixLanguageModel(config)
     if not (config.encoder_layers and config.decoder_layers):
-        raise ValueError(
+        raise AdminInitError(
             "fairseq's Transformer must have layers in both stacks, but has "
             f"`encoder_layers` = {config.encoder_layers} and `decoder_layers` = "
             f"{config.decoder_layers}. Our own can be decoder-only."

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from admin_init.errors import AdminInitError
 from admin_init.fields import check_given
 
 Optimizer = Literal["adam", "radam"]
@@ -21,7 +22,7 @@ class OptimizationConfig:
     """How the weights are updated.
 
     Raises:
-        ValueError: A value is out of its range; the message lists every one of them.
+        AdminInitError: A value is out of its range; the message lists every one of them.
     """
 
     optimizer: Optimizer = "adam"
@@ -55,7 +56,13 @@ class OptimizationConfig:
         check_given(self)
         problems = [
             f"`{name}` must be at least 0, but is {value}."
-            for name in ("warmup_steps", "initial_learning_rate", "eps", "weight_decay")
+            for name in (
+                "warmup_steps",
+                "initial_learning_rate",
+                "total_steps",
+                "eps",
+                "weight_decay",
+            )
             if not (value := getattr(self, name)) >= 0
         ]
         problems += [
@@ -75,7 +82,7 @@ class OptimizationConfig:
                 f"{self.total_steps}."
             )
         if problems:
-            raise ValueError("\n".join(problems))
+            raise AdminInitError("\n".join(problems))
 
     def build(
         self, parameters: Iterable[nn.Parameter], *, fused: bool = True

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from admin_init.errors import AdminInitError
-from admin_init.fields import fits
 from admin_init.files import read_json, set_aside, write_json
 from admin_init.translation.scoring import Bleu, TokenisedBleu
+from admin_init.typed_json import fits
 
 NAME = "test.json"
 _KEYS = {"data", "sha256", "checkpoint"}

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from admin_init.errors import NotFiniteError
-from admin_init.fields import check_given
+from admin_init.errors import AdminInitError, NotFiniteError
+from admin_init.fields import check_given, check_numbers
 from admin_init.nn import Transformer, TransformerConfig
 
 
@@ -21,14 +21,15 @@ class SearchConfig:
     """How translations are searched for, see :func:`beam_search`.
 
     Raises:
-        ValueError: ``beam_size`` is below 1.
+        AdminInitError: A value is out of its range.
     """
 
     beam_size: int = 5
     """Number of hypotheses per sentence; 1 for greedy search."""
 
     length_penalty: float = 1.0
-    """Exponent of the length that scores are divided by."""
+    """Exponent of the length that scores are divided by, from -10 to 10: beyond, scores of long
+    translations leave the range of float32."""
 
     max_len_a: float = 0.0
     """Tokens that a translation may have per source token."""
@@ -38,8 +39,9 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         check_given(self)
-        if self.beam_size < 1:
-            raise ValueError(f"`beam_size` must be at least 1, but is {self.beam_size}.")
+        check_numbers(1, beam_size=self.beam_size)
+        check_numbers(-10, 10, length_penalty=self.length_penalty)
+        check_numbers(0, max_len_a=self.max_len_a, max_len_b=self.max_len_b)
 
 
 class Hypothesis(NamedTuple):
@@ -89,14 +91,13 @@ def beam_search(
         more that are short enough.
 
     Raises:
-        ValueError: An argument makes no search; the message says which.
+        AdminInitError: An argument makes no search; the message says which.
         NotFiniteError: The scores of a sentence are not finite, as the model's logits are not.
     """
     limits = length_limits(model.config, source, max_len_a, max_len_b)
-    if beam_size < 1:
-        raise ValueError(f"`beam_size` must be at least 1, but is {beam_size}.")
+    check_numbers(1, beam_size=beam_size)
     if eos in forbidden:
-        raise ValueError(f"`forbidden` must not hold `eos` = {eos}: no translation could end.")
+        raise AdminInitError(f"`forbidden` must not hold `eos` = {eos}: no translation could end.")
     vocabulary = torch.arange(model.output_proj.out_features, device=source.device)
     is_eos = vocabulary == eos
     is_banned = torch.isin(
@@ -186,14 +187,15 @@ def length_limits(
         max_len_b: See :func:`beam_search`.
 
     Raises:
-        ValueError: There is no room for a token.
+        AdminInitError: There is no room for a token.
     """
     if source.dim() != 2:
         raise ValueError(f"`source` must have the shape (N, S), but has {tuple(source.shape)}.")
     lengths = source.ne(config.padding_idx).sum(dim=1).double()
-    limits = (max_len_a * lengths + max_len_b).long().clamp(max=config.max_positions - 1)
+    longest = config.max_positions - 1
+    limits = (max_len_a * lengths + min(max_len_b, longest)).clamp(max=longest).long()
     if (limits < 1).any():
-        raise ValueError(
+        raise AdminInitError(
             "A translation must have room for one token, but `max_len_a` = "
             f"{max_len_a}, `max_len_b` = {max_len_b} and the model's `max_positions` = "
             f"{config.max_positions} leave a source of {int(lengths.min())} tokens none."

@@ -1,12 +1,12 @@
-from __future__ import annotations
-
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import math
 
 import pytest
 
 from admin_init.errors import AdminInitError
-from admin_init.fields import check_given, fits, from_json
+from admin_init.fields import check_given, check_numbers
+from admin_init.lab.comparison import Comparison
+from admin_init.lab.grid import Grid
+from admin_init.lab.verdict import Criteria
 from admin_init.nn import TransformerConfig
 from admin_init.translation.optimization import OptimizationConfig
 from admin_init.translation.prepare_config import PrepareConfig
@@ -31,66 +31,40 @@ def test_a_field_that_may_be_none_may() -> None:
     check_given(TransformerConfig(vocabulary_size=None))
 
 
-@dataclass
-class Inner:
-    size: int
-    kind: Literal["a", "b"] = "a"
-
-
-@dataclass
-class Outer:
-    inner: Inner
-    several: tuple[Inner, ...] = ()
-    share: float = 0.5
-    name: str | None = None
-    flag: bool = False
-    rest: dict[str, Any] = field(default_factory=dict)
-
-
-def test_a_dataclass_comes_from_json_with_those_that_it_holds() -> None:
-    values = {"inner": {"size": 3}, "several": [{"size": 1, "kind": "b"}], "share": 1, "name": "x"}
-    assert from_json(Outer, values) == Outer(Inner(3), (Inner(1, "b"),), 1, "x")
-
-
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("config", "field"),
     [
-        ([], "Outer must be a mapping, but is list"),
-        ({"speed": 1}, "Outer: unknown field 'speed'; `inner` is missing"),
-        ({"inner": {}}, "Inner: `size` is missing"),
-        ({"inner": None}, "Inner must be a mapping, but is NoneType"),
-        ({"inner": {"size": True}}, "`size` must be a int, but is True"),
-        ({"inner": {"size": "3"}}, "`size` must be a int, but is '3'"),
-        ({"inner": {"size": 1, "kind": "c"}}, "`kind` is 'c', but must be one of a, b"),
-        ({"inner": {"size": 1, "kind": []}}, "`kind` must be a Literal.*, but is "),
-        ({"inner": {"size": 1}, "several": {}}, "`several` must be a list, but is dict"),
-        ({"inner": {"size": 1}, "several": [{"size": 1}, 2]}, "Inner must be a mapping"),
-        ({"inner": {"size": 1}, "share": None}, "`share` must be a float, but is None"),
-        ({"inner": {"size": 1}, "name": 5}, r"`name` must be a str \| None, but is 5"),
-        ({"inner": {"size": 1}, "flag": 1}, "`flag` must be a bool, but is 1"),
-        ({"inner": {"size": 1}, "rest": "a"}, "`rest` must be a dict.*, but is 'a'"),
+        (TransformerConfig, "dropout"),
+        (OptimizationConfig, "initial_learning_rate"),
+        (SearchConfig, "length_penalty"),
+        (PrepareConfig, "max_ratio"),
+        (Comparison, "max_minutes"),
     ],
 )
-def test_what_json_has_wrong_is_named(values: Any, message: str) -> None:
-    with pytest.raises(AdminInitError, match=message):
-        from_json(Outer, values)
+def test_a_number_that_is_not_finite_is_named(config: type, field: str, value: float) -> None:
+    with pytest.raises(AdminInitError, match=rf"`{field}` must be finite, but is {value}"):
+        config(**{field: value})
 
 
-def test_no_field_may_be_missing_where_all_were_written() -> None:
-    with pytest.raises(AdminInitError, match="`kind` is missing"):
-        from_json(Inner, {"size": 1}, complete=True)
+def test_numbers_in_lists_and_in_parts_are_looked_at_too() -> None:
+    with pytest.raises(AdminInitError, match="`betas` must be finite"):
+        OptimizationConfig(betas=(0.9, math.nan))
+    with pytest.raises(AdminInitError, match="`learning_rate` must be finite"):
+        Comparison(grid=Grid(learning_rate=[1e-3, math.inf]))
+    with pytest.raises(AdminInitError, match="`relapse` must be finite"):
+        Comparison(criteria=Criteria(relapse=math.nan))
+    with pytest.raises(AdminInitError, match=r"`grid\.seed` must be from 0 to 4294967295"):
+        Comparison(grid=Grid(seed=[1, -5]))
 
 
-@pytest.mark.parametrize(
-    ("hint", "value", "expected"),
-    [
-        (list[float], [1, 2.5], True),
-        (list[float], [1, "2.5"], False),
-        (dict[str, float], {"a": float("nan")}, True),
-        (dict[str, float], {"a": True}, False),
-        (list[Inner], [{"size": 1}], True),
-        (list[Inner], [{}], False),
-    ],
-)
-def test_values_fit_a_type_or_not(hint: Any, value: Any, expected: bool) -> None:
-    assert fits(hint, value) is expected
+@pytest.mark.parametrize("value", [0, -1, math.nan, None, [], [2, 0], (1, 11), 11, math.inf])
+def test_numbers_out_of_bounds_are_refused(value: object) -> None:
+    with pytest.raises(AdminInitError, match="`x` must be from 1 to 10, but is"):
+        check_numbers(1, 10, x=value)
+
+
+def test_numbers_within_bounds() -> None:
+    check_numbers(1, 10, x=1, y=[10, 2.5])
+    with pytest.raises(AdminInitError, match="`y` must be at least 1, but is 0"):
+        check_numbers(1, x=1, y=0)

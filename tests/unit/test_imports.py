@@ -28,6 +28,7 @@ LAYERS = [
         "parsing",
         "progress",
         "skip",
+        "typed_json",
         "version",
     },
     {"profile_data", "sites"},

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from admin_init.dependency import COLOUR_BAR, heat_map
+from admin_init.fields import MAX_SEED, check_numbers
 from admin_init.lab.pictures import panels
 from admin_init.lab.studies.bench import Bench, Kind
 from admin_init.lab.studies.findings import Findings, over_seeds
@@ -43,6 +44,8 @@ def dependency(
         dim: Channels of the residual stream; the FFN has four times as many.
         max_tokens: Size of the batch.
     """
+    check_numbers(1, depths=depths, dim=dim, max_tokens=max_tokens)
+    check_numbers(0, MAX_SEED, seeds=seeds)
     bench = Bench(folder=output, dim=dim, ffn_dim=4 * dim, max_tokens=max_tokens)
     maps: dict[tuple[str, int], list[NDArray[np.float64]]] = {}
     rows: list[dict[str, Any]] = []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from admin_init.fields import MAX_SEED, check_numbers
 from admin_init.lab.pictures import look, panels, tidy
 from admin_init.lab.studies.bench import Bench, Kind, profile_translator
 from admin_init.lab.studies.findings import Findings, over_seeds
@@ -35,6 +36,8 @@ def omegas(
         dim: Channels of the residual stream; the FFN has four times as many.
         max_tokens: Size of the batch.
     """
+    check_numbers(1, depths=depths, dim=dim, max_tokens=max_tokens)
+    check_numbers(0, MAX_SEED, seeds=seeds)
     bench = Bench(folder=output, dim=dim, ffn_dim=4 * dim, max_tokens=max_tokens)
     rows = [
         {

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from admin_init.errors import AdminInitError
+from admin_init.fields import MAX_SEED, check_numbers
 from admin_init.lab.pictures import COLOURS, panels, tidy
 from admin_init.lab.studies.bench import Bench, Kind
 from admin_init.lab.studies.findings import Findings, over_seeds
@@ -56,6 +58,10 @@ def output_change(
         dim: Channels of the residual stream; the FFN has four times as many.
         max_tokens: Size of the batch.
     """
+    check_numbers(1, depths=depths, draws=draws, dim=dim, max_tokens=max_tokens)
+    check_numbers(0, MAX_SEED, seeds=seeds)
+    if not 0 < delta < math.inf:
+        raise AdminInitError(f"`delta` must be a positive number, but is {delta}.")
     bench = Bench(folder=output, dim=dim, ffn_dim=4 * dim, max_tokens=max_tokens)
     styles = list(RESIDUAL_STYLES) if residuals is None else list(residuals)
     rows = []

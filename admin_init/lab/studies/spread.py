@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from admin_init.fields import MAX_SEED, check_numbers
 from admin_init.lab.pictures import look, panels, tidy
 from admin_init.lab.studies.bench import Bench, profile_translator
 from admin_init.lab.studies.findings import Findings, over_seeds
@@ -47,6 +48,9 @@ def omega_spread(
         batches: How many batches of each size a model is profiled on, one at a time.
         dim: Channels of the residual stream; the FFN has four times as many.
     """
+    check_numbers(1, depth=depth, batches=batches, dim=dim)
+    check_numbers(4, batch_sizes=batch_sizes)  # of which a quarter is taken too
+    check_numbers(0, MAX_SEED, seeds=seeds)
     bench = Bench(folder=output, dim=dim, ffn_dim=4 * dim)
     rows: list[dict[str, Any]] = []
     firsts: list[AdminProfile] = []

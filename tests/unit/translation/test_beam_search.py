@@ -1,12 +1,14 @@
 import itertools
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from admin_init.errors import AdminInitError
 from admin_init.nn import Transformer, TransformerConfig
-from admin_init.translation.search import Hypothesis, beam_search
+from admin_init.translation.search import Hypothesis, SearchConfig, beam_search, length_limits
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 
@@ -250,3 +252,37 @@ def test_a_model_that_diverged_is_refused() -> None:
         model.output_proj.weight.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="Sentence 0 of the batch has no finite score"):
         beam_search(model, sentences([3, 5]), max_len_b=3)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("beam_size", 0),
+        ("beam_size", -3),
+        ("length_penalty", math.nan),
+        ("length_penalty", 1e9),
+        ("length_penalty", -10.5),
+        ("max_len_a", -0.1),
+        ("max_len_a", math.inf),
+        ("max_len_b", -1),
+    ],
+)
+def test_settings_that_make_no_search(field: str, value: float) -> None:
+    with pytest.raises(AdminInitError, match=f"`{field}` must be .*, but is {value}"):
+        SearchConfig(**{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("settings", [{"max_len_a": 1e300}, {"max_len_b": 10**20}])
+def test_lengths_beyond_all_positions_are_cut_to_them(settings: dict[str, Any]) -> None:
+    config = TransformerConfig(max_positions=50)
+    source = torch.tensor([[5, 2], [2, 1]])
+    bounds = {"max_len_a": 0.0, "max_len_b": 200} | settings
+    assert length_limits(config, source, **bounds).tolist() == [49, 49]
+
+
+@pytest.mark.parametrize("length_penalty", [-10.0, 10.0])
+def test_scores_stay_finite_at_the_bounds_of_the_length_penalty(length_penalty: float) -> None:
+    length = torch.tensor(float(TransformerConfig().max_positions))
+    score = torch.tensor(-1e4) / length**length_penalty
+    assert score.isfinite()
+    assert score < 0
