@@ -67,10 +67,17 @@ class TranslationModel(nn.Module):
         return [self._data.tokenizer.decode(pieces) for pieces in self.subwords(source)]
 
     def subwords(self, source: Tensor) -> list[list[str]]:
-        """Translate a batch, see :meth:`translate`, into the subwords of each sentence."""
+        """Translate a batch, see :meth:`translate`, into the subwords of each sentence.
+
+        A sentence without subwords is not searched for: its translation has none either.
+        """
         dictionary = self._data.target_dictionary
-        found = search(self.transformer, source, self.search)
-        return [dictionary.decode(hypotheses[0].tokens.tolist()) for hypotheses in found]
+        full = source.ne(self.config.padding_idx).sum(dim=1) > 1  # than </s>
+        found = iter(search(self.transformer, source[full], self.search) if full.any() else ())
+        return [
+            dictionary.decode(next(found)[0].tokens.tolist()) if row else []
+            for row in full.tolist()
+        ]
 
     @property
     def _data(self) -> Subwords:

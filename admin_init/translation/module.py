@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from admin_init.checkpoints import has_omegas
+from admin_init.errors import AdminInitError
 from admin_init.nn import TransformerConfig
 from admin_init.nn.loss import label_smoothed_cross_entropy
 from admin_init.translation.batching import TranslationBatch
@@ -59,7 +60,7 @@ class TranslationModule(TranslationModel, pl.LightningModule):
     The configurations may also be dictionaries of their fields, which is how checkpoints hold them.
 
     Raises:
-        ValueError: A value is out of its range.
+        AdminInitError: A value is out of its range.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class TranslationModule(TranslationModel, pl.LightningModule):
         fairseq: FairseqConfig | None = None,
     ) -> None:
         if label_smoothing is None or not 0 <= label_smoothing < 1:
-            raise ValueError(
+            raise AdminInitError(
                 f"`label_smoothing` must be at least 0 and below 1, but is {label_smoothing}."
             )
         config: TransformerConfig = as_config(TransformerConfig, transformer)
