@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from admin_init.checkpoints import read_checkpoint
 from admin_init.errors import AdminInitError
+from admin_init.fields import check_numbers
 from admin_init.nn import Transformer, prepare_for_inference_
 from admin_init.translation.batching import collate
 from admin_init.translation.checkpoint import load_model
+from admin_init.translation.dictionary import Dictionary
 from admin_init.translation.memory import keep_freed_memory
 from admin_init.translation.subwords import Subwords
+
+TooLong = Literal["skip", "cut"]
 
 
 class Translator:
@@ -31,6 +35,9 @@ class Translator:
         data: The folder that it was trained on; by default the one the checkpoint remembers.
         beam_size: Overrules that of the checkpoint.
         length_penalty: Overrules that of the checkpoint.
+        too_long: What is done with a line that is longer than the model's positions: ``skip``
+            leaves its translation empty, ``cut`` translates its beginning. It is refused otherwise.
+        report: Called with what was done with such a line, which it names by its number.
 
     Raises:
         AdminInitError: The checkpoint or the folder cannot be used.
@@ -43,6 +50,8 @@ class Translator:
         data: str | os.PathLike[str] | None = None,
         beam_size: int | None = None,
         length_penalty: float | None = None,
+        too_long: TooLong | None = None,
+        report: Callable[[str], object] = warnings.warn,
     ) -> None:
         keep_freed_memory()
         saved = read_checkpoint(checkpoint)
@@ -70,35 +79,54 @@ class Translator:
             self.module.search, **{k: v for k, v in overrules.items() if v is not None}
         )
 
+        self._too_long = too_long
+        self._report = report
+
     def __call__(self, lines: Iterable[str], batch_size: int = 64) -> Iterator[str]:
         """Translate lines, in their order, some at a time; an empty line stays empty.
 
         Raises:
-            AdminInitError: A line is longer than the model's positions.
-            ValueError: ``batch_size`` is not positive.
+            AdminInitError: ``batch_size`` is not positive, or a line is longer than the model's
+                positions; its predecessors have been translated by then.
         """
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, but is {batch_size}.")
+        check_numbers(1, batch_size=batch_size)
         lines = iter(lines)
-        while chunk := list(islice(lines, batch_size)):
-            yield from self._translate(chunk)
+        return self.translate_batches(iter(lambda: list(islice(lines, batch_size)), []))
 
-    def _translate(self, lines: list[str]) -> list[str]:
-        sources = {i: self._encode(line) for i, line in enumerate(lines)}
-        full = [i for i, source in sources.items() if len(source) > 1]  # than </s>
-        translations = [""] * len(lines)
-        if full:
-            batch = collate(full, *[[sources[i] for i in full]] * 2)
-            for i, text in zip(full, self.module.translate(batch.source), strict=True):
-                translations[i] = text
-        return translations
+    def translate_batches(self, batches: Iterable[list[str]]) -> Iterator[str]:
+        """Translate the lines of batches, as they come; see :meth:`__call__`."""
+        done = 0
+        for batch in batches:
+            sources, refusal = [], None
+            for number, line in enumerate(batch, start=done + 1):
+                try:
+                    sources.append(torch.tensor(self._encode(line, number)))
+                except AdminInitError as error:
+                    refusal = error
+                    break
+            if sources:
+                padded = collate(range(len(sources)), sources, sources)
+                yield from self.module.translate(padded.source)
+            if refusal is not None:
+                raise refusal
+            done += len(batch)
 
-    def _encode(self, line: str) -> Tensor:
+    def _encode(self, line: str, number: int) -> list[int]:
         ids = self.data.source_dictionary.encode(self.data.tokenizer.encode(line))
         longest = self.module.config.max_positions
-        if len(ids) > longest:
-            raise AdminInitError(
-                f"A line must have at most {longest} subwords for this model, but one has "
-                f"{len(ids)}: {line[:50]!r} ... Split it into sentences."
-            )
-        return torch.tensor(ids)
+        if len(ids) <= longest:
+            return ids
+        problem = (
+            f"line {number} of the input has {len(ids)} subwords, but the model takes at most "
+            f"{longest}: {line[:50]!r} ..."
+        )
+        if self._too_long == "skip":
+            self._report(f"{problem} Its translation is empty.")
+            return [Dictionary.eos]
+        if self._too_long == "cut":
+            self._report(f"{problem} The rest is not translated.")
+            return [*ids[: longest - 1], Dictionary.eos]
+        raise AdminInitError(
+            f"{problem} Split it into sentences, or choose what becomes of such lines: "
+            "`--too-long skip` or `--too-long cut`."
+        )

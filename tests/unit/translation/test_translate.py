@@ -11,6 +11,7 @@ import torch
 
 from admin_init import AdminInit, AdminInitError
 from admin_init.nn import TransformerConfig
+from admin_init.translation.batching import collate
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.errors import CorpusError
 from admin_init.translation.grammar import embedded_corpus
@@ -135,7 +136,53 @@ def test_data_of_another_vocabulary_are_refused(checkpoint: Path) -> None:
         Translator(checkpoint, data="other")
 
 
+LONG = "the man " * 40
+
+
 def test_a_line_beyond_the_positions_is_named(checkpoint: Path) -> None:
+    """After all before it have been translated, whatever the batches."""
     translator = Translator(checkpoint)
-    with pytest.raises(AdminInitError, match=r"at most 40 subwords .* one has \d+: 'the man"):
-        list(translator([LINES[0], "the man " * 40]))
+    expected = list(translator(LINES[:5]))
+    for batch_size in (1, 3, 64):
+        found = translator([*LINES[:5], LONG, LINES[5]], batch_size)
+        assert [next(found) for _ in range(5)] == expected
+        message = r"line 6 of the input has 81 subwords, but .* at most 40: 'the man"
+        with pytest.raises(AdminInitError, match=message):
+            next(found)
+
+
+def test_lines_beyond_the_positions_can_be_skipped_or_cut(checkpoint: Path) -> None:
+    lines = [LINES[0], LONG, LINES[1], LONG + "x"]
+    first, second = Translator(checkpoint)([LINES[0], LINES[1]])
+    reports: list[str] = []
+    skipping = Translator(checkpoint, too_long="skip", report=reports.append)
+    assert list(skipping(lines, batch_size=3)) == [first, "", second, ""]
+    assert [report.partition(" of ")[0] for report in reports] == ["line 2", "line 4"]
+    assert all(report.endswith("Its translation is empty.") for report in reports)
+    cutting = Translator(checkpoint, too_long="cut")
+    with pytest.warns(UserWarning, match=r"line 2 of the input .* The rest is not translated"):
+        found = list(cutting(lines[:3]))
+    # What fits is 39 subwords and </s>: the same as of a line that is no longer than that.
+    (beginning,) = Translator(checkpoint)(["the man " * 19 + "the"])
+    assert found == [first, beginning, second]
+
+
+def test_the_same_line_has_one_translation_wherever_it_stands(checkpoint: Path) -> None:
+    """Alone, among others, and through the batches of `predict`: an empty one stays empty."""
+    translator = Translator(checkpoint)
+    lines = [*LINES[:7], "", LINES[7]]
+    expected = [next(translator([line])) for line in lines]
+    assert list(translator(lines)) == expected
+    ids = [
+        torch.tensor(translator.data.source_dictionary.encode(translator.data.tokenizer.encode(x)))
+        for x in lines
+    ]
+    for left in (False, True):
+        batch = collate(range(len(ids)), ids, ids, left_pad_source=left)
+        predicted = translator.module.predict_step(batch, 0)
+        assert predicted == list(enumerate(expected))
+
+
+def test_batches_are_at_least_one_line(checkpoint: Path) -> None:
+    with pytest.raises(AdminInitError, match="`batch_size` must be at least 1, but is 0"):
+        Translator(checkpoint)(LINES, batch_size=0)
