@@ -10,6 +10,7 @@ import os
 import shlex
 import signal
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
@@ -19,8 +20,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import admin_init
 from admin_init import commands
 from admin_init.chatter import silence_chatter
-from admin_init.errors import AdminInitError
+from admin_init.errors import AdminInitError, OptionError
 from admin_init.interruption import WORDS, end_at_once, on_signals
+from admin_init.output import results_only, say
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -135,7 +137,8 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run ``admin-init`` with ``argv``, the process's own arguments by default, and exit."""
-    name, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    given = [*map(_underscored, sys.argv[1:] if argv is None else argv)]
+    name, *arguments = given or ["--help"]
     if name == "help":
         name, *arguments = [*arguments, "--help"]
     silence_chatter()
@@ -147,12 +150,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
     except (AdminInitError, OSError) as error:
-        sys.stderr.write(f"admin-init {name}: {error}\n")
+        hint = f" `admin-init {name} --help` lists the options."
+        shown = hint if isinstance(error, OptionError) else ""
+        line = " ".join(str(error).splitlines())  # it may name several problems
+        sys.stderr.write(f"admin-init {name}: {line}{shown}\n")
         code = getattr(error, "exit_code", 2)
     except KeyboardInterrupt:
         sys.stderr.write(f"admin-init {name}: interrupted\n")
         code = 128 + signal.SIGINT
     sys.exit(code)
+
+
+def _underscored(argument: str) -> str:
+    """Spell an option such as ``--too-long`` as the parsers do: ``--too_long``."""
+    option, equals, value = argument.partition("=")
+    if option.startswith("--"):
+        option = "--" + option[2:].replace("-", "_")
+    return option + equals + value
 
 
 def _signals(name: str, arguments: list[str]) -> AbstractContextManager[None]:
@@ -175,10 +189,10 @@ def _signals(name: str, arguments: list[str]) -> AbstractContextManager[None]:
 
 def _run(name: str, arguments: list[str]) -> int:
     if name in ("-h", "--help"):
-        commands.say(_overview())
+        say(_overview())
         return 0
     if name == "--version":
-        commands.say(f"admin-init {admin_init.__version__}")
+        say(f"admin-init {admin_init.__version__}")
         return 0
     if name not in COMMANDS:
         near = get_close_matches(name, [*COMMANDS, "help", "--help", "--version"], n=1)
@@ -208,16 +222,19 @@ def _run_own(name: str, run: Callable[..., int], arguments: list[str]) -> int:
     if name == "compare" and not arguments:
         raise AdminInitError("a comparison needs a `--config FILE` that says what to compare.")
     parser = command_parser(name)
-    parsed = parser.parse_args(arguments)
     try:
+        parsed = parser.parse_args(arguments)
         settings = parser.instantiate_classes(parsed).as_dict()
+    except ArgumentError as error:
+        raise OptionError(error) from error
     except TypeError as error:
         raise AdminInitError(f"the options cannot be used: {error}") from error
     settings.pop("config", None)
     if name == "study":
         settings |= settings.pop(settings["name"])
         settings.pop("config", None)
-    return run(**settings)
+    with results_only():
+        return run(**settings)
 
 
 def command_parser(name: str) -> ArgumentParser:
@@ -229,7 +246,7 @@ def command_parser(name: str) -> ArgumentParser:
 
         studies = parser.add_subcommands(dest="name", metavar="NAME", title="studies")
         for key, study in STUDIES.items():
-            one = _parser(description=_purpose(study))
+            one = _parser(description=_purpose(study), exit_on_error=False)
             one.add_function_arguments(study, as_group=False)
             studies.add_subcommand(key, one, help=_purpose(study))
         return parser
@@ -257,7 +274,8 @@ def _parser(**settings: Any) -> ArgumentParser:
 def _run_trainer(name: str, arguments: list[str]) -> int:
     from admin_init.translation.recipe import recipe_cli
 
-    recipe_cli([name, *arguments], parser_settings={"prog": "admin-init", name: _help(name)})
+    with results_only():
+        recipe_cli([name, *arguments], parser_settings={"prog": "admin-init", name: _help(name)})
     return 0
 
 
@@ -266,4 +284,5 @@ def _help(name: str) -> dict[str, Any]:
     return {
         "usage": f"admin-init {name} {command.required} [--OPTION VALUE ...]",
         "description": f"{command.purpose}\n\nexample:\n  {command.example}",
+        "exit_on_error": False,  # but tell what is wrong
     }

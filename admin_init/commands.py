@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, Literal
 
 import admin_init
 from admin_init.errors import AdminInitError
+from admin_init.fields import check_numbers
+from admin_init.output import results, say
 
 if TYPE_CHECKING:
     # The types of the options: jsonargparse imports all of this for every command, so no more.
@@ -96,7 +98,7 @@ def _profile_model(
     model = built(build)
     found = survey(model, patterns)
     if found.sites:
-        Console().print(found.table(), highlight=False)
+        Console(file=results()).print(found.table(), highlight=False)
     for reason in found.others.values():
         say(f"not served: {reason}")
     if found.problem is not None:
@@ -112,6 +114,7 @@ def _profile_model(
 def _profile_recipe(recipe: str, output: str, batches: int, rule: Rule) -> int:
     from admin_init.translation.recipe import recipe_cli
 
+    check_numbers(1, batches=batches)
     usage = {"usage": "admin-init profile --recipe FILE --output FILE [--OPTION VALUE ...]"}
     built = recipe_cli(["--config", recipe], run=False, parser_settings=usage)
     # What a trainer would do.
@@ -166,7 +169,7 @@ def diagnose(
         ramp_steps=ramp_steps if largest_stable_rate else None,
         usage=usage,
     )
-    console = Console()
+    console = Console(file=results())
     for part in shown:
         console.print(part, highlight=False, markup=False)
     for name in FILES:
@@ -207,7 +210,7 @@ def study(name: str, **settings: Any) -> int:
     from admin_init.lab import studies
 
     findings = studies.STUDIES[name](**settings)
-    console = Console()
+    console = Console(file=results())
     console.print(findings.table())
     for sentence in findings.sentences:
         console.print(sentence, highlight=False, markup=False)
@@ -222,7 +225,7 @@ def _report(comparison: Any, outcome: Any) -> int:
     from admin_init.lab import report
 
     report.write_report(comparison, outcome)
-    console = Console()
+    console = Console(file=results())
     console.print(report.table(comparison, outcome))
     for sentence in report.sentences(comparison, outcome):
         console.print(sentence, highlight=False, markup=False)
@@ -240,6 +243,7 @@ def translate(
     data: str | None = None,
     beam_size: int | None = None,
     length_penalty: float | None = None,
+    too_long: Literal["skip", "cut"] | None = None,
 ) -> int:
     """Translate lines on standard input into lines on standard output.
 
@@ -248,15 +252,31 @@ def translate(
         data: The prepared folder that it was trained on, if it is not where it was.
         beam_size: Overrules that of the checkpoint.
         length_penalty: Overrules that of the checkpoint.
+        too_long: What becomes of a line that is longer than the model's positions: `skip` leaves
+            its translation empty, `cut` translates its beginning; without one, translating ends.
     """
+    from admin_init.translation.line_stream import LineStream
     from admin_init.translation.translate import Translator
 
+    if sys.stdin is None:
+        raise AdminInitError("standard input, where the lines are to come from, is closed.")
+
+    def report(problem: str) -> None:
+        sys.stderr.write(f"admin-init translate: {problem}\n")
+
     translator = Translator(
-        checkpoint, data=data, beam_size=beam_size, length_penalty=length_penalty
+        checkpoint,
+        data=data,
+        beam_size=beam_size,
+        length_penalty=length_penalty,
+        too_long=too_long,
+        report=report,
     )
-    for translation in translator(_lines(sys.stdin.buffer)):
+    stream: Any = sys.stdin.buffer
+    lines = LineStream(stream, report)
+    for translation in translator.translate_batches(lines):
         say(translation)
-    return 0
+    return 2 if lines.undecodable else 0
 
 
 def fold(
@@ -330,21 +350,3 @@ def convert(checkpoint: str, output: str) -> int:
 
     say(f"{output}: {convert_checkpoint(checkpoint, output)}")
     return 0
-
-
-def _lines(stream: BinaryIO) -> Iterator[str]:
-    # Not the text stream, whose encoding is that of the user's locale, and which ends lines also
-    # where a carriage return stands.
-    for number, line in enumerate(stream, start=1):
-        try:
-            yield line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise AdminInitError(
-                f"line {number} of the input is not UTF-8: byte {error.start + 1}, {error.reason}."
-            ) from error
-
-
-def say(text: str) -> None:
-    """Write a line to standard output, at once."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 _CONTROL = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 del _CONTROL[ord("\n")]
 
@@ -46,3 +48,27 @@ class DivergedError(NotFiniteError):
 
     exit_code = 1
     """The command was well formed, so it is no 2."""
+
+
+class OptionError(AdminInitError):
+    """An option that cannot be parsed; what jsonargparse says of it, in one line."""
+
+    def __init__(self, error: Exception) -> None:
+        text = " ".join(str(error).split())
+        for pattern, plain in _PLAINER:
+            text = re.sub(pattern, plain, text)
+        super().__init__(text)
+
+
+_PLAINER = (
+    (r"<class '(\w+)'>", r"\1"),
+    ("NoneType", "null"),
+    (r"\bExpected an? ", "Expected "),
+    (r"typing\.", ""),
+    (r'Parser key "([^"]+)":', r"`\1`:"),
+    (
+        r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .*? "
+        r"Given value type: \S+",
+        r"Expected one of \1.",
+    ),
+)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
+from argparse import ArgumentError
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,18 @@ from jsonargparse import Namespace
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.trainer.states import TrainerFn
+from rich.console import Console
+from rich.table import Table
 from typing_extensions import override
 
 from admin_init.callbacks.divergence import DivergenceCheck
 from admin_init.callbacks.fit_log import FitLog
 from admin_init.callbacks.interruption import SaveWhenInterrupted
 from admin_init.checkpoints import read_checkpoint
-from admin_init.errors import AdminInitError
+from admin_init.errors import AdminInitError, OptionError
+from admin_init.fields import MAX_SEED, check_numbers
+from admin_init.output import results, say
 from admin_init.parsing import OptionParser
 from admin_init.progress import has_bars
 from admin_init.translation.checkpoint_io import WholeCheckpointIO
@@ -37,8 +42,14 @@ class RecipeParser(OptionParser, LightningArgumentParser):
     """Parses what LightningCLI parses, and suggests as the parsers of the other commands do."""
 
 
+_FOUND = ("best", "last", "hpc")
+"""Checkpoints that a Trainer finds itself."""
+
+_GIVE = "Give one as `--ckpt_path FILE`."
+
+
 class RecipeCLI(LightningCLI):
-    """Refuses what cannot be built in one line, and shows what was predicted."""
+    """Refuses what cannot be built in one line, and writes results to standard output."""
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -46,7 +57,8 @@ class RecipeCLI(LightningCLI):
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        super().parse_arguments(parser, args)
+        with redirect_stdout(results()):  # a help is what was asked for
+            super().parse_arguments(parser, args)
         settings = _of_method(self.config)
         for name in ("trainer", "model", "data"):
             if not isinstance(settings.get(name), Namespace):
@@ -54,19 +66,9 @@ class RecipeCLI(LightningCLI):
                 raise AdminInitError(f"`{name}` must be a mapping of options, but is {given}.")
         self._command = ["admin-init", *(args if isinstance(args, list) else [])]
         self._search = settings.model.search
-        checkpoint = settings.get("ckpt_path")
-        if checkpoint and Path(checkpoint).is_file():
-            # Lightning hands them to the parser, which imports and calls what a `class_path` names.
-            parameters = read_checkpoint(checkpoint).get("hyper_parameters", {})
-            if not (
-                isinstance(parameters, Mapping)
-                and _is_plain(parameters)
-                and all(isinstance(parameters.get(name), Mapping | None) for name in _SECTIONS)
-            ):
-                raise AdminInitError(
-                    f"{checkpoint} has hyper-parameters that are more than the plain values of a "
-                    "translation model: they would be imported, called or opened. Nothing was run."
-                )
+        check_numbers(0, MAX_SEED, seed_everything=settings.seed_everything)
+        if method := self.config.get("subcommand"):
+            _check_checkpoint(method, settings.ckpt_path)
 
     @override
     def before_instantiate_classes(self) -> None:
@@ -80,6 +82,8 @@ class RecipeCLI(LightningCLI):
             super().instantiate_classes()
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise AdminInitError(f"the recipe cannot be built: {error}") from error
+        if self.subcommand:
+            self._find_checkpoint(self.config_init[self.subcommand])
         strategy = self.trainer.strategy
         # Not what a recipe may have chosen as one of the trainer's plugins.
         if type(strategy.checkpoint_io) is TorchCheckpointIO:
@@ -104,11 +108,63 @@ class RecipeCLI(LightningCLI):
                 f"{lost} Repeat the command; `--ckpt_path FILE` goes on from a checkpoint."
             ) from error
 
+    def _find_checkpoint(self, settings: Namespace) -> None:
+        if settings.ckpt_path not in _FOUND:
+            return
+        find = self.trainer._checkpoint_connector._parse_ckpt_path
+        method = TrainerFn(self.subcommand)
+        try:
+            found = find(method, settings.ckpt_path, model_provided=True, model_connected=False)
+        except ValueError as error:
+            raise AdminInitError(f"{error} {_GIVE}") from error
+        # A run that resumes its last checkpoint may be one that has none yet.
+        if found is None and method is not TrainerFn.FITTING:
+            raise AdminInitError(f"the run of this recipe has no checkpoint. {_GIVE}")
+        settings.ckpt_path = found
+
+    def validate(self, **options: Any) -> None:
+        """Validate, and print the metrics."""
+        self._print_metrics(self.trainer.validate, **options)
+
+    def test(self, **options: Any) -> None:
+        """Test, and print the metrics."""
+        self._print_metrics(self.trainer.test, **options)
+
+    def _print_metrics(self, evaluate: Any, *, verbose: bool, **options: Any) -> None:
+        # Lightning's own table goes where the progress bars go.
+        (metrics,) = evaluate(verbose=False, **options)
+        if verbose and self.trainer.is_global_zero:
+            table = Table("metric", "value")
+            for name, value in sorted(metrics.items()):
+                table.add_row(name, f"{value}")
+            Console(file=results()).print(table)
+
     def after_predict(self) -> None:
         """Print the translations, in the order of the split."""
         batches: Any = self.trainer.predict_loop.predictions
         for _, translation in sorted(pair for batch in batches for pair in batch):
-            sys.stdout.write(f"{translation}\n")
+            say(translation)
+
+
+def _check_checkpoint(method: str, given: Any) -> None:
+    """See that there is a checkpoint, before anything is built; one of `_FOUND` waits till then."""
+    if given is None and method == "fit":
+        return
+    if not given:
+        raise AdminInitError(f"{method} needs the weights of a checkpoint. {_GIVE}")
+    # A folder holds the parts of a checkpoint of several ranks.
+    if given not in _FOUND and not Path(given).is_dir() and "://" not in given:
+        # Lightning hands them to the parser, which imports and calls what a `class_path` names.
+        parameters = read_checkpoint(given).get("hyper_parameters", {})
+        if not (
+            isinstance(parameters, Mapping)
+            and _is_plain(parameters)
+            and all(isinstance(parameters.get(name), Mapping | None) for name in _SECTIONS)
+        ):
+            raise AdminInitError(
+                f"{given} has hyper-parameters that are more than the plain values of a "
+                "translation model: they would be imported, called or opened. Nothing was run."
+            )
 
 
 def _is_plain(value: Any) -> bool:
@@ -156,16 +212,20 @@ def recipe_cli(
         parser_settings: What else the parser is built with; that of a method under its name.
 
     Raises:
-        AdminInitError: Model, data or trainer cannot be built with these values, or the checkpoint
-            cannot be read.
+        AdminInitError: The arguments cannot be parsed, model, data or trainer cannot be built with
+            these values, or the checkpoint cannot be read.
     """
-    return RecipeCLI(
-        TranslationModule,
-        TranslationDataModule,
-        run=run,
-        args=arguments,
-        parser_kwargs=parser_settings,
-        parser_class=RecipeParser,
-        save_config_kwargs={"overwrite": True},
-        auto_configure_optimizers=False,
-    )
+    settings = {"exit_on_error": False} | (parser_settings or {})
+    try:
+        return RecipeCLI(
+            TranslationModule,
+            TranslationDataModule,
+            run=run,
+            args=arguments,
+            parser_kwargs=settings,
+            parser_class=RecipeParser,
+            save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,
+        )
+    except ArgumentError as error:
+        raise OptionError(error) from error

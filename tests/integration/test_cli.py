@@ -24,7 +24,7 @@ COMMANDS = list(cli.COMMANDS)
 CORPUS = ["--corpus.train", "200", "--corpus.valid", "30", "--corpus.test", "10"]
 TINY_TRAINER = [
     *("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"),
-    *("--trainer.enable_progress_bar", "false", "--data.max_tokens", "300"),
+    *("--data.max_tokens", "300"),
     *("--model.transformer.dim", "16", "--model.transformer.ffn_dim", "32"),
     *("--model.search.beam_size", "1", "--model.search.max_len_b", "9"),
 ]
@@ -174,7 +174,33 @@ def test_prediction_prints_the_translations_of_the_split(
     ]
     translator = Translator(CHECKPOINT, beam_size=1)
     expected = list(translator(sources))
-    assert done["predict"].out.splitlines()[-10:] == expected
+    assert done["predict"].out.splitlines() == expected
+
+
+# Every line of standard output, by command.
+TABLE = r"[\u2500-\u257f ]*([\w.]+ *[\u2502\u2503] *)?.*[\u2500-\u257f]"
+RESULTS = {
+    "prepare": r"(dictionary|train|valid|test): .*",
+    "fit": r"nothing",
+    "validate": TABLE,
+    "test": TABLE,
+    "average": r"\S+: (epoch \d+, update \d+|their average)",
+    "fold": r"folded\.ckpt: outputs differ by .*",
+    "convert": r"checkpoint\.pt: .*",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_standard_output_is_results_alone(command: str, done: dict[str, Done]) -> None:
+    lines = done[command].out.splitlines()
+    for line in lines:
+        assert re.fullmatch(RESULTS.get(command, ".*"), line)
+        # Bars, and what Lightning says on the way.
+        assert not re.search(r"\d:\d\d:\d\d|it/s|available: |Seed set|Tip|`Trainer", line)
+    assert bool(lines) == (command != "fit")
+    # Where bars were shown, they went elsewhere.
+    if command in cli.TRAINER_COMMANDS:
+        assert "it/s" in done[command].err
 
 
 def test_the_profile_is_that_of_the_fit(folder: Path) -> None:
@@ -206,7 +232,7 @@ def test_the_search_of_a_checkpoint_can_be_overruled(folder: Path) -> None:
     found = call("predict", *arguments, *TINY_TRAINER, *one_word)
     assert found.code == 0
     data = TranslationDataModule(DATA, "en", "de")
-    for line in found.out.splitlines()[-10:]:
+    for line in found.out.splitlines():
         assert len(data.tokenizer.encode(line)) <= 1
 
 
@@ -266,6 +292,55 @@ def test_input_that_is_not_utf_8_is_refused_with_its_line(folder: Path) -> None:
     assert found.err == (
         "admin-init translate: line 2 of the input is not UTF-8: byte 8, invalid start byte.\n"
     )
+
+
+def test_the_neighbours_of_a_bad_line_are_translated(folder: Path) -> None:
+    (expected,) = translate(b"a dog sleeps\n").out.splitlines()
+    found = translate(b"a dog sleeps\n\xff\na dog sleeps\n")
+    assert found.code == 2
+    assert found.out.splitlines() == [expected, "", expected]
+    assert found.err.startswith("admin-init translate: line 2 of the input is not UTF-8")
+    long = b"a dog " * 1000
+    for options, code, lines in (
+        ((), 2, [expected]),
+        (("--too-long", "skip"), 0, [expected, "", expected]),
+        (("--too_long=skip",), 0, [expected, "", expected]),
+    ):
+        found = translate(b"a dog sleeps\n" + long + b"\na dog sleeps\n", *options)
+        assert found.code == code
+        assert found.out.splitlines() == lines
+        (error,) = found.err.splitlines()
+        assert error.startswith("admin-init translate: line 2 of the input has ")
+
+
+def test_translating_without_standard_input(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)  # as after `<&-`
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["translate", "--checkpoint", CHECKPOINT])
+    out, err = capsys.readouterr()
+    assert not out
+    assert re.fullmatch("admin-init translate: standard input, .*, is closed.\n", err)
+
+
+def test_a_line_is_answered_before_the_next_is_sent(folder: Path) -> None:
+    process = start(
+        *("translate", "--checkpoint", CHECKPOINT, "--beam_size", "1"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    expected = translate(b"a dog sleeps\n").out.encode()
+    for line, answer in ((b"a dog sleeps\n", expected), (b"\n", b"\n")) * 2:
+        process.stdin.write(line)
+        process.stdin.flush()
+        assert process.stdout.readline() == answer  # or the suite's timeout ends it
+    process.stdin.close()
+    assert process.stdout.read() == b""
+    assert process.wait() == 0
+    process.stdout.close()
 
 
 def test_in_any_locale_and_until_the_reader_has_enough(folder: Path) -> None:

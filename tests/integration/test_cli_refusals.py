@@ -3,6 +3,7 @@
 import gzip
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,36 @@ REFUSED: dict[str, tuple[Callable[[], list[str]], str]] = {
     ),
     "harmful checkpoint": (lambda: evil_checkpoint("translate"), "more than tensors"),
     "harmful checkpoint to fit": (lambda: evil_checkpoint("fit"), "more than tensors"),
+    **{
+        f"no checkpoint to {method}": (
+            partial(lambda method: [method, "--config", FIT], method),
+            f"{method} needs the weights of a checkpoint. Give one as `--ckpt_path FILE`",
+        )
+        for method in ("validate", "test", "predict")
+    },
+    "a checkpoint without a name": (
+        lambda: ["fit", "--config", FIT, "--ckpt_path", ""],
+        "Give one as `--ckpt_path FILE`",
+    ),
+    "a checkpoint that is not there": (
+        lambda: ["fit", "--config", FIT, "--ckpt_path", "no.ckpt"],
+        "There is no checkpoint at no.ckpt",
+    ),
+    **{
+        f"the {which} checkpoint of no run": (
+            partial(lambda which: ["test", "--config", FIT, "--ckpt_path", which], which),
+            message,
+        )
+        for which, message in (
+            ("last", "the run of this recipe has no checkpoint. Give one as"),
+            ("best", "is not configured to save the best model. Give one as"),
+            ("hpc", "no HPC checkpoint was found."),
+        )
+    },
+    "a seed that is none": (
+        lambda: ["fit", "--config", FIT, "--seed_everything", "-5"],
+        "`seed_everything` must be from 0 to 4294967295, but is -5",
+    ),
     "YAML value of a comparison": (
         lambda: yaml_of("compare", "max_steps: many\n"),
         "Given value: many",
@@ -174,7 +205,11 @@ def test_bad_input_ends_with_2_and_a_line_that_says_why(case: str) -> None:
     arguments, message = REFUSED[case]
     found = call(*arguments())
     assert found.code == 2
-    assert message in " ".join(found.err.split())
+    *_, refusal = found.err.splitlines()
+    assert refusal.startswith("admin-init ")
+    assert message in refusal
     assert "Traceback" not in found.err
-    left = {"out", ".out.scratch", "exploited", "x.ckpt", "p.json"} & set(os.listdir())
+    assert "usage:" not in found.err
+    assert not found.out
+    left = {"runs", "out", ".out.scratch", "exploited", "x.ckpt", "p.json"} & set(os.listdir())
     assert not left

@@ -25,6 +25,7 @@ LAYERS = [
         "interruption",
         "moments",
         "omega",
+        "output",
         "parsing",
         "progress",
         "skip",
