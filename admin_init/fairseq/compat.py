@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from admin_init.errors import AdminInitError
+from admin_init.fairseq.plain import forbid_code
 
 INSTALL = (
     "pip install 'admin-init[fairseq]', then pip install --no-deps fairseq==0.12.2 (its own "
@@ -63,7 +64,7 @@ def import_fairseq() -> ModuleType:
         try:
             fairseq = importlib.import_module("fairseq")
             layers = importlib.import_module("fairseq.modules.transformer_layer")
-            importlib.import_module("admin_init.fairseq.plain").forbid_code()
+            forbid_code()
         except ModuleNotFoundError as error:
             raise FairseqNotInstalledError(
                 f"fairseq needs {error.name}, which is not installed. To get it: {INSTALL}."

@@ -7,15 +7,12 @@ that fairseq loads goes through :func:`plain_options`, and no dataset is read by
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
-
-from fairseq import checkpoint_utils
-from fairseq.data import FastaDataset
-from omegaconf import DictConfig, OmegaConf
 
 from admin_init.errors import AdminInitError
 
@@ -47,7 +44,9 @@ def forbid_code() -> None:
         if name.partition(".")[0] in ("fairseq", "fairseq_cli"):
             # A module's own name goes before the built-in one.
             vars(module)["eval"] = literal
-    FastaDataset._build_index = _refuse_fasta
+    # Late: fairseq is made importable by the module that calls this.
+    checkpoint_utils: Any = importlib.import_module("fairseq.checkpoint_utils")
+    importlib.import_module("fairseq.data").FastaDataset._build_index = _refuse_fasta
     if checkpoint_utils._upgrade_state_dict.__module__ != __name__:
         checkpoint_utils._upgrade_state_dict = _plain_first(checkpoint_utils._upgrade_state_dict)
 
@@ -112,13 +111,16 @@ def plain_options(options: Any) -> Any:
 
 def _plain_first(upgrade: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Wrap what fairseq does with every checkpoint that it has read."""
+    omegaconf: Any = importlib.import_module("omegaconf")
 
     def upgraded(state: Any) -> Any:
         for name in ("args", "cfg"):
             options = state.get(name)
-            if isinstance(options, DictConfig):
-                options = plain_options(OmegaConf.to_container(options, resolve=False))
-                state[name] = OmegaConf.create(options, flags={"allow_objects": True})
+            if isinstance(options, omegaconf.DictConfig):
+                options = omegaconf.OmegaConf.to_container(options, resolve=False)
+                state[name] = omegaconf.OmegaConf.create(
+                    plain_options(options), flags={"allow_objects": True}
+                )
             elif options is not None:
                 state[name] = plain_options(options)
         return upgrade(state)
