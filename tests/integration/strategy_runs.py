@@ -1,10 +1,8 @@
-"""Short trainings with AdminInit under many strategies. As a script: those that need processes."""
+"""Short trainings with AdminInit under many strategies."""
 
 from __future__ import annotations
 
 import os
-import socket
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -185,16 +183,9 @@ def refusal(precision: str, build: Build, **settings: Any) -> str:
     return "not refused"
 
 
-def train_all(rank: int, processes: int, port: int, folder: str) -> None:
+def train_all(processes: int, folder: str) -> None:
     """Run everything in ``DDP`` as one of several processes, and write what came out."""
-    # What Lightning's own launcher, or torchrun, would set.
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "NODE_RANK": "0",
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(processes),
-    }
+    rank = os.environ["LOCAL_RANK"]
     results: dict[str, Any] = {}
     for name in rows(processes):
         build, settings, options = DDP[name]
@@ -207,17 +198,3 @@ def train_all(rank: int, processes: int, port: int, folder: str) -> None:
         for precision in REFUSED:
             results[f"{name}/{precision}"] = refusal(precision, build, **arguments)
     torch.save(results, f"{folder}/rank{rank}.pt")
-
-
-def main(processes: int, folder: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.set_num_threads(1)
-    torch.multiprocessing.start_processes(  # type: ignore[attr-defined, no-untyped-call]
-        train_all, args=(processes, port, folder), nprocs=processes, start_method="fork"
-    )
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])

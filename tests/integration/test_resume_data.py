@@ -1,22 +1,16 @@
-"""A run that resumes sees the batches, and draws the dropout, that it would have.
-
-Run as a script, this file is one training run in a process of its own.
-"""
+"""A run that resumes sees the batches, and draws the dropout, that it would have."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from forked import together
 from torch import Tensor
 
-import admin_init
 from admin_init.callbacks.random_state import RandomState
 from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.corpora import ParallelCorpus
@@ -186,29 +180,25 @@ def test_a_finished_run_is_prolonged_exactly(
     assert first + second == undisturbed
 
 
-def in_a_new_process(*calls: dict[str, Any]) -> list[list[Seen]]:
-    """Does the runs, one after another; returns what every rank of each has seen."""
-    root = str(Path(admin_init.__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, __file__, json.dumps(calls)],
-        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def in_new_processes(*calls: dict[str, Any], ranks: int = 1) -> list[list[Seen]]:
+    """Do the runs, one after another; return what every rank of each has seen."""
+    together(do, calls, ranks=ranks)
     return [
         [json.loads(path.read_text()) for path in sorted(Path().glob(f"seen-{i}-*.json"))]
         for i in range(len(calls))
     ]
 
 
+def do(calls: tuple[dict[str, Any], ...]) -> None:
+    for i, call in enumerate(calls):
+        run(**{**call, "save": Write(f"seen-{i}", call["seed"], call.get("save", False))})
+
+
 def test_a_new_process_goes_on_exactly(folder: Path, batches: int) -> None:
     save = SaveEverywhere()
     _, undisturbed = run(folder, seed=1, max_epochs=2, save=save)
     same = {"folder": str(folder), "seed": 2, "max_epochs": 2}
-    resumed = in_a_new_process(
+    resumed = in_new_processes(
         {**same, "num_workers": 0, "ckpt_path": "batch-3.ckpt"},
         {**same, "num_workers": 2, "ckpt_path": "batch-3.ckpt"},
         {**same, "num_workers": 2, "ckpt_path": f"epoch-{batches}.ckpt"},
@@ -219,12 +209,12 @@ def test_a_new_process_goes_on_exactly(folder: Path, batches: int) -> None:
 def test_ranks_get_their_own_batches_and_resume_exactly(folder: Path, batches: int) -> None:
     parallel = {
         "folder": str(folder),
-        "strategy": "ddp_fork",
+        "strategy": "ddp",
         "devices": 2,
         "max_epochs": 2,
         "limit_val_batches": 0,
     }
-    (undisturbed,) = in_a_new_process({**parallel, "seed": 1, "save": True})
+    (undisturbed,) = in_new_processes({**parallel, "seed": 1, "save": True}, ranks=2)
     per_epoch = batches // 2
     for epoch in range(2):
         part = slice(epoch * per_epoch, (epoch + 1) * per_epoch)
@@ -232,7 +222,7 @@ def test_ranks_get_their_own_batches_and_resume_exactly(folder: Path, batches: i
         assert len(set(used)) == len(used)
         assert batches % 2 or sorted(used) == list(range(60))
     assert [len(rank) for rank in undisturbed] == [2 * per_epoch] * 2
-    (resumed,) = in_a_new_process({**parallel, "seed": 2, "ckpt_path": "batch-2.ckpt"})
+    (resumed,) = in_new_processes({**parallel, "seed": 2, "ckpt_path": "batch-2.ckpt"}, ranks=2)
     assert resumed == [rank[2:] for rank in undisturbed]
 
 
@@ -253,8 +243,3 @@ class Write(SaveEverywhere):
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         Path(f"{self.name}-{trainer.global_rank}.json").write_text(json.dumps(module.seen))
-
-
-if __name__ == "__main__":
-    for i, call in enumerate(json.loads(sys.argv[1])):
-        run(**{**call, "save": Write(f"seen-{i}", call["seed"], call.get("save", False))})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 import strategy_runs
 import torch
+from forked import together
 from pytorch_lightning import strategies
 from pytorch_lightning.plugins import TransformerEnginePrecision
 from pytorch_lightning.strategies import single_xla, xla
@@ -95,8 +94,7 @@ def test_one_process_in_fp16_is_refused(
 @pytest.mark.support
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes(processes: int, tmp_path: Path, cells: Callable[..., None]) -> None:
-    script = [sys.executable, strategy_runs.__file__, str(processes), str(tmp_path)]
-    subprocess.run(script, check=True, timeout=250)
+    together(strategy_runs.train_all, processes, str(tmp_path), ranks=processes)
     ranks = [
         torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(processes)
     ]

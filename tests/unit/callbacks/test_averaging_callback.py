@@ -1,8 +1,6 @@
 import json
 import math
-import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from forked import together
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -240,33 +239,15 @@ def test_omegas_are_averaged() -> None:
     assert not torch.equal(average[omegas[-1]], states[0][omegas[-1]])
 
 
-DDP = textwrap.dedent(
-    """
-    import sys
-    import torch
-    import pytorch_lightning as pl
-    sys.path.insert(0, sys.argv[1])
-    from test_averaging_callback import fit
-
-    torch.set_num_threads(1)
-    if __name__ == "__main__":
-        trainer, model = fit(pl, [9.0, 5.0, 0.0, 2.5], devices=2, strategy="ddp")
-        print(f"rank {trainer.global_rank} has {model.weight.item()}", flush=True)
-    """
-)
+def train_a_rank() -> None:
+    trainer, model = fit(pl, [9.0, 5.0, 0.0, 2.5], devices=2, strategy="ddp")
+    sys.stdout.write(f"rank {trainer.global_rank} has {model.weight.item()}\n")
 
 
-def test_two_processes(tmp_path: Path) -> None:
-    Path("script.py").write_text(DDP)
-    run = subprocess.run(
-        [sys.executable, "script.py", str(Path(__file__).parent)],
-        check=True,
-        timeout=120,
-        capture_output=True,
-        text=True,
-    )
-    assert "rank 0 has 2.5" in run.stdout
-    assert "rank 1 has 2.5" in run.stdout
+def test_two_processes() -> None:
+    outputs = together(train_a_rank)
+    for rank, output in enumerate(outputs):
+        assert f"rank {rank} has 2.5" in output
     assert weight("chosen.ckpt") == 1.25
     assert choice()["average"]["val_nll"] == 0.25
     assert len(list(Path("run").glob("step_*"))) == 2

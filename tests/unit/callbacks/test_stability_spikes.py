@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from forked import together
 from monitored import fit, module
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
@@ -153,37 +151,19 @@ def test_a_resumed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert logged == {"15"}
 
 
-DDP = textwrap.dedent(
-    """
-    import sys
-    import pytorch_lightning as pl
-    import torch
-    sys.path.insert(0, sys.argv[1])
-    from monitored import fit, module
-    from admin_init.callbacks.stability import StabilityMonitor
-
-    torch.set_num_threads(1)
-    if __name__ == "__main__":
-        monitor = StabilityMonitor(margin=2.0)
-        for callbacks in ([], [monitor]):
-            model = module(pl, spike_at=8)
-            fit(pl, model, *callbacks, devices=2, strategy="ddp")
-            weights = sum(p.double().abs().sum().item() for p in model.parameters())
-            with open(f"rank-{model.global_rank}", "a") as file:
-                print(weights.hex(), len(monitor.latest), file=file)
-    """
-)
+def train_a_rank() -> None:
+    monitor = StabilityMonitor(margin=2.0)
+    callbacks: list[list[Any]] = [[], [monitor]]
+    for chosen in callbacks:
+        model = module(pl, spike_at=8)
+        fit(pl, model, *chosen, devices=2, strategy="ddp")
+        weights = sum(p.double().abs().sum().item() for p in model.parameters())
+        with open(f"rank-{model.global_rank}", "a") as file:
+            file.write(f"{weights.hex()} {len(monitor.latest)}\n")
 
 
 def test_rank_0_logs_its_own_share() -> None:
-    Path("script.py").write_text(DDP)
-
-    subprocess.run(
-        [sys.executable, "script.py", str(Path(__file__).parent)],
-        check=True,
-        timeout=120,
-        capture_output=True,
-    )
+    together(train_a_rank)
     ranks = [
         [line.split() for line in Path(f"rank-{i}").read_text().splitlines()] for i in range(2)
     ]

@@ -1,7 +1,4 @@
-"""`admin-init` in processes that can be killed, and that need not import anything.
-
-They are forked from a server that has imported it all: a try costs no seconds of imports.
-"""
+"""Processes that need not import anything: they are forked from a server that has."""
 
 import multiprocessing
 import os
@@ -16,8 +13,10 @@ from typing import Any, NamedTuple
 
 from admin_init.interruption import on_signals
 
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["admin_init.cli", "admin_init.translation.recipe"])
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["admin_init.cli", "admin_init.lab.run", "admin_init.translation.recipe"]
+)
 
 
 class Ended(NamedTuple):
@@ -56,7 +55,7 @@ def run(
     outputs = [Path(f"output-{rank}.txt").absolute() for rank in range(ranks)]
     port = _free_port()
     processes = [
-        _SERVER.Process(
+        SERVER.Process(
             target=_run,
             args=(arguments, output, _rank(rank, ranks, port), most, partial(first, rank)),
         )
@@ -82,12 +81,33 @@ def start(*arguments: str) -> tuple[Any, Path]:
     """
     output = Path("output-0.txt").absolute()
     output.unlink(missing_ok=True)
-    process = _SERVER.Process(target=_run, args=(arguments, output, {}, None, int))
+    process = SERVER.Process(target=_run, args=(arguments, output, {}, None, int))
     process.start()
     while not output.exists():
         assert process.is_alive()
         time.sleep(0.01)
     return process, output
+
+
+def together(function: Callable[..., object], *arguments: Any, ranks: int = 2) -> list[str]:
+    """Call a function of a module in processes that train together, in this folder.
+
+    Returns:
+        The output of each rank.
+    """
+    outputs = [Path(f"output-{rank}.txt").absolute() for rank in range(ranks)]
+    port = _free_port()
+    processes = [
+        SERVER.Process(target=_call, args=(output, _rank(rank, ranks, port), function, arguments))
+        for rank, output in enumerate(outputs)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    texts = [output.read_text("utf-8") for output in outputs]
+    assert [process.exitcode for process in processes] == [0] * ranks, "\n".join(texts)
+    return texts
 
 
 def _free_port() -> str:
@@ -103,6 +123,17 @@ def _rank(rank: int, ranks: int, port: str) -> dict[str, str]:
     return {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "LOCAL_RANK": str(rank)}
 
 
+def _call(
+    output: Path,
+    environment: dict[str, str],
+    function: Callable[..., object],
+    arguments: tuple[Any, ...],
+) -> None:
+    _enter(output, environment)
+    _redirect(output)
+    function(*arguments)
+
+
 def _run(
     arguments: tuple[str, ...],
     output: Path,
@@ -110,27 +141,31 @@ def _run(
     most: int | None,
     first: Callable[[], object],
 ) -> None:
+    _enter(output, environment)
+    with on_signals(lambda number: os._exit(128 + number)):  # before the command's own, and after
+        first()
+        _redirect(output)
+        if most is not None:
+            # Python ignores this signal, and would raise an OSError.
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        from admin_init import cli
+
+        cli.main(arguments)
+
+
+def _enter(output: Path, environment: dict[str, str]) -> None:
     os.chdir(output.parent)
     os.environ.update(environment)
     # As in a command from a terminal: loaders of batches are forked, and Ctrl-C is heard.
     multiprocessing.set_start_method("fork", force=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with on_signals(lambda number: os._exit(128 + number)):  # before the command's own, and after
-        first()
-        _run_here(arguments, output, most)
 
 
-def _run_here(arguments: tuple[str, ...], output: Path, most: int | None) -> None:
+def _redirect(output: Path) -> None:
     stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
-    if most is not None:
-        # Python ignores this signal, and would raise an OSError.
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     import torch
 
-    from admin_init import cli
-
     torch.set_num_threads(1)
-    cli.main(arguments)
