@@ -57,16 +57,14 @@ def kill_at(file: Path, *arguments: str, number: signal.Signals = signal.SIGKILL
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     process = start(*arguments, **pipes, start_new_session=True)
     try:
-        until = time.monotonic() + 120
         while not file.exists():
             assert process.poll() is None, "it ended before there was such a file"
-            assert time.monotonic() < until, "there was no such file in time"
             time.sleep(0.005)
         if number != signal.SIGKILL:
             children = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(number)
-            assert process.wait(60) == 128 + number
-            assert not psutil.wait_procs(children, timeout=60)[1]
+            assert process.wait() == 128 + number
+            psutil.wait_procs(children)  # for ever, if one is left
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -131,6 +131,7 @@ def _executor(comparison: Comparison) -> Iterator[tuple[Executor, queue.SimpleQu
         enter_worker,
         (comparison.threads,),
         fresh=True,
+        preload=train.__module__,
         on_report=updates.put,
     ) as executor:
         yield executor, updates

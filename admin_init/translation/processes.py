@@ -37,7 +37,7 @@ def spread(job: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -
     if workers == 1:
         yield from map(job, tasks)
         return
-    with Processes(workers, _enter, (job,)) as pool:
+    with Processes(workers, _enter, (job,), preload=job.__module__) as pool:
         waiting: set[Future[Result]] = set()
         for task in tasks:
             waiting.add(pool.submit(_work, task))
@@ -60,7 +60,7 @@ def _work(task: Any) -> Any:
 
 
 class Processes(ThreadPoolExecutor):
-    """An executor of spawned processes, each of which a thread waits for.
+    """An executor of processes, each of which a thread waits for.
 
     ``ProcessPoolExecutor`` does not say which process died, nor of what, and an exception that
     leaves its ``with`` statement waits for all that is running. Here the death of a process is an
@@ -71,6 +71,7 @@ class Processes(ThreadPoolExecutor):
         initializer: Called in each process before its tasks.
         initargs: What it is called with.
         fresh: Whether every task gets a new process.
+        preload: Module that the processes find imported, if no process was started before.
         on_report: Called, in a thread of this process, with what a task gives to :func:`report`.
     """
 
@@ -81,6 +82,7 @@ class Processes(ThreadPoolExecutor):
         initargs: tuple[Any, ...],
         *,
         fresh: bool = False,
+        preload: str | None = None,
         on_report: Callable[[Any], object] | None = None,
     ) -> None:
         super().__init__(workers)
@@ -90,6 +92,8 @@ class Processes(ThreadPoolExecutor):
         self._ending = False
         self._running: set[_Worker] = set()
         self._own = threading.local()  # each thread's worker
+        if preload is not None:
+            _CONTEXT.set_forkserver_preload([preload])
 
     def submit(
         self, fn: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs
@@ -131,8 +135,9 @@ class Processes(ThreadPoolExecutor):
         return value
 
 
-# Spawned, because a forked child inherits the locks of torch's threads.
-_CONTEXT = multiprocessing.get_context("spawn")
+# Forked from a server, not from this process, whose threads may hold locks: a child would inherit
+# them. The server imports once for all, which takes seconds.
+_CONTEXT = multiprocessing.get_context("forkserver")
 
 
 class _Worker:
@@ -140,6 +145,9 @@ class _Worker:
 
     def __init__(self) -> None:
         self._connection, theirs = _CONTEXT.Pipe()
+        # The exit code can be read once: the thread that kills must not take it from the one that
+        # waits.
+        self._joining = threading.Lock()
         # Not with what it will do, which may import for seconds, and that before it can notice
         # that its parent has died.
         self._process = _CONTEXT.Process(target=_serve, args=(theirs,))
@@ -171,11 +179,15 @@ class _Worker:
     def kill(self) -> None:
         """End the process, whatever it is doing."""
         self._process.kill()
-        self._process.join()
+        self._join()
+
+    def _join(self) -> int:
+        with self._joining:
+            self._process.join()
+            return self._process.exitcode or 0
 
     def _death(self) -> str:
-        self._process.join()
-        code = self._process.exitcode or 0
+        code = self._join()
         how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"over, with code {code}"
         if -code == signal.SIGKILL:
             how += ", perhaps because memory ran out"

@@ -4,7 +4,6 @@ import functools
 import json
 import re
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -154,11 +153,9 @@ def test_repeated_it_trains_nothing_again(folder: Path) -> None:
         files = (folder / "out").glob("*/*")
         return {path: path.stat().st_mtime_ns for path in files if path.parent.name != "report"}
 
-    before, began = stamps(), time.perf_counter()
+    before = stamps()
     again = compare(str(folder / "recipe.yaml"), *NOT_BROKEN)
     assert again.code == 0
-    # A run would start a process, which takes longer.
-    assert time.perf_counter() - began < 5
     assert stamps() == before
     said = " ".join(again.out.split())
     assert "Admin at 2-1 layers, learning rate 0.005 failed in 1 of 1; seed 1: " in said
