@@ -32,27 +32,44 @@ def lightning_checkpoint(content: Any, path: str | os.PathLike[str]) -> dict[str
     """Return what was loaded from ``path``, if it is a Lightning checkpoint that can be used.
 
     Raises:
-        AdminInitError: It is none, or there is NaN in its weights.
+        AdminInitError: It is none, or its weights cannot be used, see :func:`check_weights`.
     """
-    if not isinstance(content, dict) or "state_dict" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise AdminInitError(f"{path} is no Lightning checkpoint: it has no `state_dict`.")
-    if lost := holding_nan(content["state_dict"]):
-        raise AdminInitError(
-            f"{path} holds NaN: {len(lost)} of its {len(content['state_dict'])} weights, "
-            f"`{lost[0]}` the first. The training had diverged when it was saved; use an earlier "
-            "checkpoint."
-        )
+    check_weights(content["state_dict"], path)
     return content
+
+
+def check_weights(weights: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """See that the weights of a checkpoint are as large as they say, and hold no NaN.
+
+    Raises:
+        AdminInitError: One is larger than what the file has of it, no tensor, or holds NaN.
+    """
+    for name, weight in weights.items():
+        if (
+            not isinstance(weight, torch.Tensor)
+            or weight.nbytes > weight.untyped_storage().nbytes()
+        ):
+            raise AdminInitError(
+                f"{path} cannot be used: `{name}` is no tensor, or larger than what the file has "
+                "of it."
+            )
+    if lost := holding_nan(weights):
+        raise AdminInitError(
+            f"{path} holds NaN: {len(lost)} of its {len(weights)} weights, `{lost[0]}` the first. "
+            "The training had diverged when it was saved; use an earlier checkpoint."
+        )
 
 
 def holding_nan(weights: Mapping[str, Any]) -> list[str]:
     """Return the names of the weights in which there is NaN."""
-    # Not infinity: a mask among them may have it.
+    # Not infinity: a mask among them may have it. fairseq never sets its `_float_tensor`.
     return [
         name
         for name, weight in weights.items()
-        if isinstance(weight, torch.Tensor)
-        and weight.is_floating_point()
+        if weight.is_floating_point()
+        and not name.endswith("._float_tensor")
         and bool(weight.isnan().any())
     ]
 

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
-_TABLES = 2**29
-"""Bytes of what a model may hold beside its weights, such as tables of positions."""
+_TABLES = 2**27
+"""Values that a table of positions may have, which is in no checkpoint."""
 
 
 def build_for(
-    weights: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
     build: Callable[[], _Model],
     load: Callable[[_Model, dict[str, Any]], object],
 ) -> _Model:
-    """Build a model and load its weights, once these have been seen to be as many and as large.
+    """Build a model and load its weights; give up at the first parameter too many or too large.
 
-    That is seen on the meta device, where a model takes no memory, and as soon as a parameter is
-    one too many or too large.
+    A parameter is registered before its memory is touched, so what is given up has cost nothing.
 
     Args:
         weights: A state dict that others may have written.
@@ -33,11 +30,8 @@ def build_for(
 
     Raises:
         ValueError: The weights are not those of such a model.
-        RuntimeError: ``load`` says so.
+        RuntimeError: ``load`` says so, or there is no room for a parameter.
     """
-    for name, weight in weights.items():
-        if not isinstance(weight, Tensor) or weight.nbytes > weight.untyped_storage().nbytes():
-            raise ValueError(f"`{name}` is no tensor, or larger than what the file has of it.")
     # An embedding that is tied to another is registered twice.
     most = 2 * len(weights) + 8
     largest = max((weight.numel() for weight in weights.values()), default=0)
@@ -54,16 +48,24 @@ def build_for(
 
     handle = register_module_parameter_registration_hook(check)
     try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")
-            planned = build()
-            load(planned, dict(weights))
+        model = build()
     finally:
         handle.remove()
-    held = [value for module in planned.modules() for value in vars(module).values()]
-    tables = [value for value in (*held, *planned.buffers()) if isinstance(value, Tensor)]
-    if (size := sum(table.nbytes for table in tables)) > _TABLES:
-        raise ValueError(f"the model that it declares has tables of {size:,} bytes.")
-    model = build()
     load(model, dict(weights))
     return model
+
+
+def check_positions(options: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """See that the tables of positions that a model computes are of a reasonable size.
+
+    Args:
+        options: What declares the model; each option that ends in ``positions`` is looked at.
+        weights: Its state dict, by which its width is known.
+
+    Raises:
+        ValueError: A table would have more than 2**27 values.
+    """
+    width = max((weight.shape[-1] for weight in weights.values() if weight.ndim), default=1)
+    for name, value in options.items():
+        if name.endswith("positions") and isinstance(value, int) and value * width > _TABLES:
+            raise ValueError(f"it declares `{name}` = {value:,}, a table too large for {width:,}.")

@@ -17,8 +17,14 @@ from fairseq.utils import split_paths
 from pytorch_lightning.__version__ import version
 from torch import Tensor, nn
 
-from admin_init.checkpoints import has_omegas, lightning_checkpoint, load, write_checkpoint
-from admin_init.declared import build_for
+from admin_init.checkpoints import (
+    check_weights,
+    has_omegas,
+    lightning_checkpoint,
+    load,
+    write_checkpoint,
+)
+from admin_init.declared import build_for, check_positions
 from admin_init.errors import AdminInitError
 from admin_init.fairseq.model import FairseqTransformer, build, dictionary, shape
 from admin_init.fairseq.plain import plain_options
@@ -76,6 +82,7 @@ def convert_checkpoint(source: str | os.PathLike[str], destination: str | os.Pat
     """
     saved = load(source)
     if isinstance(saved, dict) and "model" in saved and ("cfg" in saved or "args" in saved):
+        check_weights(saved["model"], source)
         converted, difference = ours(saved)
         written = "a checkpoint of ours"
     else:
@@ -189,6 +196,7 @@ def _fairseqs_model(
         return model
 
     try:
+        check_positions(vars(options), weights)
         # fairseq's own `load_state_dict` knows the names of all versions before.
         model = build_for(weights, built, TransformerModel.load_state_dict)
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from admin_init.checkpoints import read_checkpoint, with_omegas
-from admin_init.declared import build_for
+from admin_init.declared import build_for, check_positions
 from admin_init.errors import AdminInitError
 from admin_init.folding import write_folded
 from admin_init.nn import TransformerConfig
@@ -55,6 +55,11 @@ def _loaded(cls: type[Model], checkpoint: dict[str, Any], unused: Sequence[str] 
     try:
         settings, weights = checkpoint.get("hyper_parameters", {}), checkpoint["state_dict"]
         _check_vocabulary(settings, weights)
+        for options in (
+            settings.get("transformer"),
+            (settings.get("fairseq") or {}).get("overrides"),
+        ):
+            check_positions(options or {}, weights)
         model = build_for(weights, build, cls.load_state_dict)
     except ImportError:  # fairseq is missing, which says how to get it
         raise
