@@ -18,7 +18,7 @@ def from_json(cls: type[T], values: Any, *, complete: bool = False) -> T:
     Args:
         cls: The dataclass; its fields may be dataclasses again, or lists of them.
         values: What JSON holds of it.
-        complete: Whether no field may be left to its default.
+        complete: Whether no field may be left to its default, also in dataclasses within.
 
     Raises:
         AdminInitError: A field is missing, unknown or of another type; the message names them all.
@@ -31,7 +31,7 @@ def from_json(cls: type[T], values: Any, *, complete: bool = False) -> T:
     for name, field in fields.items():
         if name in values:
             try:
-                found[name] = _fitting(hints[name], values[name])
+                found[name] = _fitting(hints[name], values[name], complete)
             except TypeError as error:
                 fault = f"must be a {field.type}, but is {reprlib.repr(values[name])}"
                 problems.append(f"`{name}` {error if error.args else fault}")
@@ -45,27 +45,27 @@ def from_json(cls: type[T], values: Any, *, complete: bool = False) -> T:
 def fits(hint: Any, value: Any) -> bool:
     """Say whether a value from JSON is of a type, such as ``list[float]``."""
     try:
-        _fitting(hint, value)
+        _fitting(hint, value, complete=False)
     except (TypeError, AdminInitError):
         return False
     return True
 
 
-def _fitting(hint: Any, value: Any) -> Any:
+def _fitting(hint: Any, value: Any, complete: bool) -> Any:
     """Return ``value`` as ``hint`` has it, lists as tuples where need be; else raise TypeError."""
     of, arguments = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint):
-        return from_json(hint, value)  # type: ignore[arg-type]
+        return from_json(hint, value, complete=complete)  # type: ignore[arg-type]
     if of in (Union, UnionType):
         if value is None and NoneType in arguments:
             return value
-        return _fitting(next(one for one in arguments if one is not NoneType), value)
+        return _fitting(next(one for one in arguments if one is not NoneType), value, complete)
     if of in (list, tuple):
         if not isinstance(value, list | tuple):
             raise TypeError(f"must be a list, but is {type(value).__name__}")
-        return of(_fitting(arguments[0], item) for item in value)
+        return of(_fitting(arguments[0], item, complete) for item in value)
     if of is dict and isinstance(value, dict):
-        return {key: _fitting(arguments[1], item) for key, item in value.items()}
+        return {key: _fitting(arguments[1], item, complete) for key, item in value.items()}
     if of is Literal and value not in arguments and isinstance(value, str):
         known = ", ".join(map(str, arguments))
         raise TypeError(f"is {reprlib.repr(value)}, but must be one of {known}")

@@ -106,7 +106,8 @@ class Comparison:
         check_given(self)
         check_given(self.grid)
         check_given(self.criteria)
-        check_numbers(0, MAX_SEED, **{"grid.seed": self.grid.seed})
+        for seed in self.grid.seed:
+            check_numbers(0, MAX_SEED, **{"grid.seed": seed})
         problems = [
             f"`{name}` must be at least 1, but is {value}."
             for name in _COUNTS

@@ -135,7 +135,7 @@ def test_a_run_that_breaks_stops_no_other_and_is_reported(folder: Path) -> None:
     assert not (folder / "out" / BROKEN / "result.json").exists()
     html = (folder / "out" / "report.html").read_text()
     assert BROKEN in html
-    assert "Traceback (most recent call last)" in html
+    assert "last.ckpt cannot be read as a checkpoint" in html
     rows = [json.loads(line) for line in (folder / "out" / "results.jsonl").open()]
     assert [row["run"] for row in rows] == [GOOD, DIVERGED]
     assert rows[1]["val_nll"] is None

@@ -94,4 +94,4 @@ def test_the_nearest_option(command: str, near: str) -> None:
 
 def test_no_option_is_near() -> None:
     done = call("fold", "a", "b", "--xyzzy", "1")
-    assert done.err.endswith("unrecognized arguments: --xyzzy 1\n")
+    assert "unrecognized arguments: --xyzzy 1 `admin-init fold --help`" in done.err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import pytest
@@ -59,6 +59,11 @@ def test_what_json_has_wrong_is_named(values: Any, message: str) -> None:
 def test_no_field_may_be_missing_where_all_were_written() -> None:
     with pytest.raises(AdminInitError, match="`kind` is missing"):
         from_json(Inner, {"size": 1}, complete=True)
+    outer = asdict(Outer(Inner(1), (Inner(1),)))
+    assert from_json(Outer, outer, complete=True) == Outer(Inner(1), (Inner(1),))
+    del outer["several"][0]["kind"]
+    with pytest.raises(AdminInitError, match="Inner: `kind` is missing"):
+        from_json(Outer, outer, complete=True)
 
 
 @pytest.mark.parametrize(

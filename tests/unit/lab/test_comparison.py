@@ -40,7 +40,7 @@ def test_what_must_be_positive(name: str) -> None:
     [
         ({"max_steps": None}, "`max_steps` or `max_minutes` must be given, but both are null"),
         ({"max_minutes": 0}, "`max_minutes` must be positive, but is 0"),
-        ({"max_minutes": float("nan")}, "`max_minutes` must be positive, but is nan"),
+        ({"max_minutes": float("nan")}, "`max_minutes` must be finite, but is nan"),
         ({"monitor_every": -1}, "`monitor_every` must be at least 0, but is -1"),
         ({"precision": "8"}, "`precision` must be one of 32-true, .*, but is '8'"),
         ({"grid": Grid(precision=["32"])}, "`precision` must be one of"),  # type: ignore[list-item]

@@ -89,7 +89,7 @@ def test_weight_decay_is_decoupled(name: Any, kind: type[torch.optim.Optimizer])
     ("settings", "message"),
     [
         ({"learning_rate": 0.0}, "`learning_rate` must be positive, but is 0.0"),
-        ({"learning_rate": math.nan}, "`learning_rate` must be positive, but is nan"),
+        ({"learning_rate": math.nan}, "`learning_rate` must be finite, but is nan"),
         ({"warmup_steps": -1}, "`warmup_steps` must be at least 0, but is -1"),
         ({"weight_decay": -0.1}, "`weight_decay` must be at least 0, but is -0.1"),
         ({"initial_learning_rate": -1.0}, "`initial_learning_rate` must be at least 0"),
