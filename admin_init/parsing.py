@@ -25,12 +25,13 @@ class OptionParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with 2 and a message, see :meth:`jsonargparse.ArgumentParser.error`."""
         unknown = message.partition("unrecognized arguments: ")[2].split()
-        near = [
-            match
+        near = {
+            match: None
             for option in unknown
             if option.startswith("-")
             for match in get_close_matches(option.partition("=")[0], self._option_string_actions, 1)
-        ]
-        if near:
+        }
+        # A parser of subcommands passes on what the one of the subcommand has said.
+        if near and "Did you mean" not in message:
             message += f". Did you mean {', '.join(near)}?"
         super().error(message, ex)

@@ -89,7 +89,7 @@ def test_nothing_is_near() -> None:
 def test_the_nearest_option(command: str, near: str) -> None:
     done = call(*command.split())
     assert done.code == 2
-    assert f"Did you mean {near}?" in done.err
+    assert done.err.count(f"Did you mean {near}?") == done.err.count("Did you mean") == 1
 
 
 def test_no_option_is_near() -> None:
