@@ -102,6 +102,7 @@ class TokenBatchSampler(DistributedSampler[Any]):
         num_replicas: The number of ranks.
         rank: Which of them this is.
         epoch: Where to begin.
+        one_epoch: Whether it ends there: the next epoch has other pairs, and a sampler of its own.
 
     Raises:
         CorpusError: There are fewer batches than ranks.
@@ -122,12 +123,14 @@ class TokenBatchSampler(DistributedSampler[Any]):
         num_replicas: int = 1,
         rank: int = 0,
         epoch: int = 0,
+        one_epoch: bool = False,
     ) -> None:
         super().__init__(pairs, num_replicas=num_replicas, rank=rank, seed=seed)
         self.pairs = pairs
         self.max_tokens = max_tokens
         self.epoch = epoch
         self.position = 0
+        self.one_epoch = one_epoch
         batches = pairs.number_of_batches(max_tokens)
         self.epoch_length = self._length = batches // num_replicas
         if not batches:
@@ -141,9 +144,15 @@ class TokenBatchSampler(DistributedSampler[Any]):
     def advance(self) -> None:
         """Notes that a batch has been used."""
         self.position += 1
+        if not self.one_epoch:
+            self.epoch, self.position = self.place
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The epoch and the position of the next batch."""
         if self.position >= self.epoch_length:
-            self.epoch += 1
-            self.position = 0
+            return self.epoch + 1, 0
+        return self.epoch, self.position
 
     def set_epoch(self, epoch: int) -> None:
         """Does nothing: the epoch follows from the batches that were used.
@@ -183,14 +192,14 @@ class TokenBatchSampler(DistributedSampler[Any]):
                 "data, max_tokens, seed and number of devices.",
                 stacklevel=2,
             )
-        if self.position >= self.epoch_length:  # an epoch was longer
-            self.epoch, self.position = self.epoch + 1, 0
+        if not self.one_epoch:
+            self.epoch, self.position = self.place  # an epoch was longer
 
     def __iter__(self) -> Iterator[npt.NDArray[np.int64]]:
         rng = np.random.default_rng((self.seed, self.epoch))
         batches = self.pairs.batches(self.max_tokens, rng)
-        mine = batches[self.rank :: self.num_replicas][: len(self)]
-        return iter(mine[self.position :])
+        mine = batches[self.rank :: self.num_replicas]
+        return iter(mine[self.position : self.epoch_length])
 
     def __len__(self) -> int:
         return self._length

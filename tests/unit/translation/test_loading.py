@@ -86,6 +86,18 @@ def test_an_epoch_may_be_shorter(pairs: ParallelDataset) -> None:
     assert [take(loader, 3), take(loader, 3)] == [epoch[:3] for epoch in full]
 
 
+def test_one_epoch_is_over_at_its_end(pairs: ParallelDataset) -> None:
+    loader = ResumableLoader(sampler(pairs, epoch=3, one_epoch=True))
+    assert take(loader) == take(ResumableLoader(sampler(pairs, epoch=3)))
+    state = loader.state_dict()
+    assert (state["epoch"], state["position"]) == (3, len(loader))
+    assert loader.sampler.place == (4, 0)
+    assert take(loader) == []
+    resumed = ResumableLoader(sampler(pairs, epoch=3, one_epoch=True))
+    resumed.load_state_dict(state)
+    assert take(resumed) == []
+
+
 @pytest.mark.parametrize("replicas", [2, 3])
 def test_ranks_get_as_many_batches_and_none_twice(pairs: ParallelDataset, replicas: int) -> None:
     whole = {tuple(b) for b in take(ResumableLoader(sampler(pairs)))}
