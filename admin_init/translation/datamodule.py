@@ -1,6 +1,5 @@
 """The batches of a data-bin, for Lightning."""
 
-import os
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch.utils.data import DataLoader
 from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.corpora import check_languages
 from admin_init.translation.databin import IndexedDataset, JoinedDataset
+from admin_init.translation.dictionary import Dictionary
 from admin_init.translation.errors import CorpusError
 from admin_init.translation.loading import (
     FixedBatches,
@@ -30,8 +30,12 @@ class TranslationDataModule(Subwords, LightningDataModule):
     own. A run that resumes from a checkpoint, in the middle of an epoch too, gets the batches that
     it would have got. Validation and test batches come in a fixed order.
 
+    Several folders take turns, as in fairseq: each epoch trains on the next of them. All else comes
+    from the first. They need a trainer with ``reload_dataloaders_every_n_epochs=1``.
+
     Args:
-        data: The folder with ``dict.*.txt`` and ``train.*.bin``, see :meth:`pairs`.
+        data: The folder with ``dict.*.txt`` and ``train.*.bin``, see :meth:`pairs`; or several,
+            joined by ``:`` (``os.pathsep``).
         source_lang: The language translated from.
         target_lang: The language translated into.
         max_tokens: The most tokens of a side of a batch, padding included.
@@ -60,11 +64,6 @@ class TranslationDataModule(Subwords, LightningDataModule):
         LightningDataModule.__init__(self)
         Subwords.__init__(self, data, source_lang, target_lang)
         check_languages(source_lang, target_lang)
-        if os.pathsep in str(data) and not Path(data).exists():
-            raise CorpusError(
-                f"`data` must be one folder, but is {data}. Put the training data of the others "
-                "into the first, as train1, train2, ...: all of them are trained on in every epoch."
-            )
         bounds = (("max_tokens", max_tokens, 1), ("num_workers", num_workers, 0), ("seed", seed, 0))
         for name, value, least in bounds:
             if value is None or value < least:
@@ -77,38 +76,91 @@ class TranslationDataModule(Subwords, LightningDataModule):
         self.left_pad_source = left_pad_source
         self.num_workers = num_workers
         self.seed = seed
+        self._place: tuple[int, int] | None = None
 
     def prepare_data(self) -> None:
         """Sees that all files are what they were; those of fairseq, which left no sums, may differ.
 
         Raises:
-            CorpusError: A file of the folder is missing or damaged.
+            CorpusError: A file of a folder is missing or damaged, or its dictionaries are not those
+                of the first.
         """
-        if (self.folder / NAME).exists():
-            damages = Manifest.load(self.folder).damages(self.folder)
-            if damages:
+        for folder in self.folders:
+            if (folder / NAME).exists():
+                damages = Manifest.load(folder).damages(folder)
+                if damages:
+                    raise CorpusError(
+                        f"{folder} is not what was prepared: {'; '.join(damages)}. Prepare the "
+                        "corpus anew."
+                    )
+        for folder in self.folders[1:]:
+            for lang, first in (
+                (self.source_lang, self.source_dictionary),
+                (self.target_lang, self.target_dictionary),
+            ):
+                path = folder / f"dict.{lang}.txt"
+                if list(Dictionary.load(path)) != list(first):
+                    raise CorpusError(
+                        f"{path} has other tokens than {self.folder / path.name}: the ids of its "
+                        "sentences would stand for other words. Prepare it anew with the "
+                        "dictionaries of the first folder."
+                    )
+
+    def setup(self, stage: str) -> None:
+        """See before the training that every folder's turn can come.
+
+        Raises:
+            CorpusError: A folder has no training data, or too few for the trainer; or the trainer
+                would not turn to the next.
+        """
+        trainer: Any = self.trainer
+        if len(self.folders) == 1 or trainer is None or stage != "fit":
+            return
+        if trainer.overfit_batches or trainer.limit_train_batches == 0:
+            return
+        if trainer.reload_dataloaders_every_n_epochs != 1:
+            raise CorpusError(
+                f"`data` has {len(self.folders)} folders, one an epoch, which needs "
+                "`reload_dataloaders_every_n_epochs=1` of the trainer, but it is "
+                f"{trainer.reload_dataloaders_every_n_epochs}. Add "
+                "--trainer.reload_dataloaders_every_n_epochs 1."
+            )
+        every = trainer.val_check_interval
+        if trainer.check_val_every_n_epoch is None or not trainer.limit_val_batches:
+            every = None
+        for epoch, folder in enumerate(self.folders):
+            batches = self._trainers_sampler(epoch).epoch_length
+            if not batches or (isinstance(every, int) and batches < every):
                 raise CorpusError(
-                    f"{self.folder} is not what was prepared: {'; '.join(damages)}. Prepare the "
-                    "corpus anew."
+                    f"{folder} has {batches} training batches, fewer than `limit_train_batches` "
+                    f"({trainer.limit_train_batches}) or `val_check_interval` ({every}) needs. "
+                    "Change these, or lower `max_tokens`."
                 )
 
-    def pairs(self, split: str) -> ParallelDataset:
+    def pairs(self, split: str, epoch: int = 0) -> ParallelDataset:
         """Open a split, such as ``train``.
 
         As in fairseq, ``train`` goes on in ``train1``, ``train2``, ... where the folder has them,
         and a file may be named for either direction: that of ``en-de`` also serves ``de-en``.
 
+        Args:
+            split: Its name.
+            epoch: Of several folders, ``train`` comes from the one whose turn it is in this epoch,
+                counted from 0.
+
         Raises:
             CorpusError: The folder does not have it, or it is damaged.
         """
-        names = [split, *(f"{split}{number}" for number in range(1, self._parts(split)))]
+        number = epoch % len(self.folders) if split == "train" else 0
+        folder = self.folders[number]
+        names = [split, *(f"{split}{number}" for number in range(1, self._parts(folder, split)))]
         parts = [
             ParallelDataset(
                 IndexedDataset(f"{prefix}.{self.source_lang}", len(self.source_dictionary)),
                 IndexedDataset(f"{prefix}.{self.target_lang}", len(self.target_dictionary)),
                 left_pad_source=self.left_pad_source,
             )
-            for prefix in map(self._prefix, names)
+            for prefix in (self._prefix(folder, name) for name in names)
         ]
         if len(parts) == 1:
             return parts[0]
@@ -117,18 +169,18 @@ class TranslationDataModule(Subwords, LightningDataModule):
             JoinedDataset(sources), JoinedDataset(targets), left_pad_source=self.left_pad_source
         )
 
-    def _parts(self, split: str) -> int:
+    def _parts(self, folder: Path, split: str) -> int:
         """Count the parts of a split: a training split may have several."""
         found = 1
-        while split == "train" and self._files(self._prefix(f"{split}{found}")):
+        while split == "train" and self._files(self._prefix(folder, f"{split}{found}")):
             found += 1
         return found
 
-    def _prefix(self, split: str) -> Path:
+    def _prefix(self, folder: Path, split: str) -> Path:
         """Return how the names of a split begin: ``train.en-de``, or ``train.de-en`` if there."""
         first, second = self.source_lang, self.target_lang
         prefix, turned = (
-            self.folder / f"{split}.{pair}" for pair in (f"{first}-{second}", f"{second}-{first}")
+            folder / f"{split}.{pair}" for pair in (f"{first}-{second}", f"{second}-{first}")
         )
         return turned if self._files(turned) and not self._files(prefix) else prefix
 
@@ -146,7 +198,7 @@ class TranslationDataModule(Subwords, LightningDataModule):
         Raises:
             CorpusError: The folder does not have them.
         """
-        name = f"{self._prefix(split).name}.{self.target_lang}.txt"
+        name = f"{self._prefix(self.folder, split).name}.{self.target_lang}.txt"
         try:
             text = (self.folder / name).read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -157,21 +209,46 @@ class TranslationDataModule(Subwords, LightningDataModule):
         return text.removesuffix("\n").split("\n")
 
     def train_dataloader(self) -> DataLoader[TranslationBatch]:
-        """Returns this rank's training batches."""
-        trainer = self.trainer
+        """Returns this rank's training batches, those of the epoch where there are several folders.
+
+        Without a trainer, they are of the first folder.
+        """
+        trainer: Any = self.trainer
         if trainer is None:
             return ResumableLoader(self._sampler(), self.num_workers)
-        if trainer.overfit_batches:  # type: ignore[attr-defined]
+        if trainer.overfit_batches:
             # Lightning overfits batches that come in a fixed order.
             return self._fixed("train")
-        sampler = self._sampler(trainer.world_size, trainer.global_rank)
-        # Where a run resumes at the end of an epoch, Lightning restores its own progress only.
-        progress: Any = trainer.fit_loop.epoch_progress.current
-        sampler.epoch = progress.processed
-        limit = trainer.limit_train_batches
-        share = limit if isinstance(limit, int) else int(limit * len(sampler))
-        sampler.epoch_length = min(share, len(sampler))
+        former, place, self._place = trainer.train_dataloader, self._place, None
+        if isinstance(former, ResumableLoader):  # Lightning reloads
+            epoch, position = former.sampler.place
+        elif place is not None and trainer.fit_loop.restarting:
+            epoch, position = place
+        else:
+            # Where a run resumes at the end of an epoch, Lightning restores its own progress only.
+            epoch, position = trainer.fit_loop.epoch_progress.current.processed, 0
+        sampler = self._trainers_sampler(epoch)
+        sampler.position = position
+        loop = trainer.fit_loop.epoch_loop
+        if isinstance(former, ResumableLoader) and loop.restarted_on_train_batch_end:
+            # Resumed after the last batch of an epoch, Lightning begins to count anew where it has
+            # counted as many batches as an epoch has, by now the next one.
+            loop.batch_progress.current.completed = sampler.epoch_length
         return ResumableLoader(sampler, self.num_workers)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the epoch and the position in it, if it is trained on.
+
+        The loader has them too, but Lightning asks how long an epoch is before it restores that.
+        """
+        loader = None if self.trainer is None else self.trainer.train_dataloader
+        if not isinstance(loader, ResumableLoader):
+            return {}
+        return {"epoch": loader.sampler.epoch, "position": loader.sampler.position}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Make the training begin at a place."""
+        self._place = state_dict["epoch"], state_dict["position"]
 
     def val_dataloader(self) -> DataLoader[TranslationBatch]:
         """Returns the batches of ``valid``."""
@@ -185,13 +262,26 @@ class TranslationDataModule(Subwords, LightningDataModule):
         """Returns the batches of ``test``."""
         return self._fixed("test")
 
-    def _sampler(self, num_replicas: int = 1, rank: int = 0) -> TokenBatchSampler:
+    def _trainers_sampler(self, epoch: int) -> TokenBatchSampler:
+        trainer: Any = self.trainer
+        sampler = self._sampler(
+            epoch,
+            num_replicas=trainer.world_size,
+            rank=trainer.global_rank,
+            one_epoch=trainer.reload_dataloaders_every_n_epochs == 1,
+        )
+        limit = trainer.limit_train_batches
+        share = limit if isinstance(limit, int) else int(limit * len(sampler))
+        sampler.epoch_length = min(share, len(sampler))
+        return sampler
+
+    def _sampler(self, epoch: int = 0, **options: Any) -> TokenBatchSampler:
         return TokenBatchSampler(
-            self.pairs("train"),
+            self.pairs("train", epoch),
             max_tokens=self.max_tokens,
             seed=self.seed,
-            num_replicas=num_replicas,
-            rank=rank,
+            epoch=epoch,
+            **options,
         )
 
     def _fixed(self, split: str) -> DataLoader[TranslationBatch]:

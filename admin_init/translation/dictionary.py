@@ -1,6 +1,6 @@
 """fairseq's dictionaries (``dict.<language>.txt``), read and written without fairseq."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count as counter
 from os import PathLike
 from pathlib import Path
@@ -105,6 +105,9 @@ class Dictionary:
 
     def __getitem__(self, index: int) -> str:
         return self._tokens[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tokens)
 
     def __contains__(self, token: str) -> bool:
         return token in self._ids

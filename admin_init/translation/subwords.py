@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -14,13 +15,15 @@ class Subwords:
     """Dictionaries and tokenizer of a prepared folder, each read when it is first needed.
 
     Args:
-        data: The folder with ``dict.*.txt``.
+        data: The folder with ``dict.*.txt``, or several joined by ``:``, of which the first counts.
         source_lang: The language translated from.
         target_lang: The language translated into.
     """
 
     def __init__(self, data: str | PathLike[str], source_lang: str, target_lang: str) -> None:
-        self.folder = Path(data)
+        one = Path(data).exists() or os.pathsep not in str(data)
+        self.folders = [Path(data)] if one else [Path(name) for name in str(data).split(os.pathsep)]
+        self.folder = self.folders[0]
         self.source_lang = source_lang
         self.target_lang = target_lang
 

@@ -1,7 +1,9 @@
 """A run that resumes sees the batches, and draws the dropout, that it would have."""
 
 import json
+import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from torch import Tensor
 from admin_init.callbacks.random_state import RandomState
 from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.corpora import ParallelCorpus
+from admin_init.translation.databin import IndexedDataset, IndexedDatasetBuilder
 from admin_init.translation.datamodule import TranslationDataModule
+from admin_init.translation.manifest import NAME
 from admin_init.translation.prepare import prepare
 
 pytestmark = [
@@ -78,7 +82,7 @@ class SaveEverywhere(pl.Callback):
 
 
 def run(
-    folder: Path,
+    folder: Path | str,
     *,
     seed: int,
     num_workers: int = 0,
@@ -126,6 +130,47 @@ def batches(folder: Path) -> int:
     return number
 
 
+@pytest.fixture(scope="module")
+def two(folder: Path) -> str:
+    """The folder, and one with fewer batches, which take turns."""
+    other = folder.with_name("other")
+    shutil.copytree(folder, other, ignore=shutil.ignore_patterns(NAME))
+    for lang in ("en", "de"):
+        sentences = IndexedDataset(folder / f"train.en-de.{lang}")
+        with IndexedDatasetBuilder(other / f"train.en-de.{lang}", 40) as builder:
+            for i in range(40, 60):
+                builder.add(sentences[i].tolist())
+    return f"{folder}{os.pathsep}{other}"
+
+
+def resumes_exactly(folder: Path | str, options: dict[str, Any]) -> None:
+    save = SaveEverywhere()
+    _, undisturbed = run(folder, seed=1, save=save, **options)
+    assert len(save.saved) > len(undisturbed)
+    for path, steps in save.saved:
+        torch.load(path, weights_only=True)
+        _, resumed = run(folder, seed=2, ckpt_path=path, **options)
+        assert resumed == undisturbed[steps:], path
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_epochs": 3, "limit_train_batches": 5},
+        {"max_steps": 13},
+        {"max_steps": 13, "limit_val_batches": 0},
+        {"max_epochs": 3, "val_check_interval": 2},
+        {"max_steps": 13, "val_check_interval": 4, "check_val_every_n_epoch": None},
+    ],
+    ids=str,
+)
+def test_every_checkpoint_of_two_folders_resumes_exactly(
+    two: str, batches: int, options: dict[str, Any]
+) -> None:
+    assert batches == 8  # and 3 of the other
+    resumes_exactly(two, {**options, "reload_dataloaders_every_n_epochs": 1})
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -147,13 +192,7 @@ def test_every_checkpoint_resumes_exactly(
         options["max_steps"] = int(options.pop("steps") * batches)
     else:
         options["max_epochs"] = options.pop("epochs")
-    save = SaveEverywhere()
-    _, undisturbed = run(folder, seed=1, save=save, **options)
-    assert len(save.saved) > len(undisturbed)
-    for path, steps in save.saved:
-        torch.load(path, weights_only=True)
-        _, resumed = run(folder, seed=2, ckpt_path=path, **options)
-        assert resumed == undisturbed[steps:], path
+    resumes_exactly(folder, options)
 
 
 def test_without_the_random_state_the_dropout_would_be_another(folder: Path, batches: int) -> None:
@@ -224,6 +263,26 @@ def test_ranks_get_their_own_batches_and_resume_exactly(folder: Path, batches: i
     assert [len(rank) for rank in undisturbed] == [2 * per_epoch] * 2
     (resumed,) = in_new_processes({**parallel, "seed": 2, "ckpt_path": "batch-2.ckpt"}, ranks=2)
     assert resumed == [rank[2:] for rank in undisturbed]
+
+
+def test_ranks_take_turns_with_folders_and_resume_exactly(two: str) -> None:
+    parallel = {
+        "folder": two,
+        "strategy": "ddp",
+        "devices": 2,
+        "max_epochs": 3,
+        "reload_dataloaders_every_n_epochs": 1,
+    }
+    (undisturbed,) = in_new_processes({**parallel, "seed": 1, "save": True}, ranks=2)
+    assert [len(rank) for rank in undisturbed] == [4 + 1 + 4] * 2
+    saved = [(path.name, int(path.stem.partition("-")[2])) for path in Path().glob("*.ckpt")]
+    assert len(saved) == 9 + 3 + 3
+    saved.remove(("epoch-9.ckpt", 9))  # nothing is left of the run
+    resumed = in_new_processes(
+        *({**parallel, "seed": 2, "ckpt_path": name} for name, _ in saved), ranks=2
+    )
+    for (name, steps), ranks in zip(saved, resumed, strict=True):
+        assert ranks == [rank[steps:] for rank in undisturbed], name
 
 
 class Write(SaveEverywhere):

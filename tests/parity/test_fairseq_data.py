@@ -19,10 +19,15 @@ from fairseq.data.indexed_dataset import (
     MMapIndexedDatasetBuilder,
     best_fitting_int_dtype,
 )
-from fairseq.tasks.translation import load_langpair_dataset
+from fairseq.tasks.translation import (
+    TranslationConfig,
+    TranslationTask,
+    load_langpair_dataset,
+)
 from fairseq_cli import preprocess
 
 from admin_init.nn import TransformerConfig
+from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.databin import IndexedDataset, IndexedDatasetBuilder
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.dictionary import Dictionary
@@ -150,9 +155,60 @@ def test_a_part_that_is_not_whole_is_named(in_parts: Path) -> None:
         TranslationDataModule(in_parts, "en", "de").pairs("train")
 
 
-def test_several_data_bins_are_refused(in_parts: Path, data_bin: Path) -> None:
-    with pytest.raises(CorpusError, match=r"`data` must be one folder.*train1, train2"):
-        TranslationDataModule(f"{in_parts}{os.pathsep}{data_bin}", "en", "de")
+class Pairs(pl.LightningModule):
+    """Learns nothing, and notes the pairs of every epoch."""
+
+    automatic_optimization = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[int, list[tuple[list[int], list[int]]]] = {}
+
+    def training_step(self, batch: TranslationBatch, _: int) -> None:
+        for source, target in zip(batch.source, batch.target, strict=True):
+            pair = (source[source != 1].tolist(), target[target != 1].tolist())
+            self.seen.setdefault(self.current_epoch, []).append(pair)
+
+    def configure_optimizers(self) -> None:
+        return None
+
+
+def test_several_data_bins_take_turns_as_in_fairseq(
+    in_parts: Path, data_bin: Path, tmp_path: Path
+) -> None:
+    turned = tmp_path / "turned"
+    shutil.copytree(data_bin, turned)
+    for file in turned.glob("train.*"):
+        file.unlink()
+    for file in turned.glob("valid.*"):
+        shutil.copy(file, turned / file.name.replace("valid.en-de", "train.de-en"))
+    data = os.pathsep.join(map(str, (in_parts, data_bin, turned)))
+    ours = Pairs()
+    trainer = pl.Trainer(
+        max_epochs=4,
+        reload_dataloaders_every_n_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(ours, TranslationDataModule(data, "en", "de", max_tokens=100))
+    theirs = TranslationTask.setup_task(
+        TranslationConfig(
+            data=data,
+            source_lang="en",
+            target_lang="de",
+            train_subset="train",
+            upsample_primary=1,
+            dataset_impl="mmap",
+        )
+    )
+    for epoch in range(4):
+        theirs.load_dataset("train", epoch=epoch + 1, combine=True)
+        pairs = [(p["source"].tolist(), p["target"].tolist()) for p in theirs.dataset("train")]
+        assert len(pairs) == [240, 200, 20, 240][epoch]
+        assert sorted(ours.seen[epoch]) == sorted(pairs)
 
 
 @pytest.mark.parametrize("fairseq", [None, FairseqConfig()])

@@ -1,3 +1,5 @@
+import os
+import shutil
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.corpora import ParallelCorpus
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.errors import CorpusError
+from admin_init.translation.manifest import NAME
 from admin_init.translation.prepare import prepare
 
 PAIRS = [(" ".join("abcd"[: i % 4 + 1]), " ".join("efghi"[: i % 5 + 1])) for i in range(60)]
@@ -24,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "bin"
 
 
-def data(folder: Path, **changed: Any) -> TranslationDataModule:
+def data(folder: Path | str, **changed: Any) -> TranslationDataModule:
     return TranslationDataModule(folder, "en", "de", **{"max_tokens": 60, **changed})
 
 
@@ -107,6 +110,79 @@ def test_a_second_fit_goes_on_with_the_next_epoch(folder: Path) -> None:
     fitting.fit(twice, data(folder))
     trainer(max_epochs=2, reload_dataloaders_every_n_epochs=1).fit(once, data(folder))
     assert twice.seen["train"] == once.seen["train"]
+
+
+@pytest.fixture
+def other(folder: Path) -> Path:
+    """A folder of other sentences and the same words."""
+    other = folder.with_name("other")
+    shutil.copytree(folder, other, ignore=shutil.ignore_patterns("train.*", NAME))
+    for file in folder.glob("test.*"):
+        shutil.copy(file, other / file.name.replace("test", "train"))
+    return other
+
+
+def both(folder: Path, other: Path) -> str:
+    return f"{folder}{os.pathsep}{other}"
+
+
+def test_several_folders_take_turns(folder: Path, other: Path) -> None:
+    module = data(both(folder, other))
+    assert [len(module.pairs("train", epoch)) for epoch in range(3)] == [60, 11, 60]
+    assert len(module.pairs("valid", 1)) == 9
+    assert module.hparams["data"] == both(folder, other)
+    model = Recorder()
+    trainer(max_epochs=3, reload_dataloaders_every_n_epochs=1).fit(model, module)
+    seen = [len(batch) for batch in model.seen["train"]]
+    assert sum(seen) == 60 + 11 + 60
+    assert sum(seen[: len(data(folder).train_dataloader())]) == 60  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({}, "has 2 folders, .* --trainer.reload_dataloaders_every_n_epochs 1"),
+        ({"reload_dataloaders_every_n_epochs": 2}, "of the trainer, but it is 2"),
+        (
+            {"reload_dataloaders_every_n_epochs": 1, "val_check_interval": 5},
+            r"other has [1-4] training batches, .*`val_check_interval` \(5\)",
+        ),
+        (
+            {"reload_dataloaders_every_n_epochs": 1, "limit_train_batches": 0.2},
+            r"other has 0 training batches, .*`limit_train_batches` \(0.2\)",
+        ),
+    ],
+)
+def test_a_trainer_that_several_folders_do_not_suit_is_refused(
+    folder: Path, other: Path, options: dict[str, Any], error: str
+) -> None:
+    model = Recorder()
+    with pytest.raises(CorpusError, match=error):
+        trainer(max_epochs=1, **options).fit(model, data(both(folder, other)))
+    assert not model.seen["train"]
+
+
+def test_a_folder_that_does_not_belong_to_the_first_is_named(folder: Path, other: Path) -> None:
+    def refused(error: str) -> None:
+        model = Recorder()
+        with pytest.raises(CorpusError, match=error):
+            trainer(max_epochs=1, reload_dataloaders_every_n_epochs=1).fit(
+                model, data(both(folder, other))
+            )
+        assert not model.seen["train"]
+
+    dictionary = other / "dict.de.txt"
+    first, second, *rest = dictionary.read_text().splitlines()
+    dictionary.write_text("\n".join([second, first, *rest]) + "\n")
+    refused(r"other/dict\.de\.txt has other tokens than .*bin/dict\.de\.txt")
+    shutil.copy(folder / NAME, other)
+    refused(r"other is not what was prepared: .*dict\.de\.txt")
+    (other / NAME).unlink()
+    shutil.copy(folder / "dict.de.txt", other)
+    (other / "train.en-de.de.bin").unlink()
+    refused(r"other/train\.en-de\.de cannot be read")
+    shutil.rmtree(other)
+    refused(r"other/dict\.en\.txt cannot be read")
 
 
 def test_overfitting_repeats_the_same_batches(folder: Path) -> None:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,16 @@ def test_they_are_those_of_the_data_module(data_bin: Path) -> None:
     assert ids == theirs.source_dictionary.encode(pieces)
     assert ours.target_dictionary.encode(pieces) == theirs.target_dictionary.encode(pieces)
     assert ours.tokenizer.decode(ours.source_dictionary.decode(ids)) == "the man sees a dog"
+
+
+def test_of_several_folders_the_first_counts(data_bin: Path, tmp_path: Path) -> None:
+    several = Subwords(f"{data_bin}{os.pathsep}{tmp_path / 'gone'}", "en", "de")
+    assert several.folders == [data_bin, tmp_path / "gone"]
+    assert list(several.source_dictionary) == list(Subwords(data_bin, "en", "de").source_dictionary)
+    assert several.tokenizer.encode("the man")
+    one = tmp_path / f"a{os.pathsep}b"
+    one.mkdir()
+    assert Subwords(one, "en", "de").folders == [one]
 
 
 def test_files_are_read_when_they_are_needed(tmp_path: Path) -> None:

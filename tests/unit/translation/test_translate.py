@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -120,6 +121,14 @@ def test_data_that_have_moved(checkpoint: Path, data_bin: Path) -> None:
         list(Translator("lost.ckpt")(LINES))
     expected = list(Translator(checkpoint)(LINES))
     assert list(Translator("lost.ckpt", data="moved")(LINES)) == expected
+
+
+def test_of_several_folders_of_data_the_first_is_opened(checkpoint: Path, data_bin: Path) -> None:
+    expected = list(Translator(checkpoint)(["the man sees a dog"]))
+    saved = torch.load(checkpoint)
+    saved["datamodule_hyper_parameters"]["data"] = f"{data_bin}{os.pathsep}gone"
+    torch.save(saved, "several.ckpt")
+    assert list(Translator("several.ckpt")(["the man sees a dog"])) == expected
 
 
 def test_a_checkpoint_that_does_not_know_its_data(checkpoint: Path) -> None:
