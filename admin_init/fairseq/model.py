@@ -12,6 +12,7 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.models.transformer import TransformerModel
+from fairseq.search import BeamSearch
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor, nn
 
@@ -109,29 +110,29 @@ class FairseqTransformer(nn.Module):
     ) -> list[list[Hypothesis]]:
         """Translate a batch of sentences with fairseq's ``SequenceGenerator``.
 
-        The arguments are those of :func:`admin_init.translation.search.beam_search`. Two things
-        are fairseq's own: ``<s>`` may be produced, and the limit of the length follows from the
-        longest source of the batch, padding included.
+        The arguments are those of :func:`admin_init.translation.search.beam_search`. One thing is
+        fairseq's own: ``<s>`` may be produced. Another is not: where fairseq limits all lengths by
+        the longest source of the batch, each sentence is limited by its own.
 
         Raises:
             ValueError: An argument makes no search; the message says which.
             NotFiniteError: The scores of a sentence are not finite, as the model's logits are
                 not.
         """
-        length_limits(self.config, source, max_len_a, max_len_b)
+        limits = length_limits(self.config, source, max_len_a, max_len_b)
         if beam_size < 1:
             raise ValueError(f"`beam_size` must be at least 1, but is {beam_size}.")
         self._check(source)
         training = [module for module in self.modules() if module.training]
         # Made anew each time: it holds the model, and must not be a part of it. It also leaves
         # the model in eval mode.
-        generator = SequenceGenerator(
+        generator = _Generator(
             [self.model],
             self.dictionary,
             beam_size=beam_size,
             len_penalty=length_penalty,
-            max_len_a=max_len_a,
-            max_len_b=max_len_b,
+            max_len_b=int(limits.max()),
+            search_strategy=_LimitedSearch(self.dictionary, limits),
         )
         batch = {"src_tokens": source, "src_lengths": self._lengths(source)}
         try:
@@ -161,6 +162,34 @@ class FairseqTransformer(nn.Module):
 
     def _lengths(self, source: Tensor) -> Tensor:
         return source.ne(self.config.padding_idx).sum(dim=1)
+
+
+class _LimitedSearch(BeamSearch):  # type: ignore[misc]  # fairseq has no types
+    """A beam search in which a sentence that has reached its own limit can but end."""
+
+    def __init__(self, words: Dictionary, limits: Tensor) -> None:
+        super().__init__(words)
+        self.limits = limits
+
+    def step(
+        self,
+        step: int,
+        lprobs: Tensor,
+        scores: Tensor | None,
+        prev_output_tokens: Tensor | None = None,
+        original_batch_idxs: Tensor | None = None,
+    ) -> Any:
+        self.full = self.limits[original_batch_idxs] <= step
+        lprobs[self.full, :, : self.eos] = -torch.inf
+        lprobs[self.full, :, self.eos + 1 :] = -torch.inf
+        return super().step(step, lprobs, scores, prev_output_tokens, original_batch_idxs)
+
+
+class _Generator(SequenceGenerator):  # type: ignore[misc]
+    """Finishes a sentence at its own limit, also with fewer hypotheses than the beam has."""
+
+    def is_finished(self, step: int, unfin_idx: int, *others: int) -> bool:
+        return bool(self.search.full[unfin_idx]) or super().is_finished(step, unfin_idx, *others)
 
 
 _COPIES = frozenset(

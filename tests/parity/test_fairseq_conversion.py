@@ -125,9 +125,9 @@ def test_searches_on_a_hundred_sentences(data: TranslationDataModule, checkpoint
     ours = Transformer(theirs.config)
     ours.load_state_dict(from_fairseq(theirs.model.state_dict()))
     outputs = set()
-    # fairseq counts the padding of a batch in a sentence's limit, so it is a constant here; and
-    # may produce <s>.
-    settings: dict[str, Any] = {"beam_size": 5, "length_penalty": 0.6, "max_len_b": 30}
+    # fairseq may produce <s>.
+    settings: dict[str, Any] = {"beam_size": 5, "length_penalty": 0.6}
+    settings |= {"max_len_a": 0.8, "max_len_b": 3}
     for batch in data.test_dataloader():
         expected = theirs.beam_search(batch.source, **settings)
         found = beam_search(ours, batch.source, forbidden=(), **settings)

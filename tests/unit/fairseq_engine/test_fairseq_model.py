@@ -11,6 +11,7 @@ from fairseq.models.transformer import TransformerModel
 from admin_init.errors import AdminInitError
 from admin_init.fairseq.model import FairseqTransformer
 from admin_init.nn import TransformerConfig
+from admin_init.translation.batching import collate
 from admin_init.translation.engine import FairseqConfig, build_transformer, search
 from admin_init.translation.search import SearchConfig
 
@@ -173,6 +174,38 @@ def test_a_score_is_the_log_probability_over_a_power_of_the_length() -> None:
     log_probs = model(SOURCE[:1], shifted[None])[0].log_softmax(dim=-1)
     total = log_probs.gather(1, best.tokens[:, None]).sum().item()
     assert best.score == pytest.approx(total / len(best.tokens) ** 0.6, abs=1e-4)
+
+
+LENGTHS = (1, 2, 3, 6, 10, 1, 13, 4)
+
+
+@pytest.mark.parametrize("vocabulary_size", [6, 40])  # of 6, a wide beam finds too few
+@pytest.mark.parametrize("fairseq", [None, FairseqConfig()], ids=["ours", "fairseq"])
+def test_a_sentence_has_the_same_hypotheses_alone_and_in_any_batch(
+    fairseq: FairseqConfig | None, vocabulary_size: int
+) -> None:
+    torch.manual_seed(0)
+    model: Any = build_transformer(replace(CONFIG, vocabulary_size=vocabulary_size), fairseq).eval()
+    rows = [torch.randint(3, vocabulary_size, (length,)) for length in LENGTHS]
+    for row in rows:
+        row[-1] = 2
+    batches = [collate(range(8), rows, rows, left_pad_source=left).source for left in (False, True)]
+    reached = 0
+    for max_len_a, max_len_b in ((0, 6), (1.5, 2), (0.3, 1)):
+        for beam_size in (1, 4):
+            config = SearchConfig(beam_size=beam_size, max_len_a=max_len_a, max_len_b=max_len_b)
+            alone = [search(model, row[None], config)[0] for row in rows]
+            for found, row in zip(alone, rows, strict=True):
+                limit = int(max_len_a * len(row) + max_len_b)
+                longest = max(len(hypothesis.tokens) - 1 for hypothesis in found)
+                assert longest <= limit
+                reached += longest == limit
+            for batch in batches:
+                for one, other in zip(search(model, batch, config), alone, strict=True):
+                    assert [h.tokens.tolist() for h in one] == [h.tokens.tolist() for h in other]
+                    scores = [h.score for h in other]
+                    assert [h.score for h in one] == pytest.approx(scores, abs=1e-5)
+    assert reached > 10
 
 
 def test_the_engine_chooses_the_library(tmp_path: Path) -> None:
