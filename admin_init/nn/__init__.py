@@ -1,7 +1,7 @@
 """Transformers whose residual connections are a choice of style."""
 
 from admin_init.nn.config import TransformerConfig
-from admin_init.nn.inference import prepare_for_inference_
+from admin_init.nn.inference import prepare_for_inference_, prepared_for_inference
 from admin_init.nn.language_model import LanguageModel, MaskedLanguageModel
 from admin_init.nn.residual import RESIDUAL_STYLES, ResidualStyle, register_style
 from admin_init.nn.transformer import Transformer
@@ -14,5 +14,6 @@ __all__ = [
     "Transformer",
     "TransformerConfig",
     "prepare_for_inference_",
+    "prepared_for_inference",
     "register_style",
 ]

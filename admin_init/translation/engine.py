@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from admin_init.errors import AdminInitError
-from admin_init.nn import Transformer, TransformerConfig
+from admin_init.nn import Transformer, TransformerConfig, prepared_for_inference
 from admin_init.translation.prefix import PrefixLanguageModel
 from admin_init.translation.search import Hypothesis, SearchConfig, beam_search
 
@@ -54,6 +54,9 @@ def build_transformer(config: TransformerConfig, fairseq: FairseqConfig | None) 
 def search(model: nn.Module, source: Tensor, config: SearchConfig) -> list[list[Hypothesis]]:
     """Search for translations: :func:`beam_search`, or fairseq's for a Transformer of fairseq's.
 
+    Our own is prepared for inference meanwhile, see :func:`~admin_init.nn.prepared_for_inference`:
+    whoever searches, the same products are computed.
+
     Args:
         model: From :func:`build_transformer`.
         source: Shape (N, S), int64, padded with ``padding_idx``.
@@ -64,6 +67,8 @@ def search(model: nn.Module, source: Tensor, config: SearchConfig) -> list[list[
     """
     either: Any = model
     # fairseq's brings its own. Not asked by its type, which a compiled model hides.
-    own = getattr(either, "beam_search", partial(beam_search, either))
-    found: list[list[Hypothesis]] = own(source, **asdict(config))
-    return found
+    if hasattr(either, "beam_search"):
+        found: list[list[Hypothesis]] = either.beam_search(source, **asdict(config))
+        return found
+    with prepared_for_inference(model) if isinstance(model, Transformer) else nullcontext():
+        return beam_search(either, source, **asdict(config))

@@ -28,7 +28,8 @@ class Translator:
     """Turns lines into their translations.
 
     The process keeps the memory that it frees, see :func:`keep_freed_memory`, and the model is made
-    ready for inference only, see :func:`~admin_init.nn.prepare_for_inference_`.
+    ready for inference only, see :func:`~admin_init.nn.prepare_for_inference_`: once, where a
+    search for a batch would do so each time.
 
     Args:
         checkpoint: Path of a checkpoint of :class:`TranslationModule`.

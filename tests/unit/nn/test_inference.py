@@ -5,7 +5,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from admin_init.nn import Transformer, TransformerConfig, prepare_for_inference_
+from admin_init.nn import (
+    Transformer,
+    TransformerConfig,
+    prepare_for_inference_,
+    prepared_for_inference,
+)
 from admin_init.nn.feed_forward import FeedForward
 from admin_init.nn.inference import OneDNNFeedForward, OneDNNLinear
 
@@ -67,6 +72,42 @@ def test_a_model_may_be_prepared_twice_and_in_inference_mode() -> None:
         prepare_for_inference_(prepare_for_inference_(model))
     assert replaced(model) == 11
     torch.testing.assert_close(model(*batch()), build().eval()(*batch()), rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_was_prepared_meanwhile_trains_on() -> None:
+    model, expected = build(), build()
+    expected.decoder.eval()
+    model.decoder.eval()
+    modules = dict(model.named_modules())
+    with pytest.raises(ValueError, match="at most `max_positions`"), prepared_for_inference(model):
+        model(torch.full((1, 5000), EOS), torch.tensor([[EOS]]))
+    assert dict(model.named_modules()) == modules
+    assert [module.training for module in model.modules()] == [
+        module.training for module in expected.modules()
+    ]
+    for one in (model, expected):
+        torch.manual_seed(2)
+        one(*batch()).sum().backward()
+        torch.optim.SGD(one.parameters(), lr=0.1).step()
+    # It is prepared with the weights that it has now.
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, expected.state_dict()[name])
+    with prepared_for_inference(model), prepared_for_inference(model), torch.no_grad():
+        found = model(*batch())
+    torch.testing.assert_close(found, expected.eval()(*batch()), rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_was_prepared_for_good_stays_so() -> None:
+    model = prepare_for_inference_(build())
+    with prepared_for_inference(model):
+        assert replaced(model) == 11
+    assert replaced(model) == 11
+
+
+def test_weights_that_are_cast_as_they_are_used_are_left_as_they_are() -> None:
+    model = build()
+    with torch.autocast("cpu", torch.bfloat16), prepared_for_inference(model):
+        assert replaced(model) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -12,7 +12,9 @@ import torch
 
 from admin_init import AdminInit, AdminInitError
 from admin_init.nn import TransformerConfig
-from admin_init.translation.batching import collate
+from admin_init.nn.inference import OneDNNLinear
+from admin_init.translation.batching import TranslationBatch
+from admin_init.translation.databin import IndexedDatasetBuilder
 from admin_init.translation.datamodule import TranslationDataModule
 from admin_init.translation.errors import CorpusError
 from admin_init.translation.grammar import embedded_corpus
@@ -176,19 +178,59 @@ def test_lines_beyond_the_positions_can_be_skipped_or_cut(checkpoint: Path) -> N
     assert found == [first, beginning, second]
 
 
-def test_the_same_line_has_one_translation_wherever_it_stands(checkpoint: Path) -> None:
-    """Alone, among others, and through the batches of `predict`: an empty one stays empty."""
-    translator = Translator(checkpoint)
-    lines = [*LINES[:7], "", LINES[7]]
+class Kept(TranslationModule):
+    """Keeps the subwords of a test, and says what searched."""
+
+    def on_test_start(self) -> None:
+        self.kept: dict[int, list[str]] = {}
+
+    def test_step(self, batch: TranslationBatch, batch_idx: int) -> None:
+        super().test_step(batch, batch_idx)
+        self.kept |= {index: self._tested[index][0] for index in batch.index.tolist()}
+
+
+@pytest.mark.parametrize("left_pad_source", [False, True])
+def test_translate_predict_and_test_share_one_path(
+    checkpoint: Path, data_bin: Path, left_pad_source: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the batches, byte for byte, with an empty line among them."""
+    shutil.copytree(data_bin, "bin")
+    Path("bin/prepare.json").unlink()  # which knows that it is changed
+    dictionary = TranslationDataModule("bin", "en", "de").source_dictionary
+    sources = list(TranslationDataModule("bin", "en", "de").pairs("test").source)
+    sources[7] = torch.tensor([dictionary.eos])
+    with IndexedDatasetBuilder("bin/test.en-de.en", len(dictionary)) as builder:
+        for source in sources:
+            builder.add(source.tolist())
+    translator = Translator(checkpoint, data="bin")
+    lines = [translator.data.tokenizer.decode(dictionary.decode(ids.tolist())) for ids in sources]
     expected = [next(translator([line])) for line in lines]
+    assert expected[7] == ""
+    assert len(set(expected)) > 5
     assert list(translator(lines)) == expected
-    ids = [
-        torch.tensor(translator.data.source_dictionary.encode(translator.data.tokenizer.encode(x)))
-        for x in lines
-    ]
-    for left in (False, True):
-        batch = collate(range(len(ids)), ids, ids, left_pad_source=left)
-        assert translator.module.translate(batch.source) == expected
+
+    products: list[int] = []
+    multiply = OneDNNLinear.multiply
+    monkeypatch.setattr(
+        OneDNNLinear, "multiply", lambda layer, x: products.append(1) or multiply(layer, x)
+    )
+    for max_tokens in (100, 4000):
+        data = TranslationDataModule(
+            "bin", "en", "de", max_tokens=max_tokens, left_pad_source=left_pad_source
+        )
+        for method in (pl.Trainer.predict, pl.Trainer.test):
+            model = Kept.load_from_checkpoint(checkpoint, weights_only=True)
+            trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+            products.clear()
+            batches: Any = method(trainer, model, data)
+            if method is pl.Trainer.predict:
+                found = dict(pair for batch in batches for pair in batch)
+            else:
+                found = {i: data.tokenizer.decode(pieces) for i, pieces in model.kept.items()}
+            assert [found[index] for index in range(len(lines))] == expected
+            # The same products as of `translate`, by a model that can be trained further.
+            assert bool(products) == torch.backends.mkldnn.is_available()
+            assert not any(isinstance(layer, OneDNNLinear) for layer in model.modules())
 
 
 def test_batches_are_at_least_one_line(checkpoint: Path) -> None:
