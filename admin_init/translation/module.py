@@ -163,7 +163,7 @@ class TranslationModule(TranslationModel, pl.LightningModule):
     @override
     def on_test_epoch_end(self) -> None:
         data, references = self._data, self._data.references("test")
-        tested = sorted(_gathered(self._tested).items())
+        tested = sorted(gathered(self._tested).items())
         self.bleu = score(
             [data.tokenizer.decode(hypothesis) for _, (hypothesis, _) in tested],
             [references[index] for index, _ in tested],
@@ -211,7 +211,8 @@ class TranslationModule(TranslationModel, pl.LightningModule):
         return data
 
 
-def _gathered(own: dict[int, Any]) -> dict[int, Any]:
+def gathered(own: dict[int, Any]) -> dict[int, Any]:
+    """Unite what the ranks have found out about the sentences of a split, by their places in it."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return own
     ranks: list[dict[int, Any]] = [{}] * torch.distributed.get_world_size()

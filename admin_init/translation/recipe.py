@@ -15,6 +15,7 @@ from jsonargparse import Namespace
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 from rich.table import Table
@@ -31,7 +32,7 @@ from admin_init.parsing import OptionParser
 from admin_init.progress import has_bars
 from admin_init.translation.checkpoint_io import WholeCheckpointIO
 from admin_init.translation.datamodule import TranslationDataModule
-from admin_init.translation.module import TranslationModule
+from admin_init.translation.module import TranslationModule, gathered
 from admin_init.translation.processes import end_with_parent
 
 _SECTIONS = ("transformer", "optimization", "search", "fairseq")
@@ -139,11 +140,18 @@ class RecipeCLI(LightningCLI):
                 table.add_row(name, f"{value}")
             Console(file=results()).print(table)
 
-    def after_predict(self) -> None:
-        """Print the translations, in the order of the split."""
-        batches: Any = self.trainer.predict_loop.predictions
-        for _, translation in sorted(pair for batch in batches for pair in batch):
-            say(translation)
+    def predict(self, **options: Any) -> None:
+        """Predict, and print the translations of all ranks, in the order of the split."""
+        if isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher):
+            raise AdminInitError(
+                "the processes of this strategy hand no translations back. Use "
+                "`--trainer.strategy ddp`, or one device."
+            )
+        batches: Any = self.trainer.predict(**options) or []
+        found = gathered(dict(pair for batch in batches for pair in batch))
+        if self.trainer.is_global_zero:
+            for _, translation in sorted(found.items()):
+                say(translation)
 
 
 def _check_checkpoint(method: str, given: Any) -> None:
