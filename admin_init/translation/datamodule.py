@@ -4,6 +4,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
@@ -208,6 +209,28 @@ class TranslationDataModule(Subwords, LightningDataModule):
             ) from error
         return text.removesuffix("\n").split("\n")
 
+    def _fitting(self, split: str, epoch: int = 0) -> ParallelDataset:
+        """Open a split for the trainer's model, which must have a position for every subword.
+
+        Targets of ``test`` are compared with translations, and may be longer.
+
+        Raises:
+            CorpusError: It has not.
+        """
+        pairs = self.pairs(split, epoch)
+        model: Any = self.trainer and self.trainer.lightning_module
+        positions = getattr(getattr(model, "config", None), "max_positions", None)
+        for side in (pairs.source,) if split == "test" else (pairs.source, pairs.target):
+            too_long = np.flatnonzero(side.sizes > (positions or np.inf))
+            if len(too_long):
+                raise CorpusError(
+                    f"{len(too_long):,} of the {len(side):,} sentences of {side.prefix} have more "
+                    f"subwords than the model has positions (`max_positions` = {positions}): the "
+                    f"first is number {too_long[0] + 1} with {side.sizes[too_long[0]]}. Leave them "
+                    "out, or use a model with more positions."
+                )
+        return pairs
+
     def train_dataloader(self) -> DataLoader[TranslationBatch]:
         """Returns this rank's training batches, those of the epoch where there are several folders.
 
@@ -277,7 +300,7 @@ class TranslationDataModule(Subwords, LightningDataModule):
 
     def _sampler(self, epoch: int = 0, **options: Any) -> TokenBatchSampler:
         return TokenBatchSampler(
-            self.pairs("train", epoch),
+            self._fitting("train", epoch),
             max_tokens=self.max_tokens,
             seed=self.seed,
             epoch=epoch,
@@ -288,7 +311,7 @@ class TranslationDataModule(Subwords, LightningDataModule):
         # Without a generator of its own a loader draws from torch's, and the validation would
         # change the dropout of the training after it.
         return DataLoader(
-            FixedBatches(self.pairs(split), self.max_tokens),
+            FixedBatches(self._fitting(split), self.max_tokens),
             batch_size=None,
             num_workers=self.num_workers,
             generator=torch.Generator(),

@@ -2,8 +2,10 @@ import os
 import shutil
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -92,6 +94,36 @@ def test_fit_test_and_predict(folder: Path) -> None:
     predicted: Any = trainer().predict(model, data(folder))
     assert [index.tolist() for index in predicted] == model.seen["test"]
     assert sorted(chain.from_iterable(model.seen["test"])) == list(range(11))
+
+
+@pytest.mark.parametrize(
+    ("method", "side"), [("fit", "train"), ("validate", "valid"), ("test", "test")]
+)
+def test_what_a_model_has_no_positions_for_is_refused_at_once(
+    folder: Path, method: str, side: str
+) -> None:
+    model, module = Recorder(), data(folder)
+    pairs = module.pairs(side)
+    longest = int(pairs.source.sizes.max())
+    assert longest < pairs.target.sizes.max()
+    run = getattr(trainer(max_epochs=1), method)
+    model.config = SimpleNamespace(max_positions=longest)  # type: ignore[assignment]
+    if method == "test":  # whose targets no model reads
+        run(model, data(folder))
+        assert model.seen.pop("test")
+        model.config.max_positions -= 1
+        long, positions = (pairs.source, longest - 1)
+    else:
+        long, positions = (pairs.target, longest)
+    first, number = int(np.argmax(long.sizes > positions)), int((long.sizes > positions).sum())
+    message = (
+        rf"^{number} of the {len(pairs)} sentences of \S+/{side}\.en-de\.\w\w have .*"
+        rf"`max_positions` = {positions}\): the first is number {first + 1} "
+        rf"with {long.sizes[first]}\."
+    )
+    with pytest.raises(CorpusError, match=message):
+        run(model, data(folder))
+    assert not any(model.seen.values())
 
 
 def test_the_seed_decides(folder: Path) -> None:
