@@ -172,10 +172,15 @@ class TranslationModule(TranslationModel, pl.LightningModule):
         self.tokenised_bleu = score_tokenised(*zip(*(pair for _, pair in tested), strict=True))
         self.log("test_bleu", self.bleu.score, rank_zero_only=True)
         self.log("test_bleu_tokenised", self.tokenised_bleu.score, rank_zero_only=True)
-        rank_zero_info(str(self.bleu))
-        rank_zero_info(str(self.tokenised_bleu))
         if self.trainer.is_global_zero and self.trainer.ckpt_path:
             record_test(self.trainer.ckpt_path, data.folder, self.bleu, self.tokenised_bleu)
+
+    @override
+    def teardown(self, stage: str) -> None:
+        """Log the scores of a test: until now the progress bar has the line."""
+        if stage == "test":
+            for found in filter(None, (self.bleu, self.tokenised_bleu)):
+                rank_zero_info(str(found))
 
     @override
     def predict_step(self, batch: TranslationBatch, batch_idx: int) -> list[tuple[int, str]]:

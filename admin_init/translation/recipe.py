@@ -137,7 +137,7 @@ class RecipeCLI(LightningCLI):
         if verbose and self.trainer.is_global_zero:
             table = Table("metric", "value")
             for name, value in sorted(metrics.items()):
-                table.add_row(name, f"{value}")
+                table.add_row(name, f"{value:.6g}")
             Console(file=results()).print(table)
 
     def predict(self, **options: Any) -> None:

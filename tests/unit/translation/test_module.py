@@ -180,11 +180,26 @@ class Clipped(TranslationModule):
         return self._data.tokenizer.decode(self._data.tokenizer.encode(text))
 
 
-def test_bleu_is_that_of_the_split_in_its_order(data_bin: Path) -> None:
+class Bar(pl.Callback):
+    """Has a line of the terminal, until it is torn down."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.lines.append("the end of the bar")
+
+
+def test_bleu_is_that_of_the_split_in_its_order(
+    data_bin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("admin_init.translation.module.rank_zero_info", said.append)
     source = data(data_bin, max_tokens=100)
     model = Clipped(config(), search=SearchConfig(beam_size=1))
     model.pairs = embedded_corpus(train=200, valid=30, test=30)["test"]
-    (logged,) = trainer().test(model, source, verbose=False)
+    (logged,) = trainer(callbacks=[Bar(said)]).test(model, source, verbose=False)
+    assert said == ["the end of the bar", str(model.bleu), str(model.tokenised_bleu)]
     references = [pair.target for pair in model.pairs]
     expected = sacrebleu.corpus_bleu([model.hypothesis(i) for i in range(30)], [references])
     assert logged["test_bleu"] == pytest.approx(expected.score, rel=1e-6)
