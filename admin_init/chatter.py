@@ -1,4 +1,4 @@
-"""What libraries tell those who program with them, kept from those who use the command line."""
+"""Advertisements and deprecations of libraries, kept out of the command line's output."""
 
 from __future__ import annotations
 

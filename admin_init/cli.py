@@ -32,7 +32,7 @@ _CHECKPOINT = "runs/multi30k_en_de/admin_4-4/checkpoints/last.ckpt"  # which tha
 
 
 class Command(NamedTuple):
-    """How a command is called."""
+    """A command and the way it is called."""
 
     purpose: str
     """A sentence."""
@@ -41,7 +41,7 @@ class Command(NamedTuple):
     example: str
     """A command line that works after the ones before it."""
     run: Callable[..., int] | None = None
-    """Takes the options, returns the exit code. None: it is LightningCLI's."""
+    """A function from the options to the exit code; None for the commands of LightningCLI."""
     listed: tuple[str, str, str] | None = None
     """An option that takes several words, what each is, and its help."""
 

@@ -1,4 +1,4 @@
-"""What a checkpoint declares its model to be, held against the weights that it has."""
+"""The model that a checkpoint declares, held against the weights that it has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the command line's options are parsed, with jsonargparse."""
+"""Parsers of the command line's options, with jsonargparse."""
 
 from __future__ import annotations
 

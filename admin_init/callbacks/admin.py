@@ -218,7 +218,7 @@ class AdminInit(Callback):
         self._loaded = True
 
     def _goes_on(self, trainer: pl.Trainer, sites: list[ResidualSite]) -> bool:
-        """Whether this run keeps the omegas that it begins with; said where no profile set them."""
+        """Return whether this run keeps its initial omegas; warn if no profile set them."""
         if trainer.global_step == 0 and not self._resumed:
             return False
         if self.profile is not None:

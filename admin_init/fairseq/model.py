@@ -29,7 +29,7 @@ _REFUSED = {
     "decoder_embed_path": "embeddings are found by the tokens, which only the data know",
 }
 _UNBUILT = (AssertionError, AttributeError, ImportError, RuntimeError, TypeError, ValueError)
-"""What fairseq raises where it cannot build a model of its options."""
+"""Exceptions that fairseq raises if it cannot build a model from its options."""
 
 
 class FairseqTransformer(nn.Module):

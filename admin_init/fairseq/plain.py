@@ -1,4 +1,4 @@
-"""What fairseq runs or reads because a checkpoint or a data-bin says so, and no longer does.
+"""Plain values in place of the code that fairseq would run for a checkpoint or a data-bin.
 
 They may come from strangers. So ``eval`` in fairseq's modules is :func:`literal`, each checkpoint
 that fairseq loads goes through :func:`plain_options`, and no dataset is read by a shell.

@@ -46,7 +46,7 @@ class ParallelFiles:
     target: Path | Text
     """Its translation, which has as many lines."""
     limits: TextLimits | None = field(default=None, kw_only=True)
-    """How large either may be, in place of their own limits."""
+    """Limits of both texts, in place of their own."""
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         counts = [0, 0]

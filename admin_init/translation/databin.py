@@ -54,7 +54,7 @@ class IndexedDataset:
     """
 
     sizes: npt.NDArray[np.int32]
-    """How many tokens each sentence has, ``</s>`` included."""
+    """Number of tokens of each sentence, ``</s>`` included."""
 
     def __init__(self, prefix: str | PathLike[str], vocabulary_size: int | None = None) -> None:
         self.prefix = prefix
@@ -179,7 +179,7 @@ class JoinedDataset:
         self.parts = parts
         self.prefix = " + ".join(str(part.prefix) for part in parts)
         self.sizes = np.concatenate([part.sizes for part in parts])
-        """How many tokens each sentence has, ``</s>`` included."""
+        """Number of tokens of each sentence, ``</s>`` included."""
         self._ends = np.cumsum([len(part) for part in parts])
 
     def __getitem__(self, index: int) -> Tensor:
@@ -194,7 +194,7 @@ class JoinedDataset:
 
     @cached_property
     def checksum(self) -> int:
-        """Of the checksums of all parts, in their order."""
+        """Checksum over those of all parts, in their order."""
         return zlib.crc32(np.array([part.checksum for part in self.parts], "<u4").tobytes())
 
 

@@ -186,7 +186,7 @@ class TranslationDataModule(Subwords, LightningDataModule):
         return turned if self._files(turned) and not self._files(prefix) else prefix
 
     def _files(self, prefix: Path) -> bool:
-        """Whether there is any file of a data-bin; where one is missing, opening it says so."""
+        """Return whether there is any file of a data-bin; opening it names one that is missing."""
         return any(
             Path(f"{prefix}.{lang}.{kind}").exists()
             for lang in (self.source_lang, self.target_lang)
@@ -232,7 +232,7 @@ class TranslationDataModule(Subwords, LightningDataModule):
         return pairs
 
     def train_dataloader(self) -> DataLoader[TranslationBatch]:
-        """Returns this rank's training batches, those of the epoch where there are several folders.
+        """Return this rank's training batches, those of the epoch if there are several folders.
 
         Without a trainer, they are of the first folder.
         """

@@ -77,7 +77,7 @@ def fetch(
 
 
 def _is_there(path: Path, checksum: str | None) -> bool:
-    """Says whether a file is in its folder, and sees that it is the right one."""
+    """Return whether a file is in its folder, after a check that it is the right one."""
     records = _records(path.with_name(RECORDS))
     if not path.exists():
         return False

@@ -22,7 +22,7 @@ class LineStream:
     """
 
     undecodable: int = 0
-    """How many lines so far were not UTF-8."""
+    """Number of lines so far that were not UTF-8."""
 
     def __init__(
         self,

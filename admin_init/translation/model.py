@@ -37,7 +37,7 @@ class TranslationModel(nn.Module):
         self.search: SearchConfig = as_config(SearchConfig, search)
         self.fairseq: FairseqConfig | None = as_config(FairseqConfig, fairseq)
         self.data: Subwords | None = None
-        """Where subwords come from."""
+        """Source of the subwords."""
         self._build(as_config(TransformerConfig, transformer))
 
     def _build(self, config: TransformerConfig) -> None:
@@ -81,7 +81,7 @@ class TranslationModel(nn.Module):
 
     @property
     def _data(self) -> Subwords:
-        """What was given as `data`."""
+        """The given `data`."""
         if self.data is None:
             raise TypeError("A translation model takes its subwords from `data`, which is not set.")
         return self.data

@@ -39,7 +39,7 @@ class Subwords:
 
     @property
     def vocabulary_size(self) -> int:
-        """How many ids a model needs for both languages."""
+        """Number of ids that a model needs for both languages."""
         return max(len(self.source_dictionary), len(self.target_dictionary))
 
     @cached_property

@@ -36,7 +36,7 @@ COMPRESSED: dict[str, tuple[bytes, Callable[[IO[bytes]], Any]]] = {
     ".xz": (b"\xfd7zXZ", lzma.open),
     ".zst": (b"\x28\xb5\x2f\xfd", _open_zst),
 }
-"""By the ending of a file: how it begins, and what reads it."""
+"""The first bytes and the reader of a compressed file, by its ending."""
 
 _ALWAYS = 2**26
 """Bytes to which any file may unpack: repetitive texts are small, and so is the harm."""
@@ -44,7 +44,7 @@ _ALWAYS = 2**26
 
 @dataclass(frozen=True, kw_only=True)
 class TextLimits:
-    """How large a text may be. What is larger is refused while it is read."""
+    """Largest size of a text; a larger one is refused while it is read."""
 
     max_line_bytes: int = 2**20
     """Most bytes of a line."""
@@ -74,7 +74,7 @@ class Text:
     extract: Callable[[Iterable[str]], Iterator[str]] | None = None
     """Finds the sentences among the lines; None where every line is one."""
     limits: TextLimits = field(default=TextLimits(), kw_only=True)
-    """How large it may be."""
+    """Largest size of the text."""
 
     def __iter__(self) -> Iterator[str]:
         return self._lines() if self.extract is None else self.extract(self._lines())
@@ -135,7 +135,7 @@ class Text:
 
 
 class _Bounded(io.RawIOBase):
-    """What is unpacked, up to a limit."""
+    """Stream that is unpacked up to a limit."""
 
     def __init__(self, unpacked: IO[bytes], most: int, text: str) -> None:
         self.unpacked = unpacked
