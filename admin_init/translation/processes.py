@@ -129,6 +129,8 @@ class Processes(ThreadPoolExecutor):
             kept = not self._fresh
         finally:
             if not kept:
+                if not self._ending:
+                    worker.end()
                 worker.kill()
                 self._running.discard(worker)
                 self._own.worker = None
@@ -176,14 +178,19 @@ class _Worker:
             if on_report is not None:
                 on_report(value)
 
+    def end(self) -> None:
+        """Let a process that has answered end by itself, and give back what it holds."""
+        self._connection.close()
+        self._join(10)
+
     def kill(self) -> None:
         """End the process, whatever it is doing."""
         self._process.kill()
         self._join()
 
-    def _join(self) -> int:
+    def _join(self, seconds: float | None = None) -> int:
         with self._joining:
-            self._process.join()
+            self._process.join(seconds)
             return self._process.exitcode or 0
 
     def _death(self) -> str:
