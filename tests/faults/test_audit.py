@@ -26,6 +26,7 @@ FILES = ["--corpus.kind", "files", "--corpus.folder", "zqmark"]
 ALONE = ["--num-workers", "0"]
 TASK = ["--task", "translation"]
 FIT = ["--config", "fit.yaml"]
+PLAIN = ["--recipe", "plain.yaml"]
 LAST = "run/zqmark.ckpt"
 QUICK = {
     "prepare": ["prepare", *FILES, "--destination", "bin", "--vocabulary_size", "120"],
@@ -55,7 +56,7 @@ REST = {
     "predict": ["predict", *FIT, "--ckpt_path", LAST],
     "fit on": ["fit", *FIT, "--ckpt_path", LAST, "--trainer.max_steps", "3"],
     "profile": ["profile", "--recipe", "fit.yaml", "--output", "profile.json"],
-    "diagnose": ["diagnose", "--recipe", "fit.yaml", "--output", "zq", "--checkpoint", LAST],
+    "diagnose": ["diagnose", *PLAIN, "--output", "zq", "--checkpoint", "ours.ckpt"],
     "compare": ["compare", "--config", "compare.yaml"],
     "compare again": ["compare", "--config", "compare.yaml"],
     "merge": ["merge", "--folders", "compared", "--output", "merged"],
@@ -87,7 +88,7 @@ def write_files() -> None:
         {"class_path": "ModelCheckpoint", "init_args": saver | {"enable_version_counter": False}},
     ]
     layers = {"encoder_layers": 1, "decoder_layers": 1}
-    recipe = {
+    recipe: dict[str, Any] = {
         "seed_everything": 1,
         "trainer": {
             "accelerator": "cpu",
@@ -101,6 +102,8 @@ def write_files() -> None:
         "data": {"data": "bin", "source_lang": "en", "target_lang": "de", "max_tokens": 300},
     }
     Path("fit.yaml").write_text(yaml.safe_dump(recipe) + f"# {MARK}\n")
+    recipe["model"].pop("fairseq")
+    Path("plain.yaml").write_text(yaml.safe_dump(recipe) + f"# {MARK}\n")
     comparison = {
         "title": f"<script>{MARK}</script>",
         "output": "compared",
