@@ -226,7 +226,7 @@ def _run_own(name: str, run: Callable[..., int], arguments: list[str]) -> int:
         parsed = parser.parse_args(arguments)
         settings = parser.instantiate_classes(parsed).as_dict()
     except ArgumentError as error:
-        raise OptionError(error) from error
+        raise OptionError(error, arguments) from error
     except TypeError as error:
         raise AdminInitError(f"the options cannot be used: {error}") from error
     settings.pop("config", None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import pairwise
 
 _CONTROL = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 del _CONTROL[ord("\n")]
@@ -51,10 +53,19 @@ class DivergedError(NotFiniteError):
 
 
 class OptionError(AdminInitError):
-    """An option that cannot be parsed; what jsonargparse says of it, in one line."""
+    """An option that cannot be parsed; what jsonargparse says of it, in one line.
 
-    def __init__(self, error: Exception) -> None:
+    Args:
+        error: The error of jsonargparse.
+        arguments: The command line, by which a file that cannot be parsed is named.
+    """
+
+    def __init__(self, error: Exception, arguments: Sequence[str] = ()) -> None:
         text = " ".join(str(error).split())
+        files = [file for option, file in pairwise(arguments) if option == "--config"]
+        files += [a.partition("=")[2] for a in arguments if a.startswith("--config=")]
+        if files:
+            text = text.replace('"<unicode string>"', " or ".join(files))
         for pattern, plain in _PLAINER:
             text = re.sub(pattern, plain, text)
         super().__init__(text)

@@ -236,4 +236,4 @@ def recipe_cli(
             auto_configure_optimizers=False,
         )
     except ArgumentError as error:
-        raise OptionError(error) from error
+        raise OptionError(error, arguments) from error

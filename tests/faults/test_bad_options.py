@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 VALUES = ["0", "-1", "-0.5", ".nan", ".inf", "1e999", "", "null"]
 CORPUS = ["--corpus.train=60", "--corpus.valid=5", "--corpus.test=5", "--vocabulary_size=200"]
 SHAPE = ["--transformer={dim: 16, ffn_dim: 32, heads: 2}", "--grid.depth=[1-1]"]
-STUDY = {"depths": "[1]", "depth": "1", "seeds": "[1]", "dim": "8", "batch_sizes": "[64]"}
+STUDY = {"depths": "[1, 2, 3]", "depth": "1", "seeds": "[1]", "dim": "8", "batch_sizes": "[64]"}
 STUDY |= {"batches": "1", "draws": "1", "max_tokens": "64", "residuals": "[post]"}
 # Of the Trainer, those that let a training end.
 ENDLESS = {"--trainer.max_steps", "--trainer.max_epochs", "--trainer.min_steps"}

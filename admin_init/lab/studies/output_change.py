@@ -60,6 +60,8 @@ def output_change(
     """
     check_numbers(1, depths=depths, draws=draws, dim=dim, max_tokens=max_tokens)
     check_numbers(0, MAX_SEED, seeds=seeds)
+    if len(set(depths)) < 3:
+        raise AdminInitError(f"`depths` must hold three different numbers, but is {depths}.")
     if not 0 < delta < math.inf:
         raise AdminInitError(f"`delta` must be a positive number, but is {delta}.")
     bench = Bench(folder=output, dim=dim, ffn_dim=4 * dim, max_tokens=max_tokens)
