@@ -35,9 +35,9 @@ def on_signals(answer: Callable[[signal.Signals], object]) -> Iterator[None]:
     answered = [number for number in WORDS if signal.getsignal(number) is not signal.SIG_IGN]
 
     def listen() -> None:
-        while received := os.read(reading, 1):
-            if received[0] in answered:
-                answer(signal.Signals(received[0]))
+        while number := os.read(reading, 1)[0]:
+            if number in answered:
+                answer(signal.Signals(number))
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
@@ -52,8 +52,10 @@ def on_signals(answer: Callable[[signal.Signals], object]) -> Iterator[None]:
             signal.signal(number, handler)
         signal.set_wakeup_fd(former_fd)
         _wakeup_fds.discard(writing)
-        os.close(writing)
+        # Not by closing it: forked children, such as those that load batches, have it open, too.
+        os.write(writing, b"\0")
         listener.join()
+        os.close(writing)
         os.close(reading)
 
 

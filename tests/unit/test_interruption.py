@@ -114,3 +114,12 @@ def test_a_process_ends_with_its_children_while_it_is_busy_in_c(
         assert process.wait(120) == 128 + number
         assert process.stderr.read() == f"ended by {number.name}\n"
     assert not psutil.wait_procs([child], timeout=60)[1]
+
+
+def test_a_forked_child_keeps_nobody_waiting() -> None:
+    with on_signals(lambda number: None):
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+    os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
