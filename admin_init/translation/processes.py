@@ -157,6 +157,11 @@ class _Worker:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._process.start()
+        except (EOFError, OSError) as error:
+            raise AdminInitError(
+                "The process that starts the workers has died, perhaps because memory ran out. "
+                "Repeat the command; it goes on where it was."
+            ) from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()

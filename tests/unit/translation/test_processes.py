@@ -6,8 +6,10 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from multiprocessing import popen_forkserver
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import pytest
@@ -165,3 +167,11 @@ def test_a_worker_ends_with_its_killed_parent(tmp_path: Path) -> None:
     while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, "the worker outlived its parent"
         time.sleep(0.05)
+
+
+def test_the_death_of_the_server_is_named() -> None:
+    dead = mock.patch.object(popen_forkserver.Popen, "_launch", side_effect=EOFError)
+    with Processes(1, nothing, (), fresh=True) as processes:
+        with dead, pytest.raises(AdminInitError, match="that starts the workers has died"):
+            processes.submit(square, 3).result()
+        assert processes.submit(square, 4).result()[0] == 16
