@@ -19,6 +19,7 @@ from admin_init.translation.loading import (
     ParallelDataset,
     ResumableLoader,
     TokenBatchSampler,
+    end_loader_with_parent,
 )
 from admin_init.translation.manifest import NAME, Manifest
 from admin_init.translation.subwords import Subwords
@@ -315,4 +316,5 @@ class TranslationDataModule(Subwords, LightningDataModule):
             batch_size=None,
             num_workers=self.num_workers,
             generator=torch.Generator(),
+            worker_init_fn=end_loader_with_parent,
         )

@@ -18,6 +18,7 @@ from admin_init.translation.batching import (
 )
 from admin_init.translation.databin import IndexedDataset, JoinedDataset
 from admin_init.translation.errors import CorpusError
+from admin_init.translation.processes import end_with_parent
 
 Batches = list[npt.NDArray[np.int64]]
 
@@ -205,6 +206,14 @@ class TokenBatchSampler(DistributedSampler[Any]):
         return self._length
 
 
+def end_loader_with_parent(worker: int) -> None:
+    """Let a process that loads batches end when its parent does.
+
+    torch watches over that, but not if the parent dies before its watch begins.
+    """
+    end_with_parent()
+
+
 class ResumableLoader(DataLoader[TranslationBatch]):
     """Loads training batches. A new iteration goes on where the last one was left.
 
@@ -229,6 +238,7 @@ class ResumableLoader(DataLoader[TranslationBatch]):
             sampler=sampler,
             num_workers=num_workers,
             generator=torch.Generator(),
+            worker_init_fn=end_loader_with_parent,
         )
 
     def __iter__(self) -> Iterator[TranslationBatch]:  # type: ignore[override]

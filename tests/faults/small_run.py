@@ -81,6 +81,8 @@ def fit(version: str, *options: str, last: str = str(LAST)) -> list[str]:
 
 def losses(version: str, folder: str = "run") -> dict[int, str]:
     """The training loss of each step, as it was written, to the last digit."""
+    if not Path(f"{folder}/logs/{version}/metrics.csv").exists():
+        return {}  # killed after its last step, and repeated
     with Path(f"{folder}/logs/{version}/metrics.csv").open() as file:
         return {
             int(row["step"]): row["train_loss"] for row in csv.DictReader(file) if row["train_loss"]

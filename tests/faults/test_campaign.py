@@ -52,7 +52,7 @@ class Compare:
 
     def outcome(self) -> Any:
         runs = {
-            path.parent.name: json.loads(path.read_text()) | {"seconds": None}
+            path.parent.name: json.loads(path.read_text()) | {"seconds": None, "checksum": None}
             for path in sorted(self.folder.glob("*/result.json"))
         }
         return runs, (self.folder / "results.jsonl").read_text()
