@@ -84,7 +84,8 @@ def naming(path: str | os.PathLike[str], part: Path | None = None) -> Iterator[N
         yield
     except OSError as error:
         if error.filename is None or error.filename == str(part):
-            error.filename, error.filename2 = str(path), None
+            # Not set in it: a second name, once there, would be shown as None.
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
 
 

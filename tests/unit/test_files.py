@@ -23,3 +23,9 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path: Path) -> None:
 def test_an_error_that_names_a_file_keeps_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"), naming(tmp_path / "x.txt"):
         (tmp_path / "nowhere").read_text()
+
+
+def test_an_error_names_the_file_and_nothing_else() -> None:
+    with pytest.raises(OSError, match="full") as refused, naming("result.json"):
+        raise OSError(28, "full")
+    assert str(refused.value) == "[Errno 28] full: 'result.json'"
