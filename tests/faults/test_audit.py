@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,12 +12,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from forked import SERVER
 
 MARK = "zqmark"
 """It stands in every file that the commands read, and in no code."""
 
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["admin_init.cli", "admin_init.translation.recipe"])
 _PARSERS = {"parse"}  # of `ast`, which runs nothing
 _OWN = ("multiprocessing/", "concurrent/futures/")  # what our processes send each other
 
@@ -219,8 +217,8 @@ def test_no_command_runs_what_stands_in_a_file(
     commands: dict[str, list[str]], cells: Callable[..., None]
 ) -> None:
     write_files()
-    report = _SERVER.SimpleQueue()
-    process = _SERVER.Process(target=work, args=(commands, report))
+    report = SERVER.SimpleQueue()
+    process = SERVER.Process(target=work, args=(commands, report))
     process.start()
     process.join(280)
     assert process.exitcode == 0
