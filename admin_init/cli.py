@@ -198,6 +198,9 @@ def _run(name: str, arguments: list[str]) -> int:
         near = get_close_matches(name, [*COMMANDS, "help", "--help", "--version"], n=1)
         meant = f" Did you mean {near[0]}?" if near else ""
         raise AdminInitError(f"there is no such command; `admin-init --help` lists them.{meant}")
+    from admin_init.parsing import read_help
+
+    read_help(arguments)
     run = COMMANDS[name].run
     return _run_trainer(name, arguments) if run is None else _run_own(name, run, arguments)
 

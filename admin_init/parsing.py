@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import re
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-# The options' help is what stands under the fields of the dataclasses.
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+def read_help(arguments: list[str]) -> None:
+    """Let parsers take the help of options from under the fields of dataclasses, if it is needed.
+
+    Reading it out of the source takes most of a second.
+
+    Args:
+        arguments: The command line: a help or the commented settings need it.
+    """
+    asked = any(re.match(r"-h|--(\S+\.)?help|--print_config=", text) for text in arguments)
+    set_parsing_settings(docstring_parse_attribute_docstrings=asked)
 
 
 class HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):

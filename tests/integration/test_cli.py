@@ -133,6 +133,16 @@ def test_the_overview_says_what_each_help_says(help_of: Callable[[str], str]) ->
         assert help_of(command).splitlines()[2] in overview
 
 
+@pytest.mark.parametrize(
+    ("command", "comment"),
+    [("fit", "# Number of channels D of the residual stream."), ("translate", "# Overrules that of the checkpoint.")],
+)
+def test_settings_can_be_printed_with_their_help(command: str, comment: str) -> None:
+    found = call(command, "--print_config=comments")
+    assert found.code == 0, found.err
+    assert comment in found.out
+
+
 # ------------------------------------------------------------------------------------ examples
 
 
