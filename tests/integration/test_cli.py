@@ -135,7 +135,10 @@ def test_the_overview_says_what_each_help_says(help_of: Callable[[str], str]) ->
 
 @pytest.mark.parametrize(
     ("command", "comment"),
-    [("fit", "# Number of channels D of the residual stream."), ("translate", "# Overrules that of the checkpoint.")],
+    [
+        ("fit", "# Number of channels D of the residual stream."),
+        ("translate", "# Overrules that of the checkpoint."),
+    ],
 )
 def test_settings_can_be_printed_with_their_help(command: str, comment: str) -> None:
     found = call(command, "--print_config=comments")

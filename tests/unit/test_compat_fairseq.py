@@ -1,10 +1,10 @@
 """Importing fairseq on this Python, and what that leaves behind."""
 
-import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 import torch
@@ -13,13 +13,6 @@ import admin_init.fairseq
 
 from fairseq import checkpoint_utils  # isort: skip
 from fairseq.modules.transformer_layer import TransformerEncoderLayerBase  # isort: skip
-
-
-def fresh(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    """Run ``code`` in a new interpreter, in the current folder."""
-    return subprocess.run(
-        [sys.executable, *flags, "-c", code], capture_output=True, text=True, check=False
-    )
 
 
 IMPORT = """
@@ -38,6 +31,7 @@ def state():
         "torch": (torch.load, torch.get_default_dtype(), torch.get_num_threads()),
     }
 
+warnings.simplefilter("always")
 logging.getLogger().addHandler(logging.NullHandler())
 logging.getLogger().setLevel(logging.ERROR)
 before = state()
@@ -50,7 +44,7 @@ import fairseq.models.transformer
 
 
 def test_importing_leaves_the_process_as_it_was_and_says_nothing() -> None:
-    run = fresh(IMPORT, "-W", "always")
+    run = fresh.run(IMPORT)
     assert (run.stdout, run.stderr, run.returncode) == ("", "", 0)
 
 
@@ -67,7 +61,7 @@ else:
     raise AssertionError
 """,
     ).replace("import fairseq.models.transformer\n", "")
-    run = fresh(failing)
+    run = fresh.run(failing)
     assert (run.stdout, run.stderr, run.returncode) == ("", "", 0)
 
 
@@ -89,7 +83,7 @@ sys.meta_path.insert(0, Finder)
     ],
 )
 def test_what_is_missing_is_named_with_how_to_get_it(hide: str, message: str) -> None:
-    run = fresh(f"{hide}import admin_init.fairseq")
+    run = fresh.run(f"{hide}import admin_init.fairseq")
     assert run.returncode == 1
     last = run.stderr.splitlines()[-1]
     assert f"FairseqNotInstalledError: {message} To get it: pip install " in last
@@ -97,7 +91,7 @@ def test_what_is_missing_is_named_with_how_to_get_it(hide: str, message: str) ->
 
 
 def test_the_package_works_where_fairseq_is_missing() -> None:
-    run = fresh(
+    run = fresh.run(
         "import sys; sys.modules['fairseq'] = None; import torch, admin_init\n"
         "print(len(admin_init.find_sites(torch.nn.Transformer(16, 4, 1, 1, 16))))"
     )
@@ -132,7 +126,7 @@ train.cli_main()
 def test_torch_loads_a_checkpoint_of_fairseq_train(tmp_path: Path) -> None:
     for language in ("de", "en"):
         (tmp_path / f"text.{language}").write_text("a b c d\nb c\na d c b a\n" * 4)
-    run = fresh(TRAIN)
+    run = fresh.run(TRAIN)
     assert run.returncode == 0, run.stderr
     path = tmp_path / "checkpoints" / "checkpoint_last.pt"
 
@@ -143,7 +137,7 @@ def test_torch_loads_a_checkpoint_of_fairseq_train(tmp_path: Path) -> None:
     assert len(trained) == 26
     assert all(torch.equal(model.state_dict()[key], value) for key, value in trained.items())
 
-    unaware = fresh(f"import torch; torch.load({str(path)!r})")
+    unaware = fresh.run(f"import torch; torch.load({str(path)!r})")
     assert "Unsupported global: GLOBAL argparse.Namespace" in unaware.stderr
 
 

@@ -3,11 +3,10 @@
 import ast
 import graphlib
 import inspect
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fresh
 import pytest
 
 import admin_init
@@ -109,17 +108,13 @@ def test_few_modules_load_others_by_name() -> None:
     assert by_name == {"admin_init", "admin_init.sites", "admin_init.translation.engine"}
 
 
-def fresh(code: str) -> set[str]:
-    """Return the heavy libraries that a new interpreter has loaded after ``code``."""
+def heavy_after(code: str) -> set[str]:
+    """Return the heavy libraries that a process with torch alone has loaded after ``code``."""
     heavy = "pytorch_lightning lightning fairseq transformers matplotlib tensorboard sacrebleu"
     report = f"print(*[name for name in {heavy.split()} if name in sys.modules])"
-    run = subprocess.run(
-        [sys.executable, "-c", f"import sys\n{code}\n{report}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return set(run.stdout.split())
+    ended = fresh.run(f"{code}\n{report}")
+    assert ended.returncode == 0, ended.stderr
+    return set(ended.stdout.split())
 
 
 @pytest.mark.parametrize(
@@ -132,7 +127,7 @@ def fresh(code: str) -> set[str]:
     ],
 )
 def test_the_core_loads_no_heavy_library(code: str) -> None:
-    assert fresh(code) == set()
+    assert heavy_after(code) == set()
 
 
 def test_the_adapter_of_transformers_waits_for_nothing() -> None:
@@ -143,12 +138,12 @@ def test_the_adapter_of_transformers_waits_for_nothing() -> None:
         "assert len(admin_init.find_sites(transformers.BertModel(config))) == 2; "
         "assert not [name for name in sys.modules if name.endswith('modeling_bart')]"
     )
-    assert "transformers" in fresh(code)
+    assert "transformers" in heavy_after(code)
 
 
 def test_the_callback_loads_lightning_when_it_is_asked_for() -> None:
     # So that the test above can fail.
-    assert "pytorch_lightning" in fresh("import admin_init; admin_init.AdminInit")
+    assert "pytorch_lightning" in heavy_after("import admin_init; admin_init.AdminInit")
 
 
 def test_public_names_are_listed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -39,13 +40,18 @@ class Bench:
     max_tokens: int = 1024
     """The most tokens of a side of a batch."""
 
+    @cached_property
+    def data_bin(self) -> Path:
+        """The prepared corpus."""
+        corpus = CorpusConfig(train=5000, valid=100, test=100).open()
+        folder = Path(self.folder) / "data-bin"
+        prepare(corpus, folder, vocabulary_size=_VOCABULARY)
+        return folder
+
     def batches(self, seed: int, max_tokens: int | None = None) -> Iterator[TranslationBatch]:
         """Yield training batches in the order of a seed."""
-        corpus = CorpusConfig(train=5000, valid=100, test=100).open()
-        data_bin = Path(self.folder) / "data-bin"
-        prepare(corpus, data_bin, vocabulary_size=_VOCABULARY)
         data = TranslationDataModule(
-            data_bin, "en", "de", max_tokens=max_tokens or self.max_tokens, seed=seed
+            self.data_bin, "en", "de", max_tokens=max_tokens or self.max_tokens, seed=seed
         )
         yield from data.train_dataloader()
 

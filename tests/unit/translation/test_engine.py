@@ -1,10 +1,8 @@
 """Which library a translation module's Transformer comes from."""
 
-import subprocess
-import sys
 from importlib.metadata import version
-from pathlib import Path
 
+import fresh
 import pytest
 import torch
 
@@ -115,9 +113,8 @@ for build in (
 
 def test_without_fairseq_only_its_own_engine_is_missing() -> None:
     save("model.ckpt", TranslationModule(CONFIG, fairseq=FairseqConfig()))
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True, cwd=Path.cwd()
-    )
+    done = fresh.run(WITHOUT)
+    assert done.returncode == 0, done.stderr
     direct, loaded = done.stdout.splitlines()
     assert direct.startswith("fairseq is not installed. To get it: pip install ")
     assert loaded == direct

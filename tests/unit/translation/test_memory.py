@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 
+import fresh
 import pytest
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's malloc")
@@ -31,19 +32,11 @@ print(faults() - before)
 
 def page_faults(first: str = "", **environment: str) -> int:
     """Pages that ten tensors of 64 MiB, one after the other, get from the system."""
-    done = subprocess.run(
-        [sys.executable, "-c", ALLOCATIONS.format(first=first)],
-        env={
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))
-        }
-        | environment,
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    return int(done.stdout)
+    code = ALLOCATIONS.format(first=first)
+    if not environment:
+        return int(fresh.run(code).stdout)
+    command = [sys.executable, "-c", code]
+    return int(subprocess.check_output(command, env=os.environ | environment))
 
 
 def test_the_next_tensors_get_the_pages_of_the_last() -> None:

@@ -1,11 +1,10 @@
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -82,14 +81,15 @@ def test_only_what_translates_is_imported(checkpoint: Path) -> None:
     heavy = ["pytorch_lightning", "lightning_fabric", "torchmetrics", "matplotlib", "sacrebleu"]
     heavy += ["tensorboard", "torch._dynamo", "transformers", "fairseq", "admin_init.lab"]
     code = (
-        "import atexit, sys\n"
+        "import io\n"
         "from admin_init.cli import main\n"
-        f"atexit.register(lambda: print([name for name in {heavy} if name in sys.modules]))\n"
-        f"main(['translate', '--checkpoint', {str(checkpoint)!r}])\n"
+        f"sys.stdin = io.TextIOWrapper(io.BytesIO({LINES[0].encode()!r}))\n"
+        "try:\n"
+        f"    main(['translate', '--checkpoint', {str(checkpoint)!r}])\n"
+        "finally:\n"
+        f"    print([name for name in {heavy} if name in sys.modules])\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code], input=LINES[0], capture_output=True, text=True, check=True
-    )
+    run = fresh.run(code)
     assert run.stdout.splitlines() == [*expected, "[]"]
 
 
