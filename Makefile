@@ -24,14 +24,14 @@ lab: install
 	$(BIN)/admin-init compare --config recipes/lab/styles.yaml
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not faults"
 
 # The tables of docs/, from the results of the tests that fill them.
 support faults: install
-	OMP_NUM_THREADS=1 $(BIN)/python docs/tables.py $@
+	$(BIN)/python docs/tables.py $@
 
 lint: install
 	$(BIN)/ruff check .

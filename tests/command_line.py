@@ -40,7 +40,7 @@ def call(*arguments: str, stdin: bytes = b"") -> Done:
 
 def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
     """Start ``admin-init`` in a process of its own."""
-    options["env"] = {**os.environ, "OMP_NUM_THREADS": "1", **options.get("env", {})}
+    options["env"] = os.environ | options.get("env", {})
     command = [sys.executable, "-c", "from admin_init.cli import main; main()", *arguments]
     return subprocess.Popen(command, **options)
 

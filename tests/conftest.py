@@ -10,10 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 
-# Before any test module is imported: workers of pytest-xdist share the cores.
-torch.set_num_threads(1)
+# Before torch is imported: workers of pytest-xdist share the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(params=["pytorch_lightning", "lightning.pytorch"])

@@ -166,6 +166,3 @@ def _redirect(output: Path) -> None:
     stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
-    import torch
-
-    torch.set_num_threads(1)

@@ -33,9 +33,8 @@ def _server() -> subprocess.Popen[str]:
 
 def _serve() -> None:
     sys.path[0] = ""  # the current folder, not what lies beside this file
-    import torch
+    import torch  # noqa: F401
 
-    torch.set_num_threads(1)
     for line in sys.stdin:
         code, folder = json.loads(line)
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:

@@ -182,7 +182,6 @@ def work(commands: dict[str, list[str]], report: Any) -> None:
     from admin_init import cli
     from admin_init.fairseq.__main__ import main
 
-    torch.set_num_threads(1)
     watch = Watch()
     marked = f"'{MARK}'"
     for bad in (f"eval({marked!r})", "__import__('pickle').loads(b'cos\\ngetcwd\\n.')"):

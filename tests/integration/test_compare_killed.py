@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import Any
@@ -121,21 +121,11 @@ def steps(run: Path) -> int:
     return int(torch.load(run / "last.ckpt", weights_only=True)["global_step"])
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As many as a worker has: others add up in another order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def new(folder: Path) -> Path:
     folder.mkdir()
     return folder
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_killed_and_repeated_on_two_processes(tmp_path: Path) -> None:
     killed = new(tmp_path / "killed")
     recipe, run = write_recipe(killed), killed / "out" / GOOD

@@ -49,7 +49,7 @@ def serve() -> Iterator[Serve]:
 
     def start(handler: Any, **settings: Any) -> str:
         server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, **settings))
-        thread = Thread(target=server.serve_forever, daemon=True)
+        thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         servers.append((server, thread))
         return f"http://127.0.0.1:{server.server_port}"
