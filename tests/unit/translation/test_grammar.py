@@ -4,7 +4,6 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from functools import cache
 from itertools import chain, combinations, product
 
@@ -41,27 +40,32 @@ def samples(grammars: dict[Size, Grammar]) -> dict[Size, list[SentencePair]]:
 def translations(grammar: Grammar, source: str) -> list[str]:
     """The German of every derivation that the grammar has for an English sentence."""
     words = re.sub(r"\ban\b", "a", (source[0].lower() + source[1:]).rstrip(".").replace(",", " ,"))
-    found = parses(grammar, "sentence", words.split())
+    found = parses(grammar, "sentence", tuple(words.split()))
     return [_written(target[""]) for target, rest in found if not rest]
 
 
+@cache
 def parses(
-    grammar: Grammar, symbol: str, words: list[str]
-) -> Iterator[tuple[dict[str, str], list[str]]]:
+    grammar: Grammar, symbol: str, words: tuple[str, ...]
+) -> list[tuple[dict[str, str], tuple[str, ...]]]:
+    found = []
     for rule in grammar.rules[symbol]:
-        states: list[tuple[dict[str, str], list[str]]] = [({}, words)]
+        states: list[tuple[dict[str, str], tuple[str, ...]]] = [({}, words)]
         for token in tokens(rule.source):
             field = token.strip("{}")
             if field not in rule.slots:
-                states = [(pieces, rest[1:]) for pieces, rest in states if rest[:1] == [token]]
+                states = [(pieces, rest[1:]) for pieces, rest in states if rest[:1] == (token,)]
                 continue
             states = [
                 (pieces | {name or field: text for name, text in new.items()}, tail)
                 for pieces, rest in states
                 for new, tail in parses(grammar, rule.slots[field], rest)
             ]
-        for pieces, rest in states:
-            yield {name: text.format_map(pieces) for name, text in rule.target.items()}, rest
+        found += [
+            ({name: text.format_map(pieces) for name, text in rule.target.items()}, rest)
+            for pieces, rest in states
+        ]
+    return found
 
 
 @cache
