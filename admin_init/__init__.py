@@ -6,9 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from admin_init.adapters.named import SitePattern, named_sites
-    from admin_init.callbacks.admin import AdminInit
-    from admin_init.callbacks.stability import StabilityMonitor
+    from admin_init._utils.version import __version__ as __version__
+    from admin_init.adapters.discovery import find_sites
+    from admin_init.adapters.patterns import SitePattern, named_sites
+    from admin_init.admin_profile import AdminProfile, SiteProfile
+    from admin_init.callbacks.admin_init import AdminInit
+    from admin_init.callbacks.stability_monitor import StabilityMonitor
     from admin_init.errors import (
         AdminInitError,
         FoldError,
@@ -17,30 +20,27 @@ if TYPE_CHECKING:
         TrainedModelError,
         UnsupportedModelError,
     )
-    from admin_init.profile_data import AdminProfile, SiteProfile
     from admin_init.profiling import profile
     from admin_init.rescale import apply_, fold_, install_
-    from admin_init.sites import find_sites
-    from admin_init.version import __version__ as __version__
 
 _HOME = {
-    "AdminInit": "callbacks.admin",
+    "AdminInit": "callbacks.admin_init",
     "AdminInitError": "errors",
-    "AdminProfile": "profile_data",
+    "AdminProfile": "admin_profile",
     "FoldError": "errors",
     "NotPostLNError": "errors",
     "ProfileError": "errors",
-    "SitePattern": "adapters.named",
-    "SiteProfile": "profile_data",
-    "StabilityMonitor": "callbacks.stability",
+    "SitePattern": "adapters.patterns",
+    "SiteProfile": "admin_profile",
+    "StabilityMonitor": "callbacks.stability_monitor",
     "TrainedModelError": "errors",
     "UnsupportedModelError": "errors",
-    "__version__": "version",
+    "__version__": "_utils.version",
     "apply_": "rescale",
-    "find_sites": "sites",
+    "find_sites": "adapters.discovery",
     "fold_": "rescale",
     "install_": "rescale",
-    "named_sites": "adapters.named",
+    "named_sites": "adapters.patterns",
     "profile": "profiling",
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from admin_init.cli import main
+from admin_init.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from importlib import import_module
 from itertools import pairwise
+from typing import Any
 
 _CONTROL = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 del _CONTROL[ord("\n")]
@@ -83,3 +85,27 @@ _PLAINER = (
         r"Expected one of \1.",
     ),
 )
+
+
+class CorpusError(AdminInitError):
+    """A corpus, a dictionary or a data-bin that cannot be used, or is not what it should be."""
+
+    exit_code = 2
+    """What the command line exits with."""
+
+
+def import_extra(module: str) -> Any:
+    """Imports a module that comes with the extra ``wmt``.
+
+    Raises:
+        CorpusError: It is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = (
+            "backports.zstd" if "zstd" in module else module.partition(".")[0].replace("_", "-")
+        )
+        raise CorpusError(
+            f"These settings need {package}: pip install 'admin-init[wmt]'"
+        ) from error

@@ -12,11 +12,12 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from admin_init.checkpoints import write_checkpoint, write_safetensors
+from admin_init._utils.checkpoints import write_checkpoint, write_safetensors
+from admin_init._utils.isolation import trial_pass
+from admin_init.adapters.discovery import find_sites
 from admin_init.errors import FoldError
-from admin_init.preserve import trial_pass
 from admin_init.rescale import fold_, install_
-from admin_init.sites import ResidualSite, find_sites, stacks
+from admin_init.sites import ResidualSite, stacks
 
 TOLERANCE = 1e-4
 """How far outputs may be apart before and after a fold, relative to the largest of a tensor, or to

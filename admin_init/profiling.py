@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from admin_init._utils.isolation import trial_pass
+from admin_init.adapters.discovery import find_sites
+from admin_init.admin_profile import AdminProfile, SiteProfile
 from admin_init.errors import ProfileError
-from admin_init.moments import Moments, variance
-from admin_init.omega import Rule, check_rule, omega_from_variances
-from admin_init.preserve import trial_pass
-from admin_init.profile_data import AdminProfile, SiteProfile
+from admin_init.omega import Moments, Rule, check_rule, omega_from_variances, variance
 from admin_init.rescale import check_can_train, installed
-from admin_init.sites import ResidualSite, find_sites, stacks
+from admin_init.sites import ResidualSite, stacks
 
 Forward = Callable[[Any, Any], object]
 """Runs a model on a batch; what it returns is not looked at."""

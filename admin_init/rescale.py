@@ -9,9 +9,10 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from admin_init.adapters.discovery import find_sites
+from admin_init.admin_profile import AdminProfile
 from admin_init.errors import FoldError, ProfileError, UnsupportedModelError
-from admin_init.profile_data import AdminProfile
-from admin_init.sites import ResidualSite, find_sites
+from admin_init.sites import ResidualSite
 
 
 def install_(

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from itertools import pairwise
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from admin_init.errors import NotPostLNError, UnsupportedModelError
+from admin_init.errors import UnsupportedModelError
 
 
 class Recorder(Protocol):
@@ -111,90 +108,6 @@ class ResidualSite(ABC):
         return f"{type(self).__name__}(name={self.name!r}, stack={self.stack!r})"
 
 
-Adapter = Callable[[nn.Module, str, nn.Module], "list[ResidualSite]"]
-"""Takes a layer, its name in the model, and the model; returns the layer's sites in order of
-execution, or raises NotPostLNError."""
-
-_ADAPTERS: dict[type[nn.Module] | str, Adapter] = {}
-_UNSERVED: set[type[nn.Module] | str] = set()
-_AdapterT = TypeVar("_AdapterT", bound=Adapter)
-
-
-def register_adapter(
-    layer_class: type[nn.Module] | str, *, served: bool = True
-) -> Callable[[_AdapterT], _AdapterT]:
-    """Register the function that finds the sites of ``layer_class`` and of its subclasses.
-
-    Args:
-        layer_class: The class; or ``module.Class`` by name, which spares the import of the library
-            that it comes from.
-        served: Whether it has sites; False where the adapter only says why Admin does not apply.
-
-    Raises:
-        ValueError: The class has an adapter already.
-    """
-
-    def register(adapter: _AdapterT) -> _AdapterT:
-        if layer_class in _ADAPTERS:
-            raise ValueError(f"`{_class_name(layer_class)}` already has an adapter.")
-        _ADAPTERS[layer_class] = adapter
-        if not served:
-            _UNSERVED.add(layer_class)
-        return adapter
-
-    return register
-
-
-def find_sites(model: nn.Module) -> list[ResidualSite]:
-    """Find every residual connection that Admin can rescale.
-
-    Args:
-        model: Any module that contains Post-LN Transformer layers of a known family.
-
-    Returns:
-        The sites in the order in which the model defines them, stack after stack.
-
-    Raises:
-        NotPostLNError: All the layers that were found are Pre-LN.
-        UnsupportedModelError: No layer of a known family was found, or one layer object is used
-            at several depths.
-    """
-    _load_adapters()
-    sites: list[ResidualSite] = []
-    not_post_ln: list[str] = []
-    for name, layer in model.named_modules():
-        adapter = adapter_of(layer)
-        if adapter is None:
-            continue
-        try:
-            sites += adapter(layer, name, model)
-        except NotPostLNError as error:
-            not_post_ln.append(str(error))
-    shared = list(_shared_layers(model))
-    if shared:
-        raise UnsupportedModelError(
-            f"One layer is used at several depths: {', '.join(shared)}. Its branch would need a "
-            "different omega at each of them. Build one layer per depth, or train it without Admin."
-        )
-    if not sites and not_post_ln:
-        raise NotPostLNError(
-            "Admin rescales the shortcuts of Post-LN layers, but the layers found here are not: "
-            f"{'; '.join(not_post_ln[:3])}{' ...' if len(not_post_ln) > 3 else ''}. Build it with "
-            "norm_first=False (in fairseq: normalize_before=False), take another model where there "
-            "is no such choice, or train it without Admin: Pre-LN does not need it."
-        )
-    if not sites:
-        served = _ADAPTERS.keys() - _UNSERVED
-        known = ", ".join(sorted({_class_name(cls).rpartition(".")[2] for cls in served}))
-        raise UnsupportedModelError(
-            f"No residual connection was found in {type(model).__name__}. Known layers: "
-            f"{known}, and their subclasses. The sites of another Post-LN model can be named, see "
-            "`admin_init.named_sites`."
-        )
-    _shorten_stacks(sites)
-    return linked(sites)
-
-
 def stacks(sites: Iterable[ResidualSite]) -> dict[str, list[ResidualSite]]:
     """Group ``sites`` by stack, each in its own order."""
     grouped: dict[str, list[ResidualSite]] = {}
@@ -228,44 +141,3 @@ def layer_stack(layer_name: str, default: str) -> str:
     index = max((i for i, part in enumerate(parts) if part.isdigit()), default=len(parts) - 1)
     stack = ".".join(parts[:index]).removesuffix(".layers").removesuffix(".layer")
     return default if stack in ("", "layers", "layer") else stack
-
-
-_OPTIONAL = ("fairseq",)
-"""Libraries that have an adapter of their name, loaded once the library is."""
-
-
-def _load_adapters() -> None:
-    importlib.import_module("admin_init.adapters")
-    for library in _OPTIONAL:
-        if sys.modules.get(library) is not None:
-            importlib.import_module(f"admin_init.adapters.{library}")
-
-
-def adapter_of(layer: nn.Module) -> Adapter | None:
-    """Return the adapter of a layer's class, or of the nearest one that it extends."""
-    keys = (key for cls in type(layer).__mro__ for key in (cls, _class_name(cls)))
-    return next((_ADAPTERS[key] for key in keys if key in _ADAPTERS), None)
-
-
-def _class_name(layer_class: type | str) -> str:
-    if isinstance(layer_class, str):
-        return layer_class
-    return f"{layer_class.__module__}.{layer_class.__qualname__}"
-
-
-def _shared_layers(model: nn.Module) -> Iterator[str]:
-    for container_name, container in model.named_modules():
-        children = Counter(child for child in container._modules.values() if child is not None)
-        for layer, uses in children.items():
-            if uses > 1 and adapter_of(layer) is not None:
-                yield f"{type(layer).__name__}, {uses} times in `{container_name or 'the model'}`"
-
-
-def _shorten_stacks(sites: list[ResidualSite]) -> None:
-    # `encoder` reads better than `model.transformer.encoder`, where it says which one is meant.
-    paths = {site.stack for site in sites}
-    short = Counter(path.rpartition(".")[2] for path in paths)
-    for site in sites:
-        last = site.stack.rpartition(".")[2]
-        if short[last] == 1 and not last.isdigit():
-            site.stack = last

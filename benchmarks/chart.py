@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from admin_init.lab.pictures import COLOURS, panels, png, tidy
+from admin_init.lab.plotting import COLOURS, panels, png, tidy
 
 SPEEDS = ("target tokens a second", "sentences a second")
 

@@ -23,7 +23,7 @@ from engines.decoding import CLOCKS, ENGINES, TimedEngine
 from engines.process import EngineProcess
 from rounds import ratios
 
-from admin_init.translation.datamodule import TranslationDataModule
+from admin_init.translation.data.datamodule import TranslationDataModule
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from admin_init.callbacks.stability import StabilityMonitor
+from admin_init.callbacks.stability_monitor import StabilityMonitor
 from admin_init.nn import Transformer, TransformerConfig
 
 VOCABULARY = 1000

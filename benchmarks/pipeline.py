@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 from synthetic import write_synthetic
 
-from admin_init.translation.batching import TranslationBatch
-from admin_init.translation.datamodule import TranslationDataModule
-from admin_init.translation.dictionary import Dictionary
+from admin_init.translation.data.batching import TranslationBatch
+from admin_init.translation.data.datamodule import TranslationDataModule
+from admin_init.translation.data.dictionary import Dictionary
 
 PAD = Dictionary.pad
 VOCABULARY = 32_000

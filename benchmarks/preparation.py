@@ -141,7 +141,7 @@ def sentences(words: npt.NDArray[Any], lengths: npt.NDArray[Any], start: int) ->
 
 def command(corpus: Path, destination: Path, subwords: str, workers: int) -> list[str]:
     return [
-        *(sys.executable, "-c", "from admin_init.cli import main; main()", "prepare"),
+        *(sys.executable, "-c", "from admin_init.cli.main import main; main()", "prepare"),
         *("--corpus.kind", "files", "--corpus.folder", str(corpus)),
         *("--destination", str(destination), "--workers", str(workers), *SUBWORDS[subwords]),
     ]

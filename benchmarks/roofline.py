@@ -24,8 +24,8 @@ from engines.training import Engine, add_options, build, model_of
 from torch.profiler import ProfilerActivity, profile
 
 from admin_init.nn import TransformerConfig
-from admin_init.translation.batching import TranslationBatch
-from admin_init.translation.datamodule import TranslationDataModule
+from admin_init.translation.data.batching import TranslationBatch
+from admin_init.translation.data.datamodule import TranslationDataModule
 
 KINDS = {"float32": ("ours", torch.float32), "bfloat16": ("ours, bf16", torch.bfloat16)}
 

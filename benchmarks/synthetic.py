@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from admin_init.translation.databin import IndexedDatasetBuilder
+from admin_init.translation.data.databin import IndexedDatasetBuilder
 
 EOS = 2
 

@@ -27,7 +27,7 @@ from engines.training import ENGINES, add_options, build, model_of
 from rounds import ratios
 from synthetic import write_synthetic
 
-from admin_init.translation.datamodule import TranslationDataModule
+from admin_init.translation.data.datamodule import TranslationDataModule
 
 VOCABULARY = 8_000
 

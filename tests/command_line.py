@@ -14,7 +14,7 @@ from unittest import mock
 import psutil
 import pytest
 
-from admin_init import cli
+from admin_init.cli import main as cli
 
 
 class Done(NamedTuple):
@@ -41,7 +41,7 @@ def call(*arguments: str, stdin: bytes = b"") -> Done:
 def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
     """Start ``admin-init`` in a process of its own."""
     options["env"] = os.environ | options.get("env", {})
-    command = [sys.executable, "-c", "from admin_init.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from admin_init.cli.main import main; main()", *arguments]
     return subprocess.Popen(command, **options)
 
 

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from admin_init.interruption import on_signals
+from admin_init._utils.interruption import on_signals
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["admin_init.cli", "admin_init.lab.run", "admin_init.translation.recipe"]
+    ["admin_init.cli.main", "admin_init.lab.comparison.run", "admin_init.translation.recipe_cli"]
 )
 
 
@@ -149,7 +149,7 @@ def _run(
             # Python ignores this signal, and would raise an OSError.
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-        from admin_init import cli
+        from admin_init.cli import main as cli
 
         cli.main(arguments)
 

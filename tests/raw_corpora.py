@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from admin_init.translation.grammar import embedded_corpus
+from admin_init.translation.corpora.synthetic.grammar import embedded_corpus
 
 Pairs = Sequence[tuple[str, str]]  # English, and German or what stands in for French
 

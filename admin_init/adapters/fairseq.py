@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
-from admin_init.adapters.extended import Extended, extend_, restore_
-from admin_init.adapters.layers import Overruled, enclosing, known
-from admin_init.adapters.skip import Rows, SkipSite
+from admin_init.adapters.class_swap import Extended, extend_, restore_
+from admin_init.adapters.registry import register_adapter
+from admin_init.adapters.skip_form import Overruled, Rows, SkipSite, enclosing, known
 from admin_init.errors import FoldError, NotPostLNError, UnsupportedModelError
-from admin_init.sites import Recorder, ResidualSite, layer_stack, register_adapter
-from admin_init.skip import ScaledSkip
+from admin_init.scaled_skip import ScaledSkip
+from admin_init.sites import Recorder, ResidualSite, layer_stack
 
 _LAYERS = (TransformerEncoderLayerBase, TransformerDecoderLayerBase)
 _NORMS = {

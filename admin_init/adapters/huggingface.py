@@ -12,10 +12,12 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
-from admin_init.adapters.layers import Overruled
-from admin_init.adapters.named import BranchSite, SitePattern
+from admin_init.adapters.branch_form import BranchSite
+from admin_init.adapters.patterns import SitePattern
+from admin_init.adapters.registry import register_adapter
+from admin_init.adapters.skip_form import Overruled
 from admin_init.errors import NotPostLNError, UnsupportedModelError
-from admin_init.sites import Recorder, ResidualSite, layer_stack, register_adapter
+from admin_init.sites import Recorder, ResidualSite, layer_stack
 
 
 def _output(name: str) -> SitePattern:

@@ -8,14 +8,15 @@ from typing import Any
 from torch import nn
 from typing_extensions import override
 
-from admin_init.adapters.skip import Rows, SkipSite
+from admin_init.adapters.registry import register_adapter
+from admin_init.adapters.skip_form import Rows, SkipSite
 from admin_init.errors import NotPostLNError
 from admin_init.nn.attention import CrossAttention, SelfAttention
 from admin_init.nn.feed_forward import FeedForward
 from admin_init.nn.layers import DecoderLayer, EncoderLayer
 from admin_init.nn.residual import PostResidual, SkipConnection
-from admin_init.sites import ResidualSite, layer_stack, register_adapter
-from admin_init.skip import ScaledSkip
+from admin_init.scaled_skip import ScaledSkip
+from admin_init.sites import ResidualSite, layer_stack
 
 
 class NativeSite(SkipSite):

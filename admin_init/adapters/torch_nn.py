@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from admin_init.adapters.extended import Extended, extend_, restore_
-from admin_init.adapters.layers import enclosing, known
-from admin_init.adapters.skip import Rows, SkipSite
+from admin_init.adapters.class_swap import Extended, extend_, restore_
+from admin_init.adapters.registry import register_adapter
+from admin_init.adapters.skip_form import Rows, SkipSite, enclosing, known
 from admin_init.errors import FoldError, NotPostLNError, UnsupportedModelError
-from admin_init.sites import ResidualSite, layer_stack, register_adapter
-from admin_init.skip import ScaledSkip
+from admin_init.scaled_skip import ScaledSkip
+from admin_init.sites import ResidualSite, layer_stack
 
 # The last is what torch.export meets.
 _ADDITIONS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, operator.add}

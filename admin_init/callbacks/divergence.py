@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from admin_init.callbacks.base import Callback
-from admin_init.callbacks.hooks import step_loss
-from admin_init.checkpoints import holding_nan
+from admin_init._utils.checkpoints import holding_nan
+from admin_init.callbacks.lightning_compat import Callback, step_loss
 from admin_init.errors import DivergedError
 
 if TYPE_CHECKING:

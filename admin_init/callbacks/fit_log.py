@@ -6,9 +6,9 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
-from admin_init.callbacks.base import Callback
+from admin_init._utils.progress import EVERY, duration, log_line
 from admin_init.callbacks.divergence import DivergenceCheck
-from admin_init.progress import EVERY, duration, log_line
+from admin_init.callbacks.lightning_compat import Callback
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

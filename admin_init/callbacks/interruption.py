@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from admin_init.callbacks.base import Callback
+from admin_init._utils.interruption import WORDS, end_at_once, on_signals
+from admin_init.callbacks.lightning_compat import Callback
 from admin_init.errors import AdminInitError
-from admin_init.interruption import WORDS, end_at_once, on_signals
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

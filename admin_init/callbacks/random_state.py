@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from admin_init.callbacks.base import Callback
+from admin_init.callbacks.lightning_compat import Callback
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from admin_init.dependency import dependency_figure
-from admin_init.profile_data import AdminProfile
+from admin_init.admin_profile import AdminProfile
+from admin_init.measures.figures import dependency_figure
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from admin_init.measures.attention import largest_attention_logit
+from admin_init.measures.attention import largest_attention_logit, output_log_z
 from admin_init.measures.attention_hooks import observe_attention
 from admin_init.measures.dependency import observe_terms
-from admin_init.measures.logits import output_log_z
+from admin_init.measures.gradients import gradient_norms, update_ratios
 from admin_init.measures.names import stack_names
-from admin_init.measures.norms import gradient_norms, update_ratios
 
 _OUTPUTS = re.compile(r"(.*\.)?(output_proj|output_projection|lm_head)")
 """Modules whose output is taken for the logits: ours, fairseq's and Hugging Face's."""

@@ -17,14 +17,13 @@ from fairseq.utils import split_paths
 from pytorch_lightning.__version__ import version
 from torch import Tensor, nn
 
-from admin_init.checkpoints import (
+from admin_init._utils.checkpoints import (
     check_weights,
     has_omegas,
     lightning_checkpoint,
     load,
     write_checkpoint,
 )
-from admin_init.declared import build_for, check_positions
 from admin_init.errors import AdminInitError
 from admin_init.fairseq.model import FairseqTransformer, build, dictionary, shape
 from admin_init.fairseq.plain import plain_options
@@ -32,6 +31,7 @@ from admin_init.fairseq.weights import from_fairseq, to_fairseq
 from admin_init.nn import TransformerConfig
 from admin_init.rescale import install_
 from admin_init.translation.checkpoint import load_module, probe
+from admin_init.translation.declared import build_for, check_positions
 from admin_init.translation.module import TranslationModule
 
 TOLERANCE = 1e-4

@@ -22,15 +22,15 @@ from fairseq.models.transformer.transformer_legacy import (
 from torch import Tensor, distributed, nn
 from typing_extensions import override
 
-from admin_init.callbacks.ranks import pool_ranks
-from admin_init.callbacks.refusals import check_untrained
+from admin_init._utils.isolation import preserved
+from admin_init.adapters.discovery import find_sites
+from admin_init.admin_profile import AdminProfile
+from admin_init.callbacks.checks import check_untrained
+from admin_init.distributed import pool_ranks
 from admin_init.errors import NotPostLNError, TrainedModelError
 from admin_init.omega import Rule
-from admin_init.preserve import preserved
-from admin_init.profile_data import AdminProfile
 from admin_init.profiling import make_profile, measure
 from admin_init.rescale import apply_, install_
-from admin_init.sites import find_sites
 
 _log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from admin_init.dependency import dependency_from_variances
+from admin_init.admin_profile import AdminProfile
 from admin_init.measures.names import stack_names, sublayer_name
-from admin_init.moments import variance
 from admin_init.nn.residual import SkipConnection
-from admin_init.skip import ScaledSkip
+from admin_init.omega import variance
+from admin_init.scaled_skip import ScaledSkip
+
+if TYPE_CHECKING:
+    pass
 
 
 class Term(NamedTuple):
@@ -136,3 +139,60 @@ def observe_terms(
         for name, module in model.named_modules()
         if isinstance(module, SkipConnection | ScaledSkip)
     ]
+
+
+def profile_dependency(profile: AdminProfile, stack: str) -> NDArray[np.float64]:
+    r"""Compute the share of every branch in every sub-layer's output, under the profile's omegas.
+
+    Sub-layer i normalises :math:`\omega_i x_{i-1} + f_i`, so with independent branches its output
+    is :math:`\sum_{j \le i} \beta_{ij} \hat f_j`, where :math:`\hat f_j` is branch j divided by its
+    standard deviation, :math:`\hat f_0` the embedding, and :math:`\sum_j \beta_{ij}^2 = 1`.
+
+    Args:
+        profile: Variances and omegas.
+        stack: Which of the profile's stacks.
+
+    Returns:
+        beta, of shape (sub-layers, sub-layers + 1); column 0 is the embedding.
+
+    Raises:
+        ValueError: The profile has no such stack.
+    """
+    sites = [site for site in profile.sites if site.stack == stack]
+    if not sites:
+        known = sorted({site.stack for site in profile.sites})
+        raise ValueError(f"`stack` must be one of {known}, but is {stack!r}.")
+    return dependency_from_variances(
+        [site.omega**2 * site.shortcut_variance for site in sites],
+        [site.variance for site in sites],
+    )
+
+
+def dependency_from_variances(
+    shortcut: Sequence[float], branch: Sequence[float]
+) -> NDArray[np.float64]:
+    """Compute the shares of one stack from the variances of its residual sums' terms.
+
+    Args:
+        shortcut: Of each sub-layer in turn, the variance of the shortcut as it enters the sum.
+        branch: The same of the branch.
+
+    Returns:
+        beta, of shape (sub-layers, sub-layers + 1); column 0 is the embedding.
+
+    Raises:
+        ValueError: Both terms of a sub-layer are constant.
+    """
+    beta = np.zeros((len(branch), len(branch) + 1))
+    shares = np.zeros(len(branch) + 1)
+    shares[0] = 1.0
+    for i, (x, f) in enumerate(zip(shortcut, branch, strict=True)):
+        if x + f == 0:
+            raise ValueError(
+                f"The shortcut and the branch of sub-layer {i + 1} are both constant, so its "
+                "output is made of nothing. Measure on a batch that holds different tokens."
+            )
+        shares *= math.sqrt(x / (x + f))
+        shares[i + 1] = math.sqrt(f / (x + f))
+        beta[i] = shares
+    return beta

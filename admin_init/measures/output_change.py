@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from admin_init._utils.isolation import preserved
 from admin_init.measures.names import sublayer_name
 from admin_init.nn.residual import ResidualConnection
-from admin_init.preserve import preserved
 
 
 def weights(model: nn.Module) -> list[nn.Parameter]:

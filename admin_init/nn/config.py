@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from admin_init._utils.validation import check_given
 from admin_init.errors import AdminInitError
-from admin_init.fields import check_given
 from admin_init.nn.residual import RESIDUAL_STYLES
 
 Sharing = Literal["all", "target", "none"]

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from admin_init.checkpoints import read_checkpoint, with_omegas
-from admin_init.declared import build_for, check_positions
+from admin_init._utils.checkpoints import read_checkpoint, with_omegas
 from admin_init.errors import AdminInitError
 from admin_init.folding import write_folded
 from admin_init.nn import TransformerConfig
+from admin_init.translation.declared import build_for, check_positions
 from admin_init.translation.model import TranslationModel
 
 if TYPE_CHECKING:

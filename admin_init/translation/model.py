@@ -7,12 +7,12 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import override
 
-from admin_init.checkpoints import has_omegas
+from admin_init._utils.checkpoints import has_omegas
 from admin_init.nn import TransformerConfig
 from admin_init.rescale import install_
-from admin_init.translation.engine import FairseqConfig, build_transformer, search
+from admin_init.translation.backend import FairseqConfig, build_transformer, search
+from admin_init.translation.data.subwords import Subwords
 from admin_init.translation.search import SearchConfig
-from admin_init.translation.subwords import Subwords
 
 
 class TranslationModel(nn.Module):

@@ -13,19 +13,19 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
-from admin_init.checkpoints import has_omegas
+from admin_init._utils.checkpoints import has_omegas
 from admin_init.errors import AdminInitError
 from admin_init.nn import TransformerConfig
 from admin_init.nn.loss import label_smoothed_cross_entropy
-from admin_init.translation.batching import TranslationBatch
-from admin_init.translation.datamodule import TranslationDataModule
-from admin_init.translation.engine import FairseqConfig
+from admin_init.translation.backend import FairseqConfig
+from admin_init.translation.data.batching import TranslationBatch
+from admin_init.translation.data.datamodule import TranslationDataModule
 from admin_init.translation.memory import keep_freed_memory
 from admin_init.translation.model import TranslationModel, as_config
 from admin_init.translation.optimization import OptimizationConfig
-from admin_init.translation.record import record_test
 from admin_init.translation.scoring import Bleu, TokenisedBleu, score, score_tokenised
 from admin_init.translation.search import SearchConfig
+from admin_init.translation.test_log import record_test
 
 _TRANSFORMER = TransformerConfig()
 _OPTIMIZATION = OptimizationConfig()

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from admin_init._utils.validation import check_given
 from admin_init.errors import AdminInitError
-from admin_init.fields import check_given
 
 Optimizer = Literal["adam", "radam"]
 Schedule = Literal["inverse_sqrt", "linear", "constant"]

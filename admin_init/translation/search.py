@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from admin_init._utils.validation import check_given, check_numbers
 from admin_init.errors import AdminInitError, NotFiniteError
-from admin_init.fields import check_given, check_numbers
 from admin_init.nn import Transformer, TransformerConfig
 
 

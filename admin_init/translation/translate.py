@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 import torch
 
-from admin_init.checkpoints import read_checkpoint
+from admin_init._utils.checkpoints import read_checkpoint
+from admin_init._utils.validation import check_numbers
 from admin_init.errors import AdminInitError
-from admin_init.fields import check_numbers
 from admin_init.nn import Transformer, prepare_for_inference_
-from admin_init.translation.batching import collate
 from admin_init.translation.checkpoint import load_model
-from admin_init.translation.dictionary import Dictionary
+from admin_init.translation.data.batching import collate
+from admin_init.translation.data.dictionary import Dictionary
+from admin_init.translation.data.subwords import Subwords
 from admin_init.translation.memory import keep_freed_memory
-from admin_init.translation.subwords import Subwords
 
 TooLong = Literal["skip", "cut"]
 

@@ -11,7 +11,7 @@ from ctranslate2.converters import fairseq as converter
 from ctranslate2.specs import TransformerSpec
 
 from admin_init.nn import Transformer
-from admin_init.translation.batching import TranslationBatch
+from admin_init.translation.data.batching import TranslationBatch
 from engines import fairseq
 from engines.tokens import EOS, PAD
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Protocol
 
 import admin_init
-from admin_init.checkpoints import has_omegas, read_checkpoint
+from admin_init._utils.checkpoints import has_omegas, read_checkpoint
 from admin_init.nn import Transformer
-from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.checkpoint import load_module
+from admin_init.translation.data.batching import TranslationBatch
 from engines.origin import Origin
 
 ENGINES = {

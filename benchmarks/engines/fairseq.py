@@ -11,7 +11,7 @@ from typing import Any
 from admin_init.fairseq.model import FairseqTransformer
 from admin_init.fairseq.weights import to_fairseq
 from admin_init.nn import Transformer, TransformerConfig
-from admin_init.translation.batching import TranslationBatch
+from admin_init.translation.data.batching import TranslationBatch
 from engines.loop import BETAS, LEARNING_RATE, SMOOTHING, timed
 from engines.tokens import PAD
 

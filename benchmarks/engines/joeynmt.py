@@ -16,7 +16,7 @@ from joeynmt.transformer_layers import MultiHeadedAttention, PositionwiseFeedFor
 from joeynmt.vocabulary import Vocabulary
 
 from admin_init.nn import TransformerConfig
-from admin_init.translation.batching import TranslationBatch
+from admin_init.translation.data.batching import TranslationBatch
 from engines.loop import SMOOTHING, Loop, timed
 from engines.tokens import BOS, EOS, PAD
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from admin_init.translation.batching import TranslationBatch
+from admin_init.translation.data.batching import TranslationBatch
 from engines.tokens import PAD
 
 LEARNING_RATE, BETAS, SMOOTHING = 1e-4, (0.9, 0.98), 0.1

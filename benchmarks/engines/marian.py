@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import MarianConfig, MarianMTModel
 
 from admin_init.nn import Transformer, TransformerConfig
-from admin_init.translation.batching import TranslationBatch
+from admin_init.translation.data.batching import TranslationBatch
 from engines import fairseq
 from engines.loop import Loop
 from engines.tokens import EOS, PAD

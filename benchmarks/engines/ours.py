@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from admin_init.nn import Transformer, TransformerConfig, prepare_for_inference_
-from admin_init.translation.batching import TranslationBatch
+from admin_init.translation.data.batching import TranslationBatch
 from admin_init.translation.memory import keep_freed_memory
 from admin_init.translation.module import TranslationModule
 from admin_init.translation.optimization import OptimizationConfig

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from admin_init.nn import TransformerConfig
-from admin_init.translation.batching import TranslationBatch
+from admin_init.translation.data.batching import TranslationBatch
 from engines.loop import Loop
 from engines.tokens import PAD
 

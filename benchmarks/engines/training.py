@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from admin_init.nn import TransformerConfig
-from admin_init.translation.batching import TranslationBatch
+from admin_init.translation.data.batching import TranslationBatch
 from engines.origin import Origin
 
 

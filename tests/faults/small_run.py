@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import yaml
 
-from admin_init.translation.prepare import prepare
-from admin_init.translation.sources import CorpusConfig
+from admin_init.translation.corpora.config import CorpusConfig
+from admin_init.translation.preparation.prepare import prepare
 
 LAST_STEP = 40
 SAVED_EVERY = 4
@@ -25,7 +25,7 @@ RECIPE: dict[str, Any] = {
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "callbacks": [
-            {"class_path": "admin_init.callbacks.admin.AdminInit"},
+            {"class_path": "admin_init.callbacks.admin_init.AdminInit"},
             {"class_path": "admin_init.callbacks.random_state.RandomState"},
             {
                 "class_path": "ModelCheckpoint",

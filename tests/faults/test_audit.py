@@ -82,7 +82,7 @@ def write_files() -> None:
     shape = {"dim": 16, "ffn_dim": 32, "heads": 2}
     saver = {"dirpath": "run", "filename": "zqmark", "every_n_train_steps": 1}
     callbacks: list[dict[str, Any]] = [
-        {"class_path": "admin_init.callbacks.admin.AdminInit"},
+        {"class_path": "admin_init.callbacks.admin_init.AdminInit"},
         {"class_path": "ModelCheckpoint", "init_args": saver | {"enable_version_counter": False}},
     ]
     layers = {"encoder_layers": 1, "decoder_layers": 1}
@@ -179,7 +179,7 @@ def work(commands: dict[str, list[str]], report: Any) -> None:
     """Run commands one after another, in a process that ends thereafter."""
     from unittest import mock
 
-    from admin_init import cli
+    from admin_init.cli import main as cli
     from admin_init.fairseq.__main__ import main
 
     watch = Watch()

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from nasty import examine
 from test_bad_text import fill
 
-from admin_init import cli
-from admin_init.lab import compare
+from admin_init.cli import main as cli
+from admin_init.lab.comparison import runner as compare
 from admin_init.lab.studies import STUDIES
-from admin_init.translation.recipe import RecipeCLI, recipe_cli
+from admin_init.translation.recipe_cli import RecipeCLI, recipe_cli
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
@@ -107,7 +107,7 @@ def test_options(
     # Of a comparison, all but the trainings.
     with (
         mock.patch.object(compare, "_train_all"),
-        mock.patch("admin_init.commands._report", return_value=0),
+        mock.patch("admin_init.cli.commands._report", return_value=0),
     ):
         number = examine(one, st.sampled_from(given), tries(len(given), 2 if study else 4))
     fill(cells, f"Numbers given to `{' '.join(base[: 1 + study])}`", number, outcomes)

@@ -11,10 +11,10 @@ import sentencepiece
 from hypothesis import strategies as st
 from nasty import BROKEN, LINE, attempt, examine
 
-from admin_init.translation.corpora import ParallelCorpus, ParallelFiles
-from admin_init.translation.dictionary import Dictionary
-from admin_init.translation.prepare import prepare
-from admin_init.translation.sources import CorpusConfig
+from admin_init.translation.corpora.config import CorpusConfig
+from admin_init.translation.corpora.parallel import ParallelCorpus, ParallelFiles
+from admin_init.translation.data.dictionary import Dictionary
+from admin_init.translation.preparation.prepare import prepare
 from admin_init.translation.translate import Translator
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from nasty import VALUE, attempt, examine, with_a_nasty_place
 from test_bad_text import fill
 
-from admin_init.profile_data import AdminProfile
-from admin_init.translation.databin import IndexedDataset
-from admin_init.translation.datamodule import TranslationDataModule
-from admin_init.translation.recipe import recipe_cli
+from admin_init.admin_profile import AdminProfile
+from admin_init.translation.data.databin import IndexedDataset
+from admin_init.translation.data.datamodule import TranslationDataModule
+from admin_init.translation.recipe_cli import recipe_cli
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 

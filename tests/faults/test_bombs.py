@@ -20,9 +20,9 @@ from backports import zstd
 from command_line import call
 from nasty import attempt
 
-from admin_init.checkpoints import load
-from admin_init.translation.corpora import ParallelFiles
-from admin_init.translation.texts import Text
+from admin_init._utils.checkpoints import load
+from admin_init.translation.corpora.parallel import ParallelFiles
+from admin_init.translation.corpora.texts import Text
 
 pytestmark = pytest.mark.faults
 

@@ -18,7 +18,7 @@ import yaml
 from forked import start
 from small_run import fit, losses, weights, write_recipe
 
-from admin_init.checkpoints import load
+from admin_init._utils.checkpoints import load
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(7200)]
 

@@ -10,7 +10,7 @@ from command_line import call
 from forked import run
 from small_run import fit, losses
 
-from admin_init.translation.sources import CorpusConfig
+from admin_init.translation.corpora.config import CorpusConfig
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 

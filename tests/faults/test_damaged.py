@@ -12,11 +12,11 @@ import torch
 from command_line import call
 from nasty import attempt
 
-from admin_init.checkpoints import load
-from admin_init.profile_data import AdminProfile
-from admin_init.translation.datamodule import TranslationDataModule
-from admin_init.translation.dictionary import Dictionary
-from admin_init.translation.manifest import Manifest
+from admin_init._utils.checkpoints import load
+from admin_init.admin_profile import AdminProfile
+from admin_init.translation.data.datamodule import TranslationDataModule
+from admin_init.translation.data.dictionary import Dictionary
+from admin_init.translation.preparation.manifest import Manifest
 
 pytestmark = pytest.mark.faults
 

@@ -11,8 +11,8 @@ import pytest
 from command_line import Done, call
 from small_run import LAST_STEP, fit, losses, write_recipe
 
-from admin_init.checkpoints import load
-from admin_init.profile_data import AdminProfile
+from admin_init._utils.checkpoints import load
+from admin_init.admin_profile import AdminProfile
 
 pytestmark = pytest.mark.faults
 

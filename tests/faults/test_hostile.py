@@ -10,13 +10,13 @@ import pytest
 import torch
 from command_line import call
 
+from admin_init.admin_profile import AdminProfile
 from admin_init.errors import AdminInitError
-from admin_init.profile_data import AdminProfile
-from admin_init.translation.databin import IndexedDataset
-from admin_init.translation.dictionary import Dictionary
-from admin_init.translation.manifest import Manifest
-from admin_init.translation.sentencepieces import SentencePiece
-from admin_init.translation.shards import IdShard
+from admin_init.translation.data.databin import IndexedDataset
+from admin_init.translation.data.dictionary import Dictionary
+from admin_init.translation.preparation.manifest import Manifest
+from admin_init.translation.preparation.shards import IdShard
+from admin_init.translation.subwords.sentencepiece import SentencePiece
 
 pytestmark = pytest.mark.faults
 

@@ -18,7 +18,7 @@ from command_line import Done, call
 from admin_init.fairseq.__main__ import main
 from admin_init.nn import TransformerConfig
 from admin_init.rescale import install_
-from admin_init.translation.engine import FairseqConfig
+from admin_init.translation.backend import FairseqConfig
 from admin_init.translation.module import TranslationModule
 
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf  # isort: skip

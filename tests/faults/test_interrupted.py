@@ -17,7 +17,7 @@ from command_line import Done, call
 from forked import run
 from small_run import LAST, LAST_STEP, fit, losses, weights, write_recipe
 
-from admin_init.checkpoints import load
+from admin_init._utils.checkpoints import load
 from admin_init.translation.module import TranslationModule
 
 INTERRUPTED = Path("run/interrupted.ckpt")

@@ -10,7 +10,7 @@ import pytest
 from forked import Ended, run
 from small_run import LAST, LAST_STEP, SAVED_EVERY, fit, losses, weights, write_recipe
 
-from admin_init.checkpoints import load
+from admin_init._utils.checkpoints import load
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 

@@ -15,16 +15,16 @@ import torch
 from power import Disk
 from torch import nn
 
-from admin_init.checkpoints import write_checkpoint, write_safetensors
-from admin_init.files import write_bytes, write_checked, write_json, write_text
-from admin_init.profile_data import AdminProfile, SiteProfile
-from admin_init.translation.checkpoint_io import WholeCheckpointIO
-from admin_init.translation.databin import IndexedDatasetBuilder
-from admin_init.translation.dictionary import Dictionary
-from admin_init.translation.download import fetch
-from admin_init.translation.prepare import prepare
-from admin_init.translation.shards import TextShard
-from admin_init.translation.sources import CorpusConfig
+from admin_init._utils.atomic_files import write_bytes, write_checked, write_json, write_text
+from admin_init._utils.checkpoints import write_checkpoint, write_safetensors
+from admin_init.admin_profile import AdminProfile, SiteProfile
+from admin_init.callbacks.atomic_checkpoint_io import WholeCheckpointIO
+from admin_init.translation.corpora.config import CorpusConfig
+from admin_init.translation.corpora.download import fetch
+from admin_init.translation.data.databin import IndexedDatasetBuilder
+from admin_init.translation.data.dictionary import Dictionary
+from admin_init.translation.preparation.prepare import prepare
+from admin_init.translation.preparation.shards import TextShard
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
@@ -35,7 +35,7 @@ SAME_PID = """
 import os, sys
 from pathlib import Path
 os.getpid = lambda: 1
-from admin_init.files import write_bytes, whole_file
+from admin_init._utils.atomic_files import write_bytes, whole_file
 """
 WRITE = """
 wholes = {b"a" * 400_000, b"b" * 700_000}

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from admin_init.translation.recipe import recipe_cli
+from admin_init.translation.recipe_cli import recipe_cli
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TASKS = sorted(path.parent.name for path in RECIPES.glob("*/fit.yaml"))

@@ -17,12 +17,12 @@ import torch
 from forked import SERVER, together
 from small_module import trainer
 
-from admin_init.callbacks.admin import AdminInit
+from admin_init.callbacks.admin_init import AdminInit
 from admin_init.nn import TransformerConfig
-from admin_init.translation.datamodule import TranslationDataModule
+from admin_init.translation.corpora.config import CorpusConfig
+from admin_init.translation.data.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule
-from admin_init.translation.prepare import prepare
-from admin_init.translation.sources import CorpusConfig
+from admin_init.translation.preparation.prepare import prepare
 
 pytest.importorskip("admin_init.fairseq.compat", reason="fairseq is one of those compared")
 

@@ -13,10 +13,11 @@ import torch
 import yaml
 from command_line import Done, call, start
 
-from admin_init import AdminProfile, cli
-from admin_init.lab.comparison import Comparison
-from admin_init.translation.datamodule import TranslationDataModule
-from admin_init.translation.recipe import recipe_cli
+from admin_init import AdminProfile
+from admin_init.cli import main as cli
+from admin_init.lab.comparison.config import Comparison
+from admin_init.translation.data.datamodule import TranslationDataModule
+from admin_init.translation.recipe_cli import recipe_cli
 from admin_init.translation.translate import Translator
 
 RECIPES = Path(__file__).parents[2] / "recipes"

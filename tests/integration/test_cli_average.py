@@ -10,8 +10,8 @@ import torch
 import yaml
 from command_line import Done, call
 
-from admin_init.translation.prepare import prepare
-from admin_init.translation.sources import CorpusConfig
+from admin_init.translation.corpora.config import CorpusConfig
+from admin_init.translation.preparation.prepare import prepare
 
 RECIPE: dict[str, Any] = {
     "seed_everything": 1,
@@ -22,9 +22,9 @@ RECIPE: dict[str, Any] = {
         "enable_progress_bar": False,
         "logger": False,
         "callbacks": [
-            {"class_path": "admin_init.callbacks.admin.AdminInit"},
+            {"class_path": "admin_init.callbacks.admin_init.AdminInit"},
             {
-                "class_path": "admin_init.callbacks.averaging.AverageCheckpoints",
+                "class_path": "admin_init.callbacks.average_checkpoints.AverageCheckpoints",
                 "init_args": {"last": 2},
             },
             {

@@ -12,8 +12,8 @@ from command_line import call
 
 from admin_init import AdminProfile
 from admin_init.lab.diagnosis.subject import load_subject
-from admin_init.translation.prepare import prepare
-from admin_init.translation.sources import CorpusConfig
+from admin_init.translation.corpora.config import CorpusConfig
+from admin_init.translation.preparation.prepare import prepare
 
 RECIPE: dict[str, Any] = {
     "seed_everything": 1,
@@ -25,7 +25,7 @@ RECIPE: dict[str, Any] = {
         "enable_progress_bar": False,
         "logger": False,
         "callbacks": [
-            {"class_path": "admin_init.callbacks.admin.AdminInit"},
+            {"class_path": "admin_init.callbacks.admin_init.AdminInit"},
             {"class_path": "ModelCheckpoint", "init_args": {"dirpath": "run", "filename": "end"}},
         ],
     },

@@ -11,8 +11,8 @@ import pytest
 import torch
 from command_line import call
 
-from admin_init.translation.prepare import prepare
-from admin_init.translation.sources import CorpusConfig
+from admin_init.translation.corpora.config import CorpusConfig
+from admin_init.translation.preparation.prepare import prepare
 
 FIT = str(Path(__file__).parents[2] / "recipes/multi30k_en_de/fit.yaml")
 

@@ -10,7 +10,7 @@ from command_line import call
 from torch import nn
 
 from admin_init import AdminProfile, SitePattern, profile
-from admin_init.survey import survey
+from admin_init.adapters.survey import survey
 
 SOURCE = """
 import torch

@@ -16,13 +16,13 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
     EventAccumulator,
 )
 
-from admin_init.lab.comparison import Comparison
-from admin_init.lab.grid import Grid
-from admin_init.lab.run import train
-from admin_init.translation.averaging import average_checkpoints
+from admin_init._utils.weight_averaging import average_checkpoints
+from admin_init.lab.comparison.config import Comparison
+from admin_init.lab.comparison.grid import Grid
+from admin_init.lab.comparison.run import train
 from admin_init.translation.checkpoint import load_module
-from admin_init.translation.datamodule import TranslationDataModule
-from admin_init.translation.sources import CorpusConfig
+from admin_init.translation.corpora.config import CorpusConfig
+from admin_init.translation.data.datamodule import TranslationDataModule
 
 RECIPE: dict[str, Any] = {
     "title": "Tiny",

@@ -16,11 +16,11 @@ import torch
 import yaml
 from command_line import call, start
 
-from admin_init.lab.comparison import Comparison
-from admin_init.lab.grid import Grid
-from admin_init.lab.run import train
-from admin_init.translation.prepare import prepare
-from admin_init.translation.sources import CorpusConfig
+from admin_init.lab.comparison.config import Comparison
+from admin_init.lab.comparison.grid import Grid
+from admin_init.lab.comparison.run import train
+from admin_init.translation.corpora.config import CorpusConfig
+from admin_init.translation.preparation.prepare import prepare
 
 RECIPE: dict[str, Any] = {
     "corpus": {"kind": "embedded", "train": 200, "valid": 30, "test": 10},

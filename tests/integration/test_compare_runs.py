@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from admin_init.lab.comparison import Comparison
-from admin_init.lab.grid import Variant
-from admin_init.lab.result import Result
-from admin_init.lab.run import train
-from admin_init.translation.prepare import prepare
-from admin_init.translation.sources import CorpusConfig
+from admin_init.lab.comparison.config import Comparison
+from admin_init.lab.comparison.grid import Variant
+from admin_init.lab.comparison.result import Result
+from admin_init.lab.comparison.run import train
+from admin_init.translation.corpora.config import CorpusConfig
+from admin_init.translation.preparation.prepare import prepare
 
 POST = Variant("post", "1-1", 5e-3, 1)
 COMMON: dict[str, Any] = {

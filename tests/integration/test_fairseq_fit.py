@@ -10,12 +10,12 @@ import yaml
 from command_line import call
 
 import admin_init
-from admin_init.checkpoints import read_checkpoint
+from admin_init._utils.checkpoints import read_checkpoint
 from admin_init.nn import Transformer
 from admin_init.translation.checkpoint import load_module
-from admin_init.translation.datamodule import TranslationDataModule
-from admin_init.translation.prepare import prepare
-from admin_init.translation.sources import CorpusConfig
+from admin_init.translation.corpora.config import CorpusConfig
+from admin_init.translation.data.datamodule import TranslationDataModule
+from admin_init.translation.preparation.prepare import prepare
 
 RECIPE: dict[str, Any] = {
     "seed_everything": 1,
@@ -26,7 +26,7 @@ RECIPE: dict[str, Any] = {
         "enable_model_summary": False,
         "logger": False,
         "callbacks": [
-            {"class_path": "admin_init.callbacks.admin.AdminInit"},
+            {"class_path": "admin_init.callbacks.admin_init.AdminInit"},
             {"class_path": "admin_init.callbacks.random_state.RandomState"},
             {
                 "class_path": "ModelCheckpoint",

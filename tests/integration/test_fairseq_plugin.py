@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 import admin_init
 import admin_init.fairseq
 from admin_init import AdminInit
-from admin_init.checkpoints import load
+from admin_init._utils.checkpoints import load
 from admin_init.fairseq import plugin
 from admin_init.fairseq.__main__ import main
 

@@ -9,8 +9,8 @@ import torch
 import yaml
 from command_line import call, kill_at
 
-from admin_init.translation.prepare import prepare
-from admin_init.translation.sources import CorpusConfig
+from admin_init.translation.corpora.config import CorpusConfig
+from admin_init.translation.preparation.prepare import prepare
 
 RECIPE: dict[str, Any] = {
     "seed_everything": 1,
@@ -23,7 +23,7 @@ RECIPE: dict[str, Any] = {
         "enable_progress_bar": False,
         "logger": {"class_path": "CSVLogger", "init_args": {"save_dir": ".", "name": "logs"}},
         "callbacks": [
-            {"class_path": "admin_init.callbacks.admin.AdminInit"},
+            {"class_path": "admin_init.callbacks.admin_init.AdminInit"},
             {"class_path": "admin_init.callbacks.random_state.RandomState"},
             {
                 "class_path": "ModelCheckpoint",

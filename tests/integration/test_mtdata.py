@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from admin_init.translation.bitext import Bitext, ask_mtdata
-from admin_init.translation.errors import CorpusError
-from admin_init.translation.wmt import CORPORA
+from admin_init.errors import CorpusError
+from admin_init.translation.corpora.bitext import Bitext, ask_mtdata
+from admin_init.translation.corpora.wmt import CORPORA
 
 OTHERS = [
     "Statmt-europarl-7-deu-eng",

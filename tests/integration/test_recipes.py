@@ -7,7 +7,7 @@ import pytest
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from recipe_files import RECIPES, TASKS, Settings, commands, parse, run_folder
 
-from admin_init.callbacks.refusals import check_trainer
+from admin_init.callbacks.checks import check_trainer
 
 DEPTHS = {
     "wmt14_en_de": ["12-12.yaml", "18-18.yaml", "100-100.yaml"],
@@ -34,7 +34,7 @@ def test_every_combination_is_a_run_of_its_own(task: str) -> None:
         assert model["transformer"]["residual"] == style
         assert (model["fairseq"] is not None) == ("fairseq.yaml" in names)
         callbacks = [callback["class_path"] for callback in settings["trainer"]["callbacks"]]
-        assert ("admin_init.callbacks.admin.AdminInit" in callbacks) == (style == "admin")
+        assert ("admin_init.callbacks.admin_init.AdminInit" in callbacks) == (style == "admin")
     assert len(folders) == len(overlays(task))
 
 

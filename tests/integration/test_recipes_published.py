@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from recipe_files import RECIPES, TASKS, parse
 
-from admin_init import cli
+from admin_init.cli import main as cli
 
 COMMON: dict[str, Any] = {
     "precision": "bf16-mixed",  # published: 16-mixed

@@ -14,12 +14,12 @@ from forked import together
 from torch import Tensor
 
 from admin_init.callbacks.random_state import RandomState
-from admin_init.translation.batching import TranslationBatch
-from admin_init.translation.corpora import ParallelCorpus
-from admin_init.translation.databin import IndexedDataset, IndexedDatasetBuilder
-from admin_init.translation.datamodule import TranslationDataModule
-from admin_init.translation.manifest import NAME
-from admin_init.translation.prepare import prepare
+from admin_init.translation.corpora.parallel import ParallelCorpus
+from admin_init.translation.data.batching import TranslationBatch
+from admin_init.translation.data.databin import IndexedDataset, IndexedDatasetBuilder
+from admin_init.translation.data.datamodule import TranslationDataModule
+from admin_init.translation.preparation.manifest import NAME
+from admin_init.translation.preparation.prepare import prepare
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),

@@ -9,8 +9,8 @@ import psutil
 
 PARENT = """
 import os, time
-from admin_init.lab.run import enter_worker
-from admin_init.translation.processes import Processes
+from admin_init.lab.comparison.run import enter_worker
+from admin_init._utils.processes import Processes
 
 if __name__ == "__main__":
     with Processes(1, enter_worker, (1,)) as processes:

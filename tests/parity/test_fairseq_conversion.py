@@ -12,20 +12,20 @@ import torch
 import admin_init
 import admin_init.fairseq
 from admin_init import AdminInit
-from admin_init.checkpoints import read_checkpoint
+from admin_init._utils.checkpoints import read_checkpoint
 from admin_init.errors import AdminInitError
 from admin_init.fairseq.convert import convert_checkpoint
 from admin_init.fairseq.model import FairseqTransformer
 from admin_init.fairseq.weights import from_fairseq, to_fairseq
 from admin_init.nn import Transformer, TransformerConfig
+from admin_init.translation.backend import FairseqConfig
 from admin_init.translation.checkpoint import load_module
-from admin_init.translation.corpora import ParallelCorpus
-from admin_init.translation.datamodule import TranslationDataModule
-from admin_init.translation.engine import FairseqConfig
-from admin_init.translation.grammar import embedded_corpus
+from admin_init.translation.corpora.parallel import ParallelCorpus
+from admin_init.translation.corpora.synthetic.grammar import embedded_corpus
+from admin_init.translation.data.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule
 from admin_init.translation.optimization import OptimizationConfig
-from admin_init.translation.prepare import prepare
+from admin_init.translation.preparation.prepare import prepare
 from admin_init.translation.search import beam_search
 
 CONFIG = TransformerConfig(

@@ -26,13 +26,13 @@ from fairseq.tasks.translation import (
 )
 from fairseq_cli import preprocess
 
+from admin_init.errors import CorpusError
 from admin_init.nn import TransformerConfig
-from admin_init.translation.batching import TranslationBatch
-from admin_init.translation.databin import IndexedDataset, IndexedDatasetBuilder
-from admin_init.translation.datamodule import TranslationDataModule
-from admin_init.translation.dictionary import Dictionary
-from admin_init.translation.engine import FairseqConfig
-from admin_init.translation.errors import CorpusError
+from admin_init.translation.backend import FairseqConfig
+from admin_init.translation.data.batching import TranslationBatch
+from admin_init.translation.data.databin import IndexedDataset, IndexedDatasetBuilder
+from admin_init.translation.data.datamodule import TranslationDataModule
+from admin_init.translation.data.dictionary import Dictionary
 from admin_init.translation.module import TranslationModule
 
 LINES = {"train": 200, "valid": 20, "test": 20}

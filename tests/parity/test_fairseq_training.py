@@ -11,13 +11,13 @@ import pytorch_lightning as pl
 from admin_init import AdminInit
 from admin_init.fairseq.weights import from_fairseq
 from admin_init.nn import TransformerConfig
-from admin_init.translation.datamodule import TranslationDataModule
-from admin_init.translation.engine import FairseqConfig
+from admin_init.translation.backend import FairseqConfig
+from admin_init.translation.corpora.config import CorpusConfig
+from admin_init.translation.corpora.multi30k import multi30k
+from admin_init.translation.data.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule
-from admin_init.translation.multi30k import multi30k
 from admin_init.translation.optimization import OptimizationConfig
-from admin_init.translation.prepare import prepare
-from admin_init.translation.sources import CorpusConfig
+from admin_init.translation.preparation.prepare import prepare
 
 MULTI30K = Path("data/multi30k").resolve()  # tests run in folders of their own
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import admin_init
-from admin_init.adapters.named import SitePattern, named_sites
-from admin_init.sites import ResidualSite, find_sites
+from admin_init.adapters.discovery import find_sites
+from admin_init.adapters.patterns import SitePattern, named_sites
+from admin_init.sites import ResidualSite
 
 HEADS = 4
 PATTERNS = [

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import admin_init
-from admin_init.adapters.named import SitePattern, named_sites
+from admin_init.adapters.patterns import SitePattern, named_sites
 from admin_init.sites import ResidualSite
 
 DATA = Path(__file__).parents[1] / "data" / "transformer_clinic"

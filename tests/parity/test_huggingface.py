@@ -16,7 +16,8 @@ from small_huggingface import FAMILIES, bart, batch_of, bert, build, shake_
 from torch import Tensor, nn
 
 import admin_init
-from admin_init.sites import find_sites, stacks
+from admin_init.adapters.discovery import find_sites
+from admin_init.sites import stacks
 
 families = pytest.mark.parametrize("family", FAMILIES)
 

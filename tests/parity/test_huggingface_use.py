@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 import admin_init
 from admin_init import AdminInit, TrainedModelError
-from admin_init.sites import find_sites
+from admin_init.adapters.discovery import find_sites
 
 DECODERS = {"BERT, decoder": bert_to_bert, "BART": bart, "Marian": marian}
 

@@ -20,10 +20,10 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset, best_fitting_int_dt
 from fairseq_cli import preprocess
 from sacremoses.cli import cli as sacremoses
 
-from admin_init.translation.corpora import ParallelCorpus
-from admin_init.translation.databin import IndexedDataset, IndexedDatasetBuilder
-from admin_init.translation.grammar import embedded_corpus
-from admin_init.translation.prepare import prepare
+from admin_init.translation.corpora.parallel import ParallelCorpus
+from admin_init.translation.corpora.synthetic.grammar import embedded_corpus
+from admin_init.translation.data.databin import IndexedDataset, IndexedDatasetBuilder
+from admin_init.translation.preparation.prepare import prepare
 
 Lines = list[str]
 Sides = tuple[Lines, Lines]

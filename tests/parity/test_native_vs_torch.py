@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from admin_init.nn import TransformerConfig
 from admin_init.nn.stacks import TransformerDecoder, TransformerEncoder
-from admin_init.skip import ScaledSkip
+from admin_init.scaled_skip import ScaledSkip
 
 GOLDEN = Path(__file__).parents[1] / "data" / "transformer_clinic"
 

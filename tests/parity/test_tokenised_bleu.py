@@ -16,13 +16,13 @@ from fairseq_cli import generate
 
 from admin_init.fairseq.convert import convert_checkpoint
 from admin_init.nn import TransformerConfig
-from admin_init.translation.corpora import ParallelCorpus
-from admin_init.translation.datamodule import TranslationDataModule
-from admin_init.translation.engine import FairseqConfig
-from admin_init.translation.grammar import embedded_corpus
+from admin_init.translation.backend import FairseqConfig
+from admin_init.translation.corpora.parallel import ParallelCorpus
+from admin_init.translation.corpora.synthetic.grammar import embedded_corpus
+from admin_init.translation.data.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule
 from admin_init.translation.optimization import OptimizationConfig
-from admin_init.translation.prepare import prepare
+from admin_init.translation.preparation.prepare import prepare
 from admin_init.translation.scoring import score_tokenised
 from admin_init.translation.search import SearchConfig
 

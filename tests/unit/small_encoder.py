@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from admin_init.sites import find_sites
+from admin_init.adapters.discovery import find_sites
 
 D = 16
 

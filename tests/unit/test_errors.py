@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from admin_init import AdminInitError
-from admin_init.translation.averaging import average_checkpoints
+from admin_init._utils.weight_averaging import average_checkpoints
 from admin_init.translation.checkpoint import load_module
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from admin_init.moments import Moments, variance
+from admin_init.omega import Moments, variance
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

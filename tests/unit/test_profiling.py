@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import admin_init
 from admin_init import AdminProfile, ProfileError
-from admin_init.moments import Moments
+from admin_init.adapters.discovery import find_sites
+from admin_init.omega import Moments
 from admin_init.profiling import SiteMoments, make_profile
-from admin_init.sites import find_sites
 
 D = 16
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import admin_init
 from admin_init import AdminProfile, ProfileError, SiteProfile, UnsupportedModelError
-from admin_init.sites import find_sites
+from admin_init.adapters.discovery import find_sites
 
 
 def omegas(model: nn.Module) -> list[list[float]]:

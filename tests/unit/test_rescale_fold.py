@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, prune
 
 import admin_init
 from admin_init import FoldError
-from admin_init.sites import find_sites
+from admin_init.adapters.discovery import find_sites
 
 
 @pytest.fixture

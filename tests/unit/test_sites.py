@@ -5,9 +5,11 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import admin_init
-from admin_init import sites as sites_module
+from admin_init.adapters import registry
+from admin_init.adapters.discovery import find_sites
+from admin_init.adapters.registry import register_adapter
 from admin_init.errors import NotPostLNError, UnsupportedModelError
-from admin_init.sites import find_sites, layer_stack, register_adapter, stacks
+from admin_init.sites import ResidualSite, layer_stack, stacks
 
 D = 16
 
@@ -168,7 +170,7 @@ def test_a_norm_without_gain_is_refused() -> None:
 def test_an_adapter_serves_subclasses_and_is_registered_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sites_module, "_ADAPTERS", dict(sites_module._ADAPTERS))
+    monkeypatch.setattr(registry, "_ADAPTERS", dict(registry._ADAPTERS))
 
     class Block(nn.Module):
         pass
@@ -178,8 +180,8 @@ def test_an_adapter_serves_subclasses_and_is_registered_once(
 
     def adapter(
         layer: nn.Module, name: str, model: nn.Module
-    ) -> list[sites_module.ResidualSite]:  # fmt: skip
-        inner = sites_module._ADAPTERS[nn.TransformerEncoderLayer]
+    ) -> list[ResidualSite]:  # fmt: skip
+        inner = registry._ADAPTERS[nn.TransformerEncoderLayer]
         return inner(layer.get_submodule("layer"), f"{name}.layer", model)
 
     register_adapter(Block)(adapter)
@@ -196,11 +198,11 @@ class Named(nn.Module):
 
 
 def test_a_class_may_be_registered_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sites_module, "_ADAPTERS", dict(sites_module._ADAPTERS))
-    monkeypatch.setattr(sites_module, "_UNSERVED", set(sites_module._UNSERVED))
+    monkeypatch.setattr(registry, "_ADAPTERS", dict(registry._ADAPTERS))
+    monkeypatch.setattr(registry, "_UNSERVED", set(registry._UNSERVED))
     name = f"{Named.__module__}.Named"
 
-    def refuse(layer: nn.Module, name: str, model: nn.Module) -> list[sites_module.ResidualSite]:
+    def refuse(layer: nn.Module, name: str, model: nn.Module) -> list[ResidualSite]:
         raise NotPostLNError(f"`{name}` is not Post-LN")
 
     register_adapter(name, served=False)(refuse)

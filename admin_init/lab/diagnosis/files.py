@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import RenderableType
 
+from admin_init._utils.atomic_files import write_bytes, write_json
 from admin_init.errors import AdminInitError
-from admin_init.files import write_bytes, write_json
 from admin_init.lab.diagnosis.measured import DELTAS, diagnose_module, mean_diagnosis
 from admin_init.lab.diagnosis.ramp import largest_stable_rate
 from admin_init.lab.diagnosis.subject import load_subject
@@ -20,7 +20,7 @@ from admin_init.lab.diagnosis.views import (
     ramp_sentence,
     sublayer_table,
 )
-from admin_init.lab.pictures import png
+from admin_init.lab.plotting import png
 
 FILES = ("diagnosis.json", "diagnosis.png")
 """What :func:`write_diagnosis` writes."""

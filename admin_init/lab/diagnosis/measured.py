@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from admin_init._utils.isolation import preserved
 from admin_init.errors import AdminInitError
 from admin_init.measures import (
     Term,
@@ -32,10 +33,9 @@ from admin_init.measures import (
 )
 from admin_init.measures.attention_hooks import observe_attention
 from admin_init.nn import Transformer
-from admin_init.preserve import preserved
-from admin_init.translation.batching import TranslationBatch
+from admin_init.translation.data.batching import TranslationBatch
 from admin_init.translation.module import TranslationModule
-from admin_init.translation.prefix import PrefixLanguageModel
+from admin_init.translation.prefix_lm import PrefixLanguageModel
 
 DELTAS = (1e-5, 1e-4, 1e-3)
 """Changes of the weights at which the output change is measured."""

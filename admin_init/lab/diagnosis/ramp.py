@@ -9,11 +9,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from admin_init.callbacks.weight_decay import no_weight_decay
+from admin_init._utils.isolation import preserved
+from admin_init.callbacks.optimizer_groups import no_weight_decay
 from admin_init.measures import RAMP_PEAK, LargestStableRate
-from admin_init.preserve import preserved
-from admin_init.skip import ScaledSkip
-from admin_init.translation.batching import TranslationBatch
+from admin_init.scaled_skip import ScaledSkip
+from admin_init.translation.data.batching import TranslationBatch
 from admin_init.translation.module import TranslationModule
 
 

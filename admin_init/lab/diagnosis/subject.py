@@ -7,17 +7,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from admin_init.callbacks.admin import AdminInit
-from admin_init.checkpoints import read_checkpoint
+from admin_init._utils.checkpoints import read_checkpoint
+from admin_init.admin_profile import AdminProfile
+from admin_init.callbacks.admin_init import AdminInit
 from admin_init.errors import AdminInitError
 from admin_init.lab.diagnosis.measured import observable
-from admin_init.profile_data import AdminProfile
 from admin_init.profiling import profile
 from admin_init.rescale import apply_, install_
-from admin_init.translation.batching import TranslationBatch
 from admin_init.translation.checkpoint import load_module
+from admin_init.translation.data.batching import TranslationBatch
 from admin_init.translation.module import TranslationModule
-from admin_init.translation.recipe import RecipeCLI, recipe_cli
+from admin_init.translation.recipe_cli import RecipeCLI, recipe_cli
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from admin_init.dependency import draw_dependency
 from admin_init.lab.diagnosis.measured import GRADIENT_STEP, SUBLAYER_DELTA, Diagnosis, Sublayer
 from admin_init.lab.diagnosis.ramp import Ramp
-from admin_init.lab.pictures import MARKERS, look, tidy
+from admin_init.lab.plotting import MARKERS, look, tidy
 from admin_init.measures import branch_share
+from admin_init.measures.figures import draw_dependency
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

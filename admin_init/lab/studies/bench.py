@@ -11,14 +11,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from admin_init.admin_profile import AdminProfile
 from admin_init.nn import LanguageModel, MaskedLanguageModel, Transformer, TransformerConfig
-from admin_init.profile_data import AdminProfile
 from admin_init.profiling import profile
 from admin_init.rescale import apply_
-from admin_init.translation.batching import TranslationBatch
-from admin_init.translation.datamodule import TranslationDataModule
-from admin_init.translation.prepare import prepare
-from admin_init.translation.sources import CorpusConfig
+from admin_init.translation.corpora.config import CorpusConfig
+from admin_init.translation.data.batching import TranslationBatch
+from admin_init.translation.data.datamodule import TranslationDataModule
+from admin_init.translation.preparation.prepare import prepare
 
 Kind = Literal["encoder", "decoder"]
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from admin_init.dependency import COLOUR_BAR, heat_map
-from admin_init.fields import MAX_SEED, check_numbers
-from admin_init.lab.pictures import panels
+from admin_init._utils.validation import MAX_SEED, check_numbers
+from admin_init.lab.plotting import panels
 from admin_init.lab.studies.bench import Bench, Kind
 from admin_init.lab.studies.findings import Findings, over_seeds
 from admin_init.measures import branch_terms, layer_dependency
+from admin_init.measures.figures import COLOUR_BAR, heat_map
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

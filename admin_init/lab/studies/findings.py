@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from admin_init.files import write_bytes, write_json, write_text
-from admin_init.lab.pictures import png
+from admin_init._utils.atomic_files import write_bytes, write_json, write_text
+from admin_init.lab.plotting import png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from admin_init.fields import MAX_SEED, check_numbers
-from admin_init.lab.pictures import look, panels, tidy
+from admin_init._utils.validation import MAX_SEED, check_numbers
+from admin_init.lab.plotting import look, panels, tidy
 from admin_init.lab.studies.bench import Bench, Kind, profile_translator
 from admin_init.lab.studies.findings import Findings, over_seeds
 from admin_init.nn.residual import DeepNormStyle, StackShape

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from admin_init._utils.validation import MAX_SEED, check_numbers
 from admin_init.errors import AdminInitError
-from admin_init.fields import MAX_SEED, check_numbers
-from admin_init.lab.pictures import COLOURS, panels, tidy
+from admin_init.lab.plotting import COLOURS, panels, tidy
 from admin_init.lab.studies.bench import Bench, Kind
 from admin_init.lab.studies.findings import Findings, over_seeds
 from admin_init.measures import depth_fits, growth_exponent

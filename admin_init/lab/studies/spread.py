@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from admin_init.fields import MAX_SEED, check_numbers
-from admin_init.lab.pictures import look, panels, tidy
+from admin_init._utils.validation import MAX_SEED, check_numbers
+from admin_init.admin_profile import AdminProfile
+from admin_init.lab.plotting import look, panels, tidy
 from admin_init.lab.studies.bench import Bench, profile_translator
 from admin_init.lab.studies.findings import Findings, over_seeds
 from admin_init.nn import Transformer
-from admin_init.profile_data import AdminProfile
-from admin_init.translation.batching import TranslationBatch
+from admin_init.translation.data.batching import TranslationBatch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

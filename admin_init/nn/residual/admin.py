@@ -9,7 +9,7 @@ from torch import nn
 from admin_init.nn.residual.base import Place, ResidualStyle, register_style
 from admin_init.nn.residual.post import PostResidual
 from admin_init.omega import closed_form
-from admin_init.skip import ScaledSkip
+from admin_init.scaled_skip import ScaledSkip
 
 
 @register_style("admin")

@@ -15,7 +15,7 @@ from admin_init.nn.residual.base import (
     State,
     register_style,
 )
-from admin_init.nn.residual.weights import projections
+from admin_init.nn.residual.projections import projections
 
 
 class B2TResidual(ResidualConnection):

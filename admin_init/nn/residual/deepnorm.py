@@ -13,7 +13,7 @@ from admin_init.nn.residual.base import (
     State,
     register_style,
 )
-from admin_init.nn.residual.weights import projections
+from admin_init.nn.residual.projections import projections
 
 
 class DeepNormResidual(ResidualConnection):

@@ -8,7 +8,7 @@ from torch import nn
 
 from admin_init.nn.residual.base import Place, register_style
 from admin_init.nn.residual.pre import PreStyle
-from admin_init.nn.residual.weights import projections
+from admin_init.nn.residual.projections import projections
 
 
 @register_style("sub-ln")

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from admin_init.adapters.named import SitePattern, named_sites
+from admin_init.adapters.patterns import SitePattern, named_sites
 from admin_init.sites import ResidualSite
 
 D = 16

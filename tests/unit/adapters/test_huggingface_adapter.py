@@ -14,7 +14,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 import admin_init
 from admin_init import NotPostLNError, ProfileError, UnsupportedModelError
-from admin_init.sites import find_sites
+from admin_init.adapters.discovery import find_sites
 
 SMALL = {
     "vocab_size": 20,

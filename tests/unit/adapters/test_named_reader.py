@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import admin_init
 from admin_init import UnsupportedModelError
-from admin_init.adapters.named import SitePattern, named_sites
+from admin_init.adapters.patterns import SitePattern, named_sites
 
 
 @pytest.fixture

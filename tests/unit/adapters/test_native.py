@@ -12,7 +12,7 @@ from admin_init import NotPostLNError, find_sites
 from admin_init.nn import Transformer, TransformerConfig
 from admin_init.nn.dropout import dropout as drop
 from admin_init.nn.residual import PostResidual
-from admin_init.skip import ScaledSkip
+from admin_init.scaled_skip import ScaledSkip
 
 
 def build(residual: str = "post", **changed: Any) -> Transformer:

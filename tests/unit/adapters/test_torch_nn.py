@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import admin_init
+from admin_init.adapters.discovery import find_sites
 from admin_init.errors import UnsupportedModelError
-from admin_init.sites import find_sites
 
 D = 16
 PADDING = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 0, 1, 1], [0, 0, 0, 0, 1]], dtype=torch.bool)

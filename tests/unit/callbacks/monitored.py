@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from admin_init.nn import Transformer, TransformerConfig
-from admin_init.translation.batching import TranslationBatch
+from admin_init.translation.data.batching import TranslationBatch
 
 
 def batches(count: int = 6) -> list[TranslationBatch]:

@@ -10,13 +10,13 @@ from unittest import mock
 import pytest
 import pytorch_lightning as pl
 import torch
-from test_averaging_callback import batches, walker
+from test_average_checkpoints import batches, walker
 from torch import Tensor, nn
 
 from admin_init.callbacks.divergence import DivergenceCheck
 from admin_init.callbacks.fit_log import FitLog
 from admin_init.errors import AdminInitError, DivergedError
-from admin_init.lab.verdict import Criteria
+from admin_init.lab.comparison.criteria import Criteria
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 

@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from admin_init.callbacks.stability import StabilityMonitor
+from admin_init.callbacks.stability_monitor import StabilityMonitor
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),

@@ -14,15 +14,15 @@ from fairseq_cli import generate, preprocess, train
 from torch import Tensor
 
 import admin_init
-from admin_init.checkpoints import read_checkpoint
+from admin_init._utils.checkpoints import read_checkpoint
 from admin_init.errors import AdminInitError
 from admin_init.fairseq import plugin  # noqa: F401, it registers `transformer_admin`
 from admin_init.fairseq.convert import convert_checkpoint
 from admin_init.nn import Transformer, TransformerConfig
+from admin_init.translation.backend import FairseqConfig
 from admin_init.translation.checkpoint import load_module
-from admin_init.translation.datamodule import TranslationDataModule
-from admin_init.translation.engine import FairseqConfig
-from admin_init.translation.grammar import embedded_corpus
+from admin_init.translation.corpora.synthetic.grammar import embedded_corpus
+from admin_init.translation.data.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule
 from admin_init.translation.search import beam_search
 

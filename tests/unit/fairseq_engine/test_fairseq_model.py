@@ -11,8 +11,8 @@ from fairseq.models.transformer import TransformerModel
 from admin_init.errors import AdminInitError
 from admin_init.fairseq.model import FairseqTransformer
 from admin_init.nn import TransformerConfig
-from admin_init.translation.batching import collate
-from admin_init.translation.engine import FairseqConfig, build_transformer, search
+from admin_init.translation.backend import FairseqConfig, build_transformer, search
+from admin_init.translation.data.batching import collate
 from admin_init.translation.search import SearchConfig
 
 CONFIG = TransformerConfig(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import admin_init
 from admin_init.measures import Term, branch_share, branch_terms, layer_dependency
+from admin_init.measures.dependency import profile_dependency
 from admin_init.nn import RESIDUAL_STYLES, LanguageModel, Transformer, TransformerConfig
 
 
@@ -83,7 +84,7 @@ def test_terms_of_an_admin_model_are_those_of_its_profile() -> None:
             assert row[0] == site.name
             assert row[1] == pytest.approx(site.omega**2 * site.shortcut_variance, rel=1e-4)
             assert row[2] == pytest.approx(site.variance, rel=1e-4)
-        of_profile = admin_init.dependency.layer_dependency(profile, stack)
+        of_profile = profile_dependency(profile, stack)
         np.testing.assert_allclose(layer_dependency(chain), of_profile, rtol=1e-4)
 
 

@@ -13,7 +13,7 @@ from admin_init.measures import (
     sublayer_output_changes,
 )
 from admin_init.nn import LanguageModel, TransformerConfig
-from admin_init.skip import ScaledSkip
+from admin_init.scaled_skip import ScaledSkip
 
 
 def two_layers() -> nn.Sequential:

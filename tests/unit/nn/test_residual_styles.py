@@ -19,7 +19,7 @@ from admin_init.nn.residual import (
     register_style,
     residual_style,
 )
-from admin_init.skip import ScaledSkip
+from admin_init.scaled_skip import ScaledSkip
 
 
 def build(residual: str = "post", **options: Any) -> Transformer:

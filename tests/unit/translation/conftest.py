@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from admin_init.translation.prepare import prepare
-from admin_init.translation.sources import CorpusConfig
+from admin_init.translation.corpora.config import CorpusConfig
+from admin_init.translation.preparation.prepare import prepare
 
 
 @pytest.fixture(scope="session")

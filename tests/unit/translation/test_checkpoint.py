@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from admin_init import AdminInit, AdminInitError, FoldError, find_sites
-from admin_init.checkpoints import read_checkpoint
+from admin_init._utils.checkpoints import read_checkpoint
 from admin_init.nn import TransformerConfig
-from admin_init.skip import ScaledSkip
+from admin_init.scaled_skip import ScaledSkip
 from admin_init.translation.checkpoint import fold_checkpoint, load_model, load_module
-from admin_init.translation.datamodule import TranslationDataModule
+from admin_init.translation.data.datamodule import TranslationDataModule
 from admin_init.translation.model import TranslationModel
 from admin_init.translation.module import TranslationModule
 from admin_init.translation.optimization import OptimizationConfig

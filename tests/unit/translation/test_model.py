@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from admin_init.nn import TransformerConfig
+from admin_init.translation.data.subwords import Subwords
 from admin_init.translation.model import TranslationModel
 from admin_init.translation.search import SearchConfig
-from admin_init.translation.subwords import Subwords
 
 SHAPE = {"dim": 16, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1}
 

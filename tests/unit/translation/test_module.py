@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 import admin_init
 from admin_init.nn import TransformerConfig
-from admin_init.translation.batching import TranslationBatch
-from admin_init.translation.datamodule import TranslationDataModule
-from admin_init.translation.grammar import SentencePair, embedded_corpus
+from admin_init.translation.corpora.synthetic.grammar import SentencePair, embedded_corpus
+from admin_init.translation.data.batching import TranslationBatch
+from admin_init.translation.data.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule
 from admin_init.translation.optimization import OptimizationConfig
 from admin_init.translation.search import SearchConfig, beam_search

@@ -10,18 +10,18 @@ import pytorch_lightning as pl
 import torch
 
 from admin_init import AdminInit, AdminInitError
+from admin_init.errors import CorpusError
 from admin_init.nn import TransformerConfig
 from admin_init.nn.inference import OneDNNLinear
-from admin_init.translation.batching import TranslationBatch
-from admin_init.translation.databin import IndexedDatasetBuilder
-from admin_init.translation.datamodule import TranslationDataModule
-from admin_init.translation.errors import CorpusError
-from admin_init.translation.grammar import embedded_corpus
+from admin_init.translation.corpora.config import CorpusConfig
+from admin_init.translation.corpora.synthetic.grammar import embedded_corpus
+from admin_init.translation.data.batching import TranslationBatch
+from admin_init.translation.data.databin import IndexedDatasetBuilder
+from admin_init.translation.data.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule
 from admin_init.translation.optimization import OptimizationConfig
-from admin_init.translation.prepare import prepare
+from admin_init.translation.preparation.prepare import prepare
 from admin_init.translation.search import SearchConfig, beam_search
-from admin_init.translation.sources import CorpusConfig
 from admin_init.translation.translate import Translator
 
 LINES = [pair.source for pair in embedded_corpus(train=0, valid=0, test=20)["test"]]
@@ -82,7 +82,7 @@ def test_only_what_translates_is_imported(checkpoint: Path) -> None:
     heavy += ["tensorboard", "torch._dynamo", "transformers", "fairseq", "admin_init.lab"]
     code = (
         "import io\n"
-        "from admin_init.cli import main\n"
+        "from admin_init.cli.main import main\n"
         f"sys.stdin = io.TextIOWrapper(io.BytesIO({LINES[0].encode()!r}))\n"
         "try:\n"
         f"    main(['translate', '--checkpoint', {str(checkpoint)!r}])\n"

@@ -1,0 +1,146 @@
+"""Checkpoints: read without running what they hold, written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_model
+from torch import nn
+
+from admin_init._utils.atomic_files import make_folder, move_whole, write_bytes
+from admin_init.errors import AdminInitError
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a Lightning checkpoint without running any code that it may hold.
+
+    Raises:
+        AdminInitError: There is no such file, it is no checkpoint, or there is NaN in its weights.
+    """
+    return lightning_checkpoint(load(path), path)
+
+
+def lightning_checkpoint(content: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what was loaded from ``path``, if it is a Lightning checkpoint that can be used.
+
+    Raises:
+        AdminInitError: It is none, or its weights cannot be used, see :func:`check_weights`.
+    """
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise AdminInitError(f"{path} is no Lightning checkpoint: it has no `state_dict`.")
+    check_weights(content["state_dict"], path)
+    return content
+
+
+def check_weights(weights: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """See that the weights of a checkpoint are as large as they say, and hold no NaN.
+
+    Raises:
+        AdminInitError: One is larger than what the file has of it, no tensor, or holds NaN.
+    """
+    for name, weight in weights.items():
+        if (
+            not isinstance(weight, torch.Tensor)
+            or weight.nbytes > weight.untyped_storage().nbytes()
+        ):
+            raise AdminInitError(
+                f"{path} cannot be used: `{name}` is no tensor, or larger than what the file has "
+                "of it."
+            )
+    if lost := holding_nan(weights):
+        raise AdminInitError(
+            f"{path} holds NaN: {len(lost)} of its {len(weights)} weights, `{lost[0]}` the first. "
+            "The training had diverged when it was saved; use an earlier checkpoint."
+        )
+
+
+def holding_nan(weights: Mapping[str, Any]) -> list[str]:
+    """Return the names of the weights in which there is NaN."""
+    # Not infinity: a mask among them may have it. fairseq never sets its `_float_tensor`.
+    return [
+        name
+        for name, weight in weights.items()
+        if weight.is_floating_point()
+        and not name.endswith("._float_tensor")
+        and bool(weight.isnan().any())
+    ]
+
+
+def has_omegas(weights: Mapping[str, Any]) -> bool:
+    """Say whether a state dict is one of a model with omegas."""
+    return any(name.endswith(".omega") for name in weights)
+
+
+def with_omegas(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the checkpoint of ``path``, if its model has omegas.
+
+    Raises:
+        AdminInitError: It has none.
+    """
+    if not has_omegas(checkpoint["state_dict"]):
+        raise AdminInitError(f"{path} has no omegas, so there is nothing to fold.")
+    return checkpoint
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Load what ``torch.save`` wrote, without running any code that it may hold.
+
+    Raises:
+        AdminInitError: There is no such file, or it holds something else.
+    """
+    if not Path(path).is_file():
+        raise AdminInitError(f"There is no checkpoint at {path}.")
+    try:
+        _check_sums(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch's own message spans a page, and advises to run what the file holds.
+        raise AdminInitError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is damaged, or "
+            "holds more than tensors and plain values."
+        ) from error
+
+
+def write_checkpoint(checkpoint: dict[str, Any], destination: str | os.PathLike[str]) -> None:
+    """Write a checkpoint, whole or not at all."""
+    # Not at once: torch's own writer does not say that a disk is full.
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    write_bytes(destination, content.getbuffer())
+
+
+def write_safetensors(model: nn.Module, destination: str | os.PathLike[str]) -> None:
+    """Write the weights of ``model`` for ``safetensors.torch.load_model``, whole or not at all.
+
+    Raises:
+        AdminInitError: There is no room for it.
+    """
+    destination = Path(destination)
+    make_folder(destination.parent)
+    with tempfile.TemporaryDirectory(prefix=".", dir=destination.parent) as folder:
+        part = Path(folder) / destination.name
+        try:
+            save_model(model, str(part), {"format": "pt"})
+        except SafetensorError as error:
+            raise AdminInitError(f"{destination} cannot be written: {error}") from error
+        move_whole(part, destination)
+
+
+def _check_sums(path: str | os.PathLike[str]) -> None:
+    # torch writes a sum of every tensor, and reads over a flipped bit all the same.
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            # torch stores what it writes as it is.
+            if sum(member.file_size for member in file.infolist()) > os.stat(path).st_size:
+                raise zipfile.BadZipFile("it would unpack to more than its size")
+            damaged = file.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"{damaged} has another checksum")

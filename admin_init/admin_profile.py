@@ -1,0 +1,139 @@
+"""The profile of a model: plain data between measuring and rescaling."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from admin_init._utils.atomic_files import parse_checked, write_checked
+from admin_init._utils.typed_json import from_json
+from admin_init._utils.version import __version__
+from admin_init.errors import AdminInitError, ProfileError
+from admin_init.omega import RULES, Rule
+
+
+@dataclass(frozen=True)
+class SiteProfile:
+    """What the profile says of one residual connection."""
+
+    name: str
+    """Where it is in the model, such as ``encoder.layers.0.self_attn``."""
+    stack: str
+    """The chain of residual connections that it belongs to, such as ``encoder``."""
+    variance: float
+    """Var[f(x)], of the branch as it enters the sum."""
+    omega: float
+    """The scale of its shortcut."""
+    elements: int
+    """How many elements of the branch were seen."""
+    shortcut_variance: float = 1.0
+    """Var[x], of the shortcut before omega."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdminProfile:
+    """Omegas of a model, and the measurements from which they follow.
+
+    ``str(profile)`` is a table, ``profile.signature`` one line that says how it was made.
+    """
+
+    sites: tuple[SiteProfile, ...]
+    """In the order of execution."""
+    rule: Rule = "reference"
+    batches: int = 1
+    """Number of forward passes, over all ranks."""
+    dtype: str = "fp32"
+    """Type in which the branches were computed."""
+    version: str = __version__
+    """Version of this package that measured it."""
+
+    def __post_init__(self) -> None:
+        problems = [f"`rule` is {self.rule!r}"] * (self.rule not in RULES)
+        # They reach terminals, where what cannot be printed may be a command.
+        texts = [self.dtype, self.version]
+        texts += [text for site in self.sites for text in (site.name, site.stack)]
+        if unprintable := [text for text in texts if not text.isprintable()]:
+            raise ProfileError(f"This is no valid profile: {unprintable[0]!a} cannot be printed.")
+        problems += ["there are no sites"] * (not self.sites)
+        problems += [f"`batches` must be at least 1, but is {self.batches}"] * (self.batches < 1)
+        for site in self.sites:
+            if not (math.isfinite(site.omega) and site.omega > 0):
+                problems.append(f"omega of `{site.name}` must be positive, but is {site.omega}")
+            if not (math.isfinite(site.variance) and site.variance >= 0):
+                problems.append(f"variance of `{site.name}` is {site.variance}")
+            if not (math.isfinite(site.shortcut_variance) and site.shortcut_variance >= 0):
+                problems.append(f"shortcut variance of `{site.name}` is {site.shortcut_variance}")
+            if site.elements < 0:
+                problems.append(f"`{site.name}` has {site.elements} elements")
+        if len({site.name for site in self.sites}) < len(self.sites):
+            problems.append("two sites have the same name")
+        if problems:
+            raise ProfileError(f"This is no valid profile: {'; '.join(problems)}.")
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of all the branches together."""
+        return sum(site.elements for site in self.sites)
+
+    @property
+    def signature(self) -> str:
+        """One line to quote beside a result, in the manner of sacreBLEU."""
+        return (
+            f"rule:{self.rule}|batches:{self.batches}|elements:{self.elements}"
+            f"|dtype:{self.dtype}|version:{self.version}"
+        )
+
+    def __str__(self) -> str:
+        width = max(len(site.name) for site in self.sites)
+        stack = max(5, *(len(site.stack) for site in self.sites))
+        head = ("site", "stack", "Var[f]", "omega", "elements")
+        rows = [
+            "{:{}}  {:{}}  {:>10}  {:>8}  {:>10}".format(head[0], width, head[1], stack, *head[2:])
+        ]
+        rows += [
+            f"{site.name:{width}}  {site.stack:{stack}}  {site.variance:10.4g}  {site.omega:8.4f}"
+            f"  {site.elements:10d}"
+            for site in self.sites
+        ]
+        return "\n".join([*rows, self.signature])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return primitives only, as ``from_dict``, JSON and checkpoints take them."""
+        return {**asdict(self), "sites": [asdict(site) for site in self.sites]}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> AdminProfile:
+        """Rebuild a profile from ``to_dict``.
+
+        Raises:
+            ProfileError: A field is missing, unknown or of the wrong type.
+        """
+        try:
+            return from_json(cls, values, complete=True)
+        except ProfileError:
+            raise
+        except AdminInitError as error:
+            raise ProfileError(str(error)) from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the profile as JSON, with a checksum, whole or not at all."""
+        write_checked(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> AdminProfile:
+        """Read a profile that :meth:`save` wrote.
+
+        Raises:
+            ProfileError: The file is not there, or holds no profile.
+        """
+        try:
+            return cls.from_dict(parse_checked(Path(path).read_bytes()))
+        except FileNotFoundError as error:
+            raise ProfileError(f"There is no profile at {path}.") from error
+        except OSError as error:
+            raise ProfileError(f"The profile {path} cannot be read: {error.strerror}.") from error
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ProfileError(f"{path} holds no profile of this package: {error}") from error

@@ -1,0 +1,178 @@
+"""What AdminInit refuses or warns of, before any work is lost."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from admin_init.adapters.survey import refused_layers
+from admin_init.errors import AdminInitError, ProfileError, TrainedModelError
+from admin_init.sites import ResidualSite
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+_AVERAGING = ("StochasticWeightAveraging", "WeightAveraging")
+_UNTRIED_STRATEGIES = (
+    "FSDPStrategy",
+    "ModelParallelStrategy",
+    "DeepSpeedStrategy",
+    "XLAStrategy",
+    "SingleDeviceXLAStrategy",
+)
+_TRIED_PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true")
+
+
+def check_trainer(trainer: pl.Trainer, callback: object) -> None:
+    """Raise an AdminInitError where AdminInit, ``callback``, has not been shown to work.
+
+    Warns of what would mislead.
+    """
+    callbacks = getattr(trainer, "callbacks", [])
+    if any(type(other).__name__ == "LearningRateFinder" for other in callbacks):
+        warnings.warn(
+            "LearningRateFinder runs without the other callbacks, so it searches at omega = 1: "
+            "its suggestion is one for plain Post-LN.",
+            stacklevel=2,
+        )
+    before = callbacks[: callbacks.index(callback)] if callback in callbacks else []
+    if first := averaging(before):
+        name = type(first[0]).__name__
+        raise AdminInitError(
+            f"{name} copies the model before AdminInit has added omega to it. Put AdminInit "
+            f"before {name} in the Trainer's callbacks."
+        )
+    if _is_a(trainer.strategy, _UNTRIED_STRATEGIES):
+        raise AdminInitError(
+            f"AdminInit has not been run under {type(trainer.strategy).__name__}, so whether "
+            "it profiles and rescales there is not known. Use a single device or DDP."
+        )
+    if trainer.precision not in _TRIED_PRECISIONS:
+        raise AdminInitError(
+            f"AdminInit has not been run in precision {trainer.precision}, so whether its "
+            "profile overflows there is not known. Use one of "
+            f"{', '.join(_TRIED_PRECISIONS)}."
+        )
+
+
+def check_training_step(pl_module: pl.LightningModule) -> None:
+    """Raise a ProfileError where the training step cannot be run to see what the model does."""
+    if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
+        raise ProfileError(
+            "A `training_step` that takes `dataloader_iter` fetches its batches itself, so "
+            "there is no first batch to profile on. Profile beforehand with "
+            "`admin_init.profile`, and pass `AdminInit(profile=...)`."
+        )
+    if not pl_module.automatic_optimization:
+        raise ProfileError(
+            "A module with manual optimization steps its optimizers in `training_step`, so "
+            "that cannot be run to profile. Pass `AdminInit(forward=...)`, called as "
+            "forward(pl_module, batch), which passes a batch once through the model."
+        )
+
+
+def check_fold(trainer: Any) -> None:
+    """Raise an AdminInitError where a training cannot end with a folded checkpoint."""
+    if not trainer.checkpoint_callbacks and not trainer.fast_dev_run:
+        raise AdminInitError(
+            "`fold_on_end` writes a checkpoint beside the others, but the trainer keeps none. Add "
+            "a ModelCheckpoint, or call `admin_init.fold_(model)` after `fit`."
+        )
+    if first := averaging(trainer.callbacks):
+        raise AdminInitError(
+            f"`fold_on_end` would fold the weights before {type(first[0]).__name__} has put "
+            "its average in their place. Fold the checkpoint that it saves, with `admin-init fold`."
+        )
+
+
+def check_untrained(sites: list[ResidualSite]) -> None:
+    """Raise a TrainedModelError unless the model of ``sites`` is at its initialization."""
+    if not any(site.norm_weight.requires_grad for site in sites):
+        raise TrainedModelError(
+            "All the layer norms are frozen. Admin sets up a model for training; unfreeze it, or "
+            "pass `force=True`."
+        )
+    for site in sites:
+        # Some libraries add 1 to a gain that starts at 0.
+        offset = getattr(site.norm, "unit_offset", False)
+        for what, value, initial in (
+            ("norm gain", site.norm_weight, 0 if offset else 1),
+            ("norm bias", getattr(site.norm, "bias", None), 0),
+            ("omega", site.omega, 1),
+        ):
+            if isinstance(value, torch.Tensor) and (value != initial).any():
+                raise TrainedModelError(
+                    f"The model looks trained: the {what} of `{site.name}` is not {initial} "
+                    "everywhere. Rescaling would change the function that it learned. Leave "
+                    "AdminInit out to train it further, resume with `ckpt_path`, start from an "
+                    "initialized model, or pass `force=True`."
+                )
+
+
+def check_optimized(trainer: pl.Trainer, sites: list[ResidualSite]) -> None:
+    """Warn of omegas that are to be trained and are in no optimizer."""
+    optimized = {
+        id(parameter)
+        for optimizer in trainer.optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    left_out = [
+        site.name
+        for site in sites
+        if site.omega is not None and site.omega.requires_grad and id(site.omega) not in optimized
+    ]
+    if left_out:
+        warnings.warn(
+            f"No optimizer holds {len(left_out)} of the omegas, the first that of "
+            f"`{left_out[0]}`: they stay at their profiled values. Build "
+            "the optimizer in `configure_optimizers` from `self.parameters()`.",
+            stacklevel=2,
+        )
+
+
+def warn_of_no_profile(updates: int, *, plain: bool, anew: bool) -> None:
+    """Warn of a checkpoint that no profile has set up, and say what comes of it.
+
+    Args:
+        updates: Of the run that saved it.
+        plain: Whether all its omegas are 1.
+        anew: Whether it is profiled now.
+    """
+    state = "all 1, as in plain Post-LN" if plain else "not all 1"
+    warnings.warn(
+        f"The checkpoint that this run resumes from, at update {updates}, holds no profile, and "
+        f"its omegas are {state}. "
+        + (
+            "AdminInit profiles now."
+            if anew
+            else "AdminInit keeps them. To train with Admin, begin without `ckpt_path`."
+            if plain
+            else "AdminInit keeps them."
+        ),
+        stacklevel=2,
+    )
+
+
+def warn_of_others(pl_module: pl.LightningModule) -> None:
+    """Warn of layers that Admin does not apply to, beside those that it is applied to."""
+    if reasons := list(refused_layers(pl_module).values()):
+        warnings.warn(
+            f"AdminInit leaves {len(reasons)} layers of this model as they are: {reasons[0]}"
+            f"{' ...' if len(reasons) > 1 else ''}.",
+            stacklevel=2,
+        )
+
+
+def averaging(callbacks: Sequence[Any]) -> list[Any]:
+    """Return those of ``callbacks`` that keep an average of the model beside it."""
+    return [callback for callback in callbacks if _is_a(callback, _AVERAGING)]
+
+
+def _is_a(instance: object, names: Sequence[str]) -> bool:
+    """Tell by the names of classes, since either Lightning may be the one in use."""
+    return any(cls.__name__ in names for cls in type(instance).__mro__)

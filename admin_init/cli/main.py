@@ -1,0 +1,291 @@
+"""The command line, ``admin-init``.
+
+What needs no command's imports, which take seconds, is answered without them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shlex
+import signal
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from difflib import get_close_matches
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from admin_init._utils.interruption import WORDS, end_at_once, on_signals
+from admin_init._utils.output import results_only, say
+from admin_init._utils.version import __version__
+from admin_init.cli import commands
+from admin_init.cli.chatter import silence_chatter
+from admin_init.errors import AdminInitError, OptionError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+_RECIPE = "recipes/multi30k_en_de/fit.yaml"
+_CHECKPOINT = "runs/multi30k_en_de/admin_4-4/checkpoints/last.ckpt"  # which that recipe writes
+
+
+class Command(NamedTuple):
+    """A command and the way it is called."""
+
+    purpose: str
+    """A sentence."""
+    required: str
+    """What must be given, as the usage line shows it."""
+    example: str
+    """A command line that works after the ones before it."""
+    run: Callable[..., int] | None = None
+    """A function from the options to the exit code; None for the commands of LightningCLI."""
+    listed: tuple[str, str, str] | None = None
+    """An option that takes several words, what each is, and its help."""
+
+
+def _own(
+    run: Callable[..., int],
+    required: str,
+    example: str,
+    listed: tuple[str, str, str] | None = None,
+) -> Command:
+    return Command(_purpose(run), required, example, run, listed)
+
+
+def _purpose(run: Callable[..., Any]) -> str:
+    return (inspect.getdoc(run) or "").partition("\n")[0]
+
+
+COMMANDS = {
+    "prepare": _own(
+        commands.prepare,
+        "--destination FOLDER",
+        "admin-init prepare --corpus.kind embedded --destination data-bin/embedded",
+    ),
+    "compare": _own(
+        commands.compare,
+        "--config FILE",
+        "admin-init compare --config recipes/demo/compare.yaml",
+    ),
+    "merge": _own(
+        commands.merge,
+        "--folders FOLDER ... --output FOLDER",
+        "admin-init merge --folders runs/demo --output runs/both",
+        listed=("folders", "FOLDER", "What `admin-init compare` wrote on each computer."),
+    ),
+    "study": _own(
+        commands.study,
+        "NAME",
+        "admin-init study dependency --output runs/lab/dependency",
+    ),
+    "fit": Command(
+        "Train a model, as a recipe says.",
+        "--config FILE",
+        f"admin-init fit --config {_RECIPE}",
+    ),
+    "validate": Command(
+        "Compute the validation NLL of a checkpoint.",
+        "--config FILE --ckpt_path FILE",
+        f"admin-init validate --config {_RECIPE} --ckpt_path {_CHECKPOINT}",
+    ),
+    "test": Command(
+        "Translate the test split with a checkpoint, and score it with sacreBLEU.",
+        "--config FILE --ckpt_path FILE",
+        f"admin-init test --config {_RECIPE} --ckpt_path {_CHECKPOINT}",
+    ),
+    "predict": Command(
+        "Translate the test split with a checkpoint.",
+        "--config FILE --ckpt_path FILE",
+        f"admin-init predict --config {_RECIPE} --ckpt_path {_CHECKPOINT}",
+    ),
+    "profile": _own(
+        commands.profile,
+        "--recipe FILE --output FILE",
+        f"admin-init profile --recipe {_RECIPE} --output profile.json",
+    ),
+    "diagnose": _own(
+        commands.diagnose,
+        "--recipe FILE --output FOLDER",
+        f"admin-init diagnose --recipe {_RECIPE} --output runs/diagnosis",
+    ),
+    "translate": _own(
+        commands.translate,
+        "--checkpoint FILE",
+        f"echo 'A man is sleeping.' | admin-init translate --checkpoint {_CHECKPOINT}",
+    ),
+    "average": _own(
+        commands.average,
+        "--folder FOLDER --output FILE",
+        f"admin-init average --folder {PurePath(_CHECKPOINT).parent} --output average.ckpt",
+        listed=("checkpoints", "FILE", "What is averaged, in the order of training."),
+    ),
+    "fold": _own(
+        commands.fold,
+        "CHECKPOINT OUTPUT",
+        f"admin-init fold {_CHECKPOINT} folded.ckpt",
+    ),
+    "convert": _own(
+        commands.convert,
+        "CHECKPOINT OUTPUT",
+        f"admin-init convert {_CHECKPOINT} checkpoint.pt",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run ``admin-init`` with ``argv``, the process's own arguments by default, and exit."""
+    given = [*map(_underscored, sys.argv[1:] if argv is None else argv)]
+    name, *arguments = given or ["--help"]
+    if name == "help":
+        name, *arguments = [*arguments, "--help"]
+    silence_chatter()
+    try:
+        with _signals(name, arguments):
+            code = _run(name, arguments)
+    except BrokenPipeError:
+        # Whoever reads our output has read enough, as `head` does; the rest has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
+    except (AdminInitError, OSError) as error:
+        hint = f" `admin-init {name} --help` lists the options."
+        shown = hint if isinstance(error, OptionError) else ""
+        line = " ".join(str(error).splitlines())  # it may name several problems
+        sys.stderr.write(f"admin-init {name}: {line}{shown}\n")
+        code = getattr(error, "exit_code", 2)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"admin-init {name}: interrupted\n")
+        code = 128 + signal.SIGINT
+    sys.exit(code)
+
+
+def _underscored(argument: str) -> str:
+    """Spell an option such as ``--too-long`` as the parsers do: ``--too_long``."""
+    option, equals, value = argument.partition("=")
+    if option.startswith("--"):
+        option = "--" + option[2:].replace("-", "_")
+    return option + equals + value
+
+
+def _signals(name: str, arguments: list[str]) -> AbstractContextManager[None]:
+    """Let SIGINT and SIGTERM end a command at once that a repeated one takes up."""
+    of_trainer = name in COMMANDS and COMMANDS[name].run is None
+    if not of_trainer and name not in ("compare", "prepare"):
+        return nullcontext()
+
+    def answer(number: signal.Signals) -> None:
+        line = f"admin-init {name}: {WORDS[number]}."
+        command = shlex.join(["admin-init", name, *arguments])
+        if name == "fit":
+            line += f" No update was under way. To begin again: {command}"
+        elif not of_trainer:
+            line += f" What is done is kept. To go on: {command}"
+        end_at_once(number, line)
+
+    return on_signals(answer)
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    if name in ("-h", "--help"):
+        say(_overview())
+        return 0
+    if name == "--version":
+        say(f"admin-init {__version__}")
+        return 0
+    if name not in COMMANDS:
+        near = get_close_matches(name, [*COMMANDS, "help", "--help", "--version"], n=1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        raise AdminInitError(f"there is no such command; `admin-init --help` lists them.{meant}")
+    from admin_init._utils.option_parser import read_help
+
+    read_help(arguments)
+    run = COMMANDS[name].run
+    return _run_trainer(name, arguments) if run is None else _run_own(name, run, arguments)
+
+
+def _overview() -> str:
+    return "\n".join(
+        [
+            "usage: admin-init COMMAND [--OPTION VALUE ...]",
+            "",
+            "Train deep Post-LN Transformers with Admin, and see them beside other styles.",
+            "",
+            "example:",
+            f"  {COMMANDS['compare'].example}",
+            "",
+            "commands (each has a --help):",
+            *(f"  {name:10} {command.purpose}" for name, command in COMMANDS.items()),
+        ]
+    )
+
+
+def _run_own(name: str, run: Callable[..., int], arguments: list[str]) -> int:
+    if name == "compare" and not arguments:
+        raise AdminInitError("a comparison needs a `--config FILE` that says what to compare.")
+    parser = command_parser(name)
+    try:
+        parsed = parser.parse_args(arguments)
+        settings = parser.instantiate_classes(parsed).as_dict()
+    except ArgumentError as error:
+        raise OptionError(error, arguments) from error
+    except TypeError as error:
+        raise AdminInitError(f"the options cannot be used: {error}") from error
+    settings.pop("config", None)
+    if name == "study":
+        settings |= settings.pop(settings["name"])
+        settings.pop("config", None)
+    with results_only():
+        return run(**settings)
+
+
+def command_parser(name: str) -> ArgumentParser:
+    """Build the parser of one of :data:`COMMANDS` that is not LightningCLI's."""
+    command = COMMANDS[name]
+    parser = _parser(prog=f"admin-init {name}", **_help(name))
+    if name == "study":
+        from admin_init.lab.studies import STUDIES
+
+        studies = parser.add_subcommands(dest="name", metavar="NAME", title="studies")
+        for key, study in STUDIES.items():
+            one = _parser(description=_purpose(study), exit_on_error=False)
+            one.add_function_arguments(study, as_group=False)
+            studies.add_subcommand(key, one, help=_purpose(study))
+        return parser
+    if command.listed is not None:
+        # Or the list would have to be typed as JSON.
+        option, metavar, text = command.listed
+        parser.add_argument(f"--{option}", nargs="+", metavar=metavar, help=text)
+    parser.add_function_arguments(
+        command.run,  # type: ignore[arg-type]
+        as_group=False,
+        skip=set() if command.listed is None else {command.listed[0]},
+        as_positional=not command.required.startswith("-"),
+    )
+    return parser
+
+
+def _parser(**settings: Any) -> ArgumentParser:
+    from admin_init._utils.option_parser import OptionParser
+
+    parser = OptionParser(**settings)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options.")
+    return parser
+
+
+def _run_trainer(name: str, arguments: list[str]) -> int:
+    from admin_init.translation.recipe_cli import recipe_cli
+
+    with results_only():
+        recipe_cli([name, *arguments], parser_settings={"prog": "admin-init", name: _help(name)})
+    return 0
+
+
+def _help(name: str) -> dict[str, Any]:
+    command = COMMANDS[name]
+    return {
+        "usage": f"admin-init {name} {command.required} [--OPTION VALUE ...]",
+        "description": f"{command.purpose}\n\nexample:\n  {command.example}",
+        "exit_on_error": False,  # but tell what is wrong
+    }

@@ -1,0 +1,165 @@
+"""The course of a run, kept in its checkpoints so that a resumed run has all of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pytorch_lightning.utilities.seed import isolate_rng
+
+from admin_init.callbacks.lightning_compat import Callback
+from admin_init.measures.gradients import gradient_norms
+from admin_init.measures.spikes import SpikeDetector
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+
+class History(Callback):
+    """Records losses and gradient norms, and ends a run whose loss is not finite or time is over.
+
+    Lightning's Timer would end it as well, but by a clock of its own: not by the seconds that the
+    result tells.
+
+    Args:
+        on_update: Called with the number of updates after each of them.
+        max_seconds: Of training and validation, those before an interruption included.
+        norms_every: Updates between two records of every sub-layer's gradient norm.
+        initial: Whether to validate before the first update.
+    """
+
+    def __init__(
+        self,
+        on_update: Callable[[int], None] | None = None,
+        *,
+        max_seconds: float = math.inf,
+        norms_every: int = 100,
+        initial: bool = False,
+    ) -> None:
+        self.on_update = on_update
+        self.max_seconds = max_seconds
+        self.norms_every = norms_every
+        self.initial = initial
+        self.train_loss: list[float] = []
+        """Training loss of every update."""
+        self.grad_norm: list[float] = []
+        """2-norm of all gradients together, at every update."""
+        self.layer_grad_norm: list[dict[str, Any]] = []
+        """`step` and `norms`, 2-norms of the gradients by sub-layer, once a validation."""
+        self.initial_nll: float | None = None
+        """Validation NLL before the first update, where asked for."""
+        self.validation: list[dict[str, float]] = []
+        """`step`, `nll` and `source_gain` of every validation."""
+        self.seconds = 0.0
+        """Time spent in training and validation."""
+        self._started = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the course so far."""
+        return {
+            "train_loss": self.train_loss,
+            "grad_norm": self.grad_norm,
+            "layer_grad_norm": self.layer_grad_norm,
+            "initial_nll": self.initial_nll,
+            "validation": self.validation,
+            "seconds": self._elapsed(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the course of the run that is resumed."""
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+        # A run may be taken up at its end, where it was killed before its result was written.
+        self._stop_if_over(trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Validate, where it is asked for and no update has been made.
+
+        Not by Lightning's sanity check, which comes before AdminInit has rescaled the model.
+        """
+        if self.initial and self.initial_nll is None and trainer.global_step == 0:
+            with isolate_rng():
+                self.initial_nll = _validation_nll(trainer, pl_module)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Record the gradient norm."""
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        self.grad_norm.append(norm)
+        pl_module.log("grad_norm", norm)
+        step = trainer.global_step + 1
+        if step % self.norms_every == 0:
+            norms = gradient_norms(pl_module.transformer.named_parameters())  # type: ignore[union-attr]
+            self.layer_grad_norm.append(
+                {"step": step, "norms": {name: float(norm) for name, norm in norms.items()}}
+            )
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Record the loss, and stop where it is not finite or the time is over."""
+        self.train_loss.append(float(outputs["loss"]))
+        self._stop_if_over(trainer)
+        if self.on_update is not None:
+            self.on_update(trainer.global_step)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Record the validation."""
+        metrics = trainer.callback_metrics
+        self.validation.append(
+            {
+                "step": trainer.global_step,
+                "nll": float(metrics["val_nll"]),
+                "source_gain": float(metrics["val_source_gain"]),
+            }
+        )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock."""
+        self.seconds = self._elapsed()
+        self._started = 0.0
+
+    def _stop_if_over(self, trainer: pl.Trainer) -> None:
+        diverged = bool(self.train_loss) and not math.isfinite(self.train_loss[-1])
+        if diverged or self._elapsed() >= self.max_seconds:
+            trainer.should_stop = True
+
+    def _elapsed(self) -> float:
+        return self.seconds + (time.perf_counter() - self._started if self._started else 0.0)
+
+
+def loss_spikes(losses: list[float]) -> list[int]:
+    """Return the numbers, from 1, of the updates whose loss was a spike; see SpikeDetector."""
+    detector = SpikeDetector()
+    return [update for update, loss in enumerate(losses, 1) if detector.update(loss)]
+
+
+@torch.no_grad()
+def _validation_nll(trainer: pl.Trainer, module: Any) -> float:
+    """The mean over all target tokens, as validation logs it."""
+    total = tokens = 0.0
+    module.eval()
+    for batch in trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
+        batch = trainer.strategy.batch_to_device(batch)  # noqa: PLW2901
+        count = int(batch.target.ne(module.config.padding_idx).sum())
+        with trainer.precision_plugin.val_step_context():
+            total += float(module.nll(batch)) * count
+        tokens += count
+    module.train()
+    return total / tokens

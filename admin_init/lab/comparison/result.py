@@ -1,0 +1,197 @@
+"""What comes of one run."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from admin_init._utils.atomic_files import read_checked, set_aside
+from admin_init._utils.typed_json import fits, from_json
+from admin_init.errors import AdminInitError
+from admin_init.lab.comparison.config import Comparison
+from admin_init.lab.comparison.grid import Precision, Variant, check_depth
+from admin_init.lab.comparison.history import loss_spikes
+from admin_init.translation.scoring import Bleu
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What came of a run."""
+
+    run: str
+    """Name of the run, and of its folder."""
+    residual: str
+    """Residual style."""
+    depth: str
+    """Encoder and decoder layers."""
+    learning_rate: float
+    """Highest learning rate."""
+    seed: int
+    """Of the initialization, the batches and dropout."""
+    width: int | None = None
+    """Channels of the residual stream; None where it is no axis of the grid, and so below."""
+    warmup_steps: int | None = None
+    """Updates of linear warm-up."""
+    max_tokens: int | None = None
+    """The most tokens of a side of a batch."""
+    precision: Precision | None = None
+    """Of the arithmetic."""
+    beta2: float | None = None
+    """Decay of the optimizer's second moments."""
+    trained: bool
+    """Whether it trained, by the criteria of the comparison."""
+    reason: str
+    """Why it is said to have trained, or failed."""
+    val_nll: float
+    """Final validation NLL, nats per target token, not smoothed."""
+    initial_nll: float | None = None
+    """Validation NLL before the first update, where asked for."""
+    source_gain: float
+    """How much the final one rises when the sources are shuffled."""
+    bleu: float | None
+    """sacreBLEU on the test split, where asked for; 0 where the model computes NaN."""
+    bleu_signature: str | None
+    """sacreBLEU's signature: how the score was computed."""
+    grad_norm: float
+    """Median over the updates of the 2-norm of all gradients."""
+    seconds: float
+    """Training and validation. The one figure that another computation of the same run changes."""
+    history: dict[str, Any]
+    """Losses and gradient norms of all updates, all validations, and `spikes`, the numbers of the
+    updates whose loss was a spike."""
+
+    @classmethod
+    def load(cls, path: Path) -> Result:
+        """Read a finished run's result.
+
+        Raises:
+            AdminInitError: The file is damaged or was edited, or is not of the run in whose folder
+                it lies.
+        """
+
+        def build(values: dict[str, Any]) -> Result:
+            result = from_json(cls, values)
+            _check_course(result.history)
+            check_depth(result.depth)
+            for name in (result.run, result.variant.name):
+                if name != path.parent.name:
+                    raise AdminInitError(f"it is the result of {name!r}.")
+            return result
+
+        return read_checked(path, build)
+
+    @property
+    def variant(self) -> Variant:
+        """The point of the grid."""
+        return Variant(**{name: getattr(self, name) for name in Variant._fields})
+
+    @property
+    def kind(self) -> str:
+        """All axes of the grid but the seed: what the seeds of one setting share."""
+        return self.variant.kind
+
+    @property
+    def updates(self) -> int:
+        """How many updates it made."""
+        return len(self.history["train_loss"])
+
+    def row(self) -> dict[str, Any]:
+        """Return what is the same whenever and wherever the run is computed, for tables."""
+        values = {k: v for k, v in asdict(self).items() if k not in ("history", "seconds")}
+        return values | {"updates": self.updates}
+
+
+@dataclass
+class _Validation:
+    step: int
+    nll: float
+    source_gain: float
+
+
+@dataclass
+class _Norms:
+    step: int
+    norms: dict[str, float]
+
+
+_COURSE = {
+    "train_loss": list[float],
+    "grad_norm": list[float],
+    "validation": list[_Validation],
+    "layer_grad_norm": list[_Norms],
+}
+
+
+def _check_course(history: dict[str, Any]) -> None:
+    """See that a history has what a run is judged by and what is drawn of it."""
+    given = {"layer_grad_norm": []} | history  # older ones have none
+    wrong = [name for name, hint in _COURSE.items() if not fits(hint, given.get(name))]
+    if wrong or not history["validation"]:
+        wrong = wrong or ["validation"]
+        raise AdminInitError(
+            f"its `history` lacks {' and '.join(wrong)}, or has other values there."
+        )
+
+
+def kept(comparison: Comparison, variant: Variant, entropy: float) -> Result | None:
+    """Return the result of a variant as :func:`finished` does, if it can be used.
+
+    One that cannot is set aside, so that the run is taken up again.
+    """
+    try:
+        return finished(comparison, variant, entropy)
+    except AdminInitError as error:
+        aside = set_aside(Path(comparison.output) / variant.name / RESULT)
+        sys.stderr.write(f"{error} It is now {aside.name}, and the run is taken up again.\n")
+        return None
+
+
+def finished(comparison: Comparison, variant: Variant, entropy: float) -> Result | None:
+    """Return the result of a variant that was trained before, judged by the criteria of now.
+
+    Raises:
+        AdminInitError: See :meth:`Result.load`.
+    """
+    path = Path(comparison.output) / variant.name / RESULT
+    if not path.exists():
+        return None
+    before = Result.load(path)
+    bleu = None if before.bleu is None else Bleu(before.bleu, before.bleu_signature or "")
+    # Older ones have the seconds in their history, too.
+    course = {"initial_nll": before.initial_nll} | before.history | {"seconds": before.seconds}
+    return judged(comparison, variant, course, entropy, bleu)
+
+
+def judged(
+    comparison: Comparison,
+    variant: Variant,
+    course: dict[str, Any],
+    entropy: float,
+    bleu: Bleu | None,
+) -> Result:
+    """Make the result of a run from its course, the state of its History."""
+    history = {k: v for k, v in course.items() if k not in ("seconds", "initial_nll")}
+    last = course["validation"][-1]
+    nlls = [entry["nll"] for entry in course["validation"]]
+    verdict = comparison.criteria.judge(nlls, last["source_gain"], entropy)
+    norms = [norm for norm in course["grad_norm"] if math.isfinite(norm)]
+    return Result(
+        run=variant.name,
+        **variant._asdict(),
+        trained=verdict.trained,
+        reason=verdict.reason,
+        val_nll=last["nll"],
+        initial_nll=course["initial_nll"],
+        source_gain=last["source_gain"],
+        bleu=None if bleu is None else bleu.score,
+        bleu_signature=None if bleu is None else bleu.signature,
+        grad_norm=statistics.median(norms) if norms else math.nan,
+        seconds=course["seconds"],
+        history=history | {"spikes": loss_spikes(course["train_loss"])},
+    )

@@ -1,0 +1,202 @@
+"""One run of a comparison, from the seed to its result."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_utilities.core import rank_zero
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from admin_init._utils.atomic_files import write_checked
+from admin_init._utils.weight_averaging import average_checkpoints
+from admin_init.callbacks.admin_init import AdminInit
+from admin_init.callbacks.atomic_checkpoint_io import WholeCheckpointIO
+from admin_init.callbacks.random_state import RandomState
+from admin_init.callbacks.stability_monitor import StabilityMonitor
+from admin_init.lab.comparison.config import Comparison
+from admin_init.lab.comparison.grid import Variant
+from admin_init.lab.comparison.history import History
+from admin_init.lab.comparison.result import RESULT, Result, judged
+from admin_init.nn import TransformerConfig
+from admin_init.translation.data.datamodule import TranslationDataModule
+from admin_init.translation.module import TranslationModule
+from admin_init.translation.optimization import OptimizationConfig
+from admin_init.translation.scoring import Bleu
+from admin_init.translation.search import SearchConfig
+
+SNAPSHOT = "snapshot-"
+
+
+def build(
+    comparison: Comparison, variant: Variant, vocabulary_size: int | None
+) -> TranslationModule:
+    """Build the module of a variant.
+
+    Raises:
+        TypeError: A setting is unknown, or is one that the grid gives.
+        ValueError: A setting is out of its range.
+    """
+    encoder_layers, decoder_layers = variant.layers
+    return TranslationModule(
+        TransformerConfig(
+            **_shape(comparison.transformer, variant.width),
+            vocabulary_size=vocabulary_size,
+            residual=variant.residual,
+            encoder_layers=encoder_layers,
+            decoder_layers=decoder_layers,
+        ),
+        OptimizationConfig(**_updates(comparison, variant), learning_rate=variant.learning_rate),
+        SearchConfig(**comparison.search),
+        label_smoothing=comparison.label_smoothing,
+        fairseq=comparison.fairseq,
+    )
+
+
+def _shape(common: dict[str, Any], width: int | None) -> dict[str, Any]:
+    if width is None:
+        return common
+    default = TransformerConfig()
+    ratio = common.get("ffn_dim", default.ffn_dim) / common.get("dim", default.dim)
+    return {**common, "dim": width, "ffn_dim": round(width * ratio)}
+
+
+def _updates(comparison: Comparison, variant: Variant) -> dict[str, Any]:
+    common = comparison.optimization
+    changed: dict[str, Any] = {}
+    if variant.warmup_steps is not None:
+        changed["warmup_steps"] = variant.warmup_steps
+    if variant.beta2 is not None:
+        beta1, _ = common.get("betas", OptimizationConfig().betas)
+        changed["betas"] = (beta1, variant.beta2)
+    if comparison.ramp:
+        changed |= {"warmup_steps": comparison.max_steps, "initial_learning_rate": 0.0}
+    return common | changed
+
+
+def train(
+    comparison: Comparison,
+    variant: Variant,
+    entropy: float,
+    on_update: Callable[[int], None] | None = None,
+) -> Result:
+    """Train and judge one variant; take up a run that was interrupted.
+
+    Args:
+        comparison: What all the runs have in common.
+        variant: Which run.
+        entropy: Unigram entropy of the target side, in nats.
+        on_update: Called with the number of updates after each of them.
+    """
+    folder = Path(comparison.output) / variant.name
+    pl.seed_everything(variant.seed, verbose=False)
+    data = TranslationDataModule(
+        Path(comparison.output) / "data-bin",
+        comparison.corpus.source_lang,
+        comparison.corpus.target_lang,
+        max_tokens=variant.max_tokens or comparison.max_tokens,
+        seed=variant.seed,
+    )
+    module = build(comparison, variant, data.vocabulary_size)
+    history = History(
+        on_update,
+        max_seconds=60 * (comparison.max_minutes or math.inf),
+        norms_every=comparison.validate_every,
+        initial=comparison.sensitivity,
+    )
+    callbacks = [
+        *([AdminInit()] if variant.residual == "admin" else []),
+        history,
+        RandomState(),
+        *([StabilityMonitor(comparison.monitor_every)] if comparison.monitor_every else []),
+        # After each validation, because Lightning does not repeat it where a run is taken up.
+        ModelCheckpoint(
+            folder, "last", save_on_train_epoch_end=False, enable_version_counter=False
+        ),
+        *([_snapshots(folder)] if comparison.average > 1 else []),
+    ]
+    trainer = pl.Trainer(
+        accelerator="auto",
+        devices=1,
+        precision=variant.precision or comparison.precision,
+        max_steps=-1 if comparison.max_steps is None else comparison.max_steps,
+        max_epochs=-1,
+        val_check_interval=comparison.validate_every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=min(10, comparison.validate_every),
+        logger=TensorBoardLogger(
+            comparison.output, name="", version=variant.name, default_hp_metric=False
+        ),
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        plugins=[WholeCheckpointIO()],
+    )
+    checkpoint = folder / "last.ckpt"
+    trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.exists() else None)
+    course = history.state_dict()
+    if not course["validation"] or course["validation"][-1]["step"] < trainer.global_step:
+        trainer.save_checkpoint(checkpoint, weights_only=False)
+        trainer.validate(module, data, verbose=False)
+    bleu = None
+    if comparison.bleu and math.isfinite(course["validation"][-1]["nll"]):
+        if comparison.average > 1:
+            snapshots = sorted(folder.glob(f"{SNAPSHOT}*.ckpt"), key=_step)[-comparison.average :]
+            module.load_state_dict(average_checkpoints(snapshots)["state_dict"])
+        trainer.test(module, data, verbose=False)
+        bleu = module.bleu
+    elif comparison.bleu:
+        # A model that computes NaN has nothing to search for.
+        bleu = Bleu(0.0, "")
+    result = judged(comparison, variant, course, entropy, bleu)
+    _log_outcome(trainer.logger, variant, result)
+    write_checked(folder / RESULT, asdict(result))
+    return result
+
+
+def _log_outcome(logger: Any, variant: Variant, result: Result) -> None:
+    """Fill the run's line of TensorBoard's HParams table."""
+    given = {axis: value for axis, value in variant._asdict().items() if value is not None}
+    metrics = {
+        "final/trained": float(result.trained),
+        "final/val_nll": result.val_nll,
+        "final/source_gain": result.source_gain,
+        "final/grad_norm": result.grad_norm,
+    }
+    if result.bleu is not None:
+        metrics["final/bleu"] = result.bleu
+    logger.log_hyperparams(given, metrics)
+    logger.finalize("success")
+
+
+def _snapshots(folder: Path) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        folder,
+        SNAPSHOT + "{step}",
+        monitor="val_nll",  # all are kept; Lightning tells two checkpoint callbacks apart by it
+        save_top_k=-1,
+        save_weights_only=True,
+        save_on_train_epoch_end=False,
+        enable_version_counter=False,
+    )
+
+
+def _step(snapshot: Path) -> int:
+    return int(snapshot.stem.rpartition("=")[2])
+
+
+def enter_worker(threads: int) -> None:
+    """Prepare a worker process: its share of the cores, and no chatter between progress bars."""
+    torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|torch")
+    # The one logger of both distributions of Lightning; which it is depends on the imports.
+    rank_zero.log.setLevel(logging.ERROR)

@@ -1,0 +1,124 @@
+"""Runs that differ in nothing but their seed, and what they are called in a report."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from admin_init.lab.comparison.result import Result
+
+_TITLES = {
+    "post": "Post-LN",
+    "pre": "Pre-LN",
+    "admin": "Admin",
+    "admin-closed": "Admin O(log n)",
+    "admin-closed-constant": "Admin O(1)",
+    "deepnorm": "DeepNorm",
+    "rezero": "ReZero",
+    "t-fixup": "T-Fixup",
+    "layerscale": "LayerScale",
+    "sub-ln": "Sub-LN",
+    "b2t": "B2T",
+    "b2t-scaled": "B2T scaled",
+    "resi-dual": "ResiDual",
+    "peri-ln": "Peri-LN",
+    "lns": "LNS",
+    "keel": "KEEL",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The seeds of one point of the grid."""
+
+    style: str
+    """Residual style, as its paper writes it."""
+    setting: str
+    """All the other axes that tell groups apart, and the depth."""
+    beside_rate: str
+    """The same without the learning rate."""
+    runs: list[Result]
+
+    @property
+    def trained(self) -> int:
+        """How many seeds trained."""
+        return sum(run.trained for run in self.runs)
+
+    @property
+    def failure(self) -> Result | None:
+        """The first run that failed, if any did."""
+        return next((run for run in self.runs if not run.trained), None)
+
+    @property
+    def nlls(self) -> list[float]:
+        """Final validation NLLs."""
+        return [run.val_nll for run in self.runs]
+
+
+MOST_SETTINGS = 6
+"""More settings than these are neither drawn nor told about one by one."""
+
+
+def groups(results: Sequence[Result]) -> list[Group]:
+    """Group runs by everything but the seed, in the order of the results."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(result.kind, []).append(result)
+    varied = [axis for axis in _AXES if len({getattr(result, axis) for result in results}) > 1]
+    others = [axis for axis in varied if axis != "learning_rate"]
+    return [
+        Group(
+            style=_TITLES.get(runs[0].residual, runs[0].residual),
+            setting=_setting(runs[0], varied),
+            beside_rate=_setting(runs[0], others),
+            runs=runs,
+        )
+        for runs in found.values()
+    ]
+
+
+def by_setting(found: Sequence[Group]) -> dict[str, list[Group]]:
+    """Put groups that differ in their style alone side by side."""
+    settings: dict[str, list[Group]] = {}
+    for group in found:
+        settings.setdefault(group.setting, []).append(group)
+    return settings
+
+
+def over_rates(found: Sequence[Group]) -> dict[str, dict[str, list[Group]]]:
+    """Put groups that differ in their learning rate alone together, by setting and style."""
+    settings: dict[str, dict[str, list[Group]]] = {}
+    for group in found:
+        settings.setdefault(group.beside_rate, {}).setdefault(group.style, []).append(group)
+    return settings
+
+
+def interval(values: Sequence[float], digits: int) -> str:
+    """Write the mean over seeds, and the smallest and the largest value beside it."""
+    if not values:
+        return ""
+    # Neither a mean nor an order has a place for what is not a number.
+    if not all(map(math.isfinite, values)):
+        return ", ".join(f"{value:.{digits}f}" for value in values)
+    mean, low, high = statistics.fmean(values), min(values), max(values)
+    texts = [f"{value:.{digits}f}" for value in (mean, low, high)]
+    return texts[0] if len(set(texts)) == 1 else f"{texts[0]} ({texts[1]}-{texts[2]})"
+
+
+_AXES = {
+    "learning_rate": "learning rate {:g}",
+    "width": "width {}",
+    "warmup_steps": "warm-up {}",
+    "max_tokens": "{} tokens",
+    "precision": "{}",
+    "beta2": "beta2 {:g}",
+}
+
+
+def _setting(run: Result, varied: Sequence[str]) -> str:
+    values = {axis: getattr(run, axis) for axis in varied}
+    # An axis that only other runs of a merged report have.
+    parts = [_AXES[axis].format(value) for axis, value in values.items() if value is not None]
+    return ", ".join([f"{run.depth} layers", *parts])

@@ -1,0 +1,82 @@
+"""Studies as a step of a comparison: what its styles do before any training."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from admin_init._utils.atomic_files import read_checked, set_aside
+from admin_init._utils.typed_json import from_json
+from admin_init.errors import AdminInitError
+from admin_init.lab.comparison.config import Comparison
+from admin_init.lab.studies import STUDIES
+
+
+class Step(NamedTuple):
+    """A study of a comparison, as its report shows it."""
+
+    name: str
+    summary: list[dict[str, str]]
+    sentences: list[str]
+    picture: Path
+
+
+def run_studies(comparison: Comparison) -> None:
+    """Run the studies that the comparison asks for; those done before are kept."""
+    for name in comparison.studies:
+        folder = _folder(comparison, name)
+        styles, seeds = comparison.grid.residual, comparison.grid.seed
+        if _measured(folder / f"{name}.json") == (set(styles), set(seeds)):
+            continue
+        found = STUDIES[name](
+            output=str(folder),
+            residuals=styles,
+            seeds=seeds,
+            dim=comparison.transformer.get("dim", 32),
+        )
+        found.save(folder)
+
+
+def _measured(path: Path) -> tuple[set[Any], set[Any]] | None:
+    """Return the styles and seeds of a study that was done before, if it can be used."""
+    if not path.exists():
+        return None
+    try:
+        rows = _load(path).rows
+        return {row["style"] for row in rows}, {row["seed"] for row in rows}
+    except AdminInitError as error:
+        aside = set_aside(path)
+        sys.stderr.write(f"{error} It is now {aside.name}, and the study is done again.\n")
+        return None
+
+
+def studied(comparison: Comparison) -> list[Step]:
+    """Read what :func:`run_studies` found."""
+    steps = []
+    for name in comparison.studies:
+        folder = _folder(comparison, name)
+        if (folder / f"{name}.json").exists():
+            found = _load(folder / f"{name}.json")
+            steps.append(Step(name, found.summary, found.sentences, folder / f"{name}.png"))
+    return steps
+
+
+@dataclass
+class _Found:
+    rows: list[dict[str, Any]]
+    summary: list[dict[str, str]]
+    sentences: list[str]
+
+
+def _load(path: Path) -> _Found:
+    found = read_checked(path, partial(from_json, _Found))
+    if not all({"style", "seed"} <= row.keys() for row in found.rows):
+        raise AdminInitError(f"{path} cannot be used: a row has no style, or no seed.")
+    return found
+
+
+def _folder(comparison: Comparison, name: str) -> Path:
+    return Path(comparison.output) / "studies" / name

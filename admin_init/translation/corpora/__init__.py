@@ -1,0 +1,1 @@
+"""Parallel corpora: published ones, files, and one that is generated."""

@@ -1,0 +1,210 @@
+"""Texts, line by line, read as they are needed: files, and members of archives."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import re
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any
+
+from typing_extensions import override
+
+from admin_init.errors import CorpusError, import_extra
+
+
+def _open_zst(stream: IO[bytes]) -> Any:
+    # Python has it from 3.14 on.
+    name = "compression.zstd" if find_spec("compression") else "backports.zstd"
+    return import_extra(name).open(stream)
+
+
+COMPRESSED: dict[str, tuple[bytes, Callable[[IO[bytes]], Any]]] = {
+    ".gz": (b"\x1f\x8b", gzip.open),
+    ".bz2": (b"BZh", bz2.open),
+    ".xz": (b"\xfd7zXZ", lzma.open),
+    ".zst": (b"\x28\xb5\x2f\xfd", _open_zst),
+}
+"""The first bytes and the reader of a compressed file, by its ending."""
+
+_ALWAYS = 2**26
+"""Bytes to which any file may unpack: repetitive texts are small, and so is the harm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextLimits:
+    """Largest size of a text; a larger one is refused while it is read."""
+
+    max_line_bytes: int = 2**20
+    """Most bytes of a line."""
+    max_expansion: int = 100
+    """Most times its size to which a compressed file may unpack, beyond the first 64 MiB. Natural
+    text stays below 10."""
+
+    def unpacked(self, size: int) -> int:
+        """Return to how many bytes a file of so many may unpack."""
+        return max(_ALWAYS, size * self.max_expansion)
+
+
+@dataclass(frozen=True)
+class Text:
+    """The sentences of a text in one language, anew whenever it is iterated.
+
+    No more than a buffer of it is in memory. Iterating raises a :class:`CorpusError` where the file
+    is missing, damaged, not UTF-8 or larger than its ``limits``.
+    """
+
+    path: Path
+    """A file, plain, ``.gz``, ``.bz2``, ``.xz`` or ``.zst``, or an archive: ``.zip``, or ``.tar``
+    as it is or compressed by any of these."""
+    member: str | None = None
+    """Which file of the archive, itself plain or compressed: a name or a shell pattern, of which
+    the first match is read. None where ``path`` is no archive."""
+    extract: Callable[[Iterable[str]], Iterator[str]] | None = None
+    """Finds the sentences among the lines; None where every line is one."""
+    limits: TextLimits = field(default=TextLimits(), kw_only=True)
+    """Largest size of the text."""
+
+    def __iter__(self) -> Iterator[str]:
+        return self._lines() if self.extract is None else self.extract(self._lines())
+
+    def __str__(self) -> str:
+        return str(self.path) if self.member is None else f"{self.path}:{self.member}"
+
+    def _lines(self) -> Iterator[str]:
+        most = self.limits.max_line_bytes
+        with ExitStack() as opened:
+            try:
+                stream = self._open(opened)
+                # Bounded, since iterating would look for the end of a line in all of the file.
+                for number, line in enumerate(iter(partial(stream.readline, most + 1), b""), 1):
+                    if len(line) > most:
+                        raise CorpusError(
+                            f"{self}, line {number} has more than {most:,} bytes. Split it, or "
+                            "raise `max_line_bytes` of the corpus."
+                        )
+                    try:
+                        yield line.decode("utf-8").rstrip("\r\n")
+                    except UnicodeDecodeError as error:
+                        raise CorpusError(
+                            f"{self}, line {number}: byte {error.start + 1} is not UTF-8 "
+                            f"({error.reason}). Convert the file to UTF-8, or remove the line from "
+                            "both files."
+                        ) from error
+            except CorpusError:
+                raise
+            except Exception as error:  # Of what an archive may raise there is no list.
+                raise CorpusError(
+                    f"{self} cannot be read: it is missing, truncated or damaged, encrypted, or "
+                    f"packed in a way that is not known here ({error}). Get the file anew, or "
+                    "unpack it."
+                ) from error
+
+    def _open(self, opened: ExitStack) -> Any:
+        stream: Any = opened.enter_context(self.path.open("rb"))
+        most = self.limits.unpacked(os.fstat(stream.fileno()).st_size)
+
+        def inflated(stream: Any, read: Callable[[IO[bytes]], Any]) -> Any:
+            unpacked = _Bounded(opened.enter_context(read(stream)), most, str(self))
+            return io.BufferedReader(unpacked, 2**16)
+
+        if self.member is not None and self.path.suffix == ".zip":
+            zipped = opened.enter_context(zipfile.ZipFile(stream))
+            stream = inflated(zipped, partial(_of_zip, self.path, self.member))
+        elif self.member is not None:
+            start = stream.peek(8)
+            for magic, read in COMPRESSED.values():
+                if start.startswith(magic):
+                    stream = inflated(stream, read)
+            # As a stream: to go back in a compressed archive is to begin it again.
+            archive = opened.enter_context(tarfile.open(fileobj=stream, mode="r|"))  # noqa: SIM115
+            stream = _of_tar(self.path, self.member, archive)
+        suffix = Path(self.member or self.path).suffix
+        return inflated(stream, COMPRESSED[suffix][1]) if suffix in COMPRESSED else stream
+
+
+class _Bounded(io.RawIOBase):
+    """Stream that is unpacked up to a limit."""
+
+    def __init__(self, unpacked: IO[bytes], most: int, text: str) -> None:
+        self.unpacked = unpacked
+        self.most = self.left = most
+        self.text = text
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def readinto(self, buffer: Any) -> int:
+        found = self.unpacked.read(len(buffer))
+        buffer[: len(found)] = found
+        self.left -= len(found)
+        if self.left < 0:
+            raise CorpusError(
+                f"{self.text} unpacks to more than {self.most:,} bytes, far more than text does: "
+                "the file is damaged or a decompression bomb. If it is neither, raise "
+                "`max_expansion` of the corpus."
+            )
+        return len(found)
+
+
+def _of_zip(path: Path, pattern: str, archive: zipfile.ZipFile) -> IO[bytes]:
+    for name in archive.namelist():
+        if fnmatchcase(name, pattern):
+            return archive.open(name)
+    raise _no_member(path, pattern)
+
+
+def _of_tar(path: Path, pattern: str, archive: tarfile.TarFile) -> IO[bytes]:
+    for entry in archive:
+        if entry.isfile() and fnmatchcase(entry.name.removeprefix("./"), pattern):
+            return archive.extractfile(entry)  # type: ignore[return-value]
+    raise _no_member(path, pattern)
+
+
+def _no_member(path: Path, pattern: str) -> CorpusError:
+    return CorpusError(f"The archive {path} has no file {pattern}.")
+
+
+def segments(lines: Iterable[str]) -> Iterator[str]:
+    """Finds the sentences of a WMT ``.sgm`` or an IWSLT ``.xml``, as sacreBLEU does.
+
+    The files are not XML, whatever they are called: each ``<seg>`` has a line of its own, and
+    ``&`` stands for itself. Source: ``sacrebleu/dataset/fake_sgml.py``, version 2.6.
+    """
+    for line in lines:
+        if line.startswith("<seg "):
+            # What `re.sub(r"<seg.*?>(.*)</seg>.*?", r"\1", line)` does, in linear time.
+            start, end = line.find(">", len("<seg")) + 1, line.rfind("</seg>")
+            found = 0 < start <= end
+            text = line[start:end] + line[end + len("</seg>") :] if found else line
+            yield " ".join(text.split())
+
+
+def talks(lines: Iterable[str]) -> Iterator[str]:
+    """Finds the sentences of IWSLT's ``train.tags``: the talks, their titles and descriptions.
+
+    Source: the ``grep`` and ``sed`` of fairseq's ``prepare-iwslt14.sh``.
+    """
+    for line in lines:
+        if not any(tag in line for tag in ("<url>", "<talkid>", "<keywords>")):
+            yield re.sub("</?(title|description)>", "", line)
+
+
+def column(lines: Iterable[str], index: int) -> Iterator[str]:
+    """Finds the sentences in a column of a table, counted from 0; empty where it has no such."""
+    for line in lines:
+        cells = line.split("\t")
+        yield cells[index].strip() if index < len(cells) else ""

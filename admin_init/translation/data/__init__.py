@@ -1,0 +1,1 @@
+"""Data-bins, and batches of them."""

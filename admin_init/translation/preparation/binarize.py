@@ -1,0 +1,80 @@
+"""From the shards of a corpus to a data-bin, as ``fairseq-preprocess`` would write it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from admin_init._utils.atomic_files import whole_file
+from admin_init.errors import CorpusError
+from admin_init.translation.data.databin import IndexedDatasetBuilder
+from admin_init.translation.data.dictionary import Dictionary
+from admin_init.translation.preparation.manifest import Manifest, Split
+from admin_init.translation.preparation.shards import IdShard, Shard
+
+
+def write_data_bin(shards: Mapping[str, Sequence[Shard]], manifest: Manifest, folder: Path) -> None:
+    """Writes the joined dictionary, the ids of all splits, and the plain references.
+
+    No more than a shard and the sizes of all sentences are in memory.
+
+    Args:
+        shards: Those of every split, in their order.
+        manifest: Gets to know what was kept and dropped.
+        folder: Where the files are written.
+
+    Raises:
+        CorpusError: No pair of a split was kept.
+    """
+    counts: Counter[str] = Counter()
+    for shard in shards["train"]:
+        counts.update(IdShard.load_counts(shard.path("ids")))
+    dictionary = Dictionary.from_counts(counts)
+    manifest.dictionary_size = len(dictionary)
+    languages = manifest.settings["source_lang"], manifest.settings["target_lang"]
+    for lang in languages:
+        dictionary.save(folder / f"dict.{lang}.txt")
+    for name, split in manifest.splits.items():
+        prefixes = [folder / f"{name}.{'-'.join(languages)}.{lang}" for lang in languages]
+        _write_split(shards[name], prefixes, dictionary, split)
+        if not split.kept:
+            raise CorpusError(
+                f"{name}: of {split.read:,} pairs, none was kept: all are empty, too long or too "
+                "unequal."
+            )
+
+
+def _write_split(
+    shards: Sequence[Shard], prefixes: Sequence[Path], dictionary: Dictionary, split: Split
+) -> None:
+    source_prefix, target_prefix = prefixes
+    with (
+        ExitStack() as opened,
+        IndexedDatasetBuilder(source_prefix, len(dictionary)) as sources,
+        IndexedDatasetBuilder(target_prefix, len(dictionary)) as targets,
+    ):
+        plain = None
+        for shard in shards:
+            part = IdShard.load(shard.path("ids"))
+            ids = np.array([dictionary.index(token) for token in part.tokens], np.int64)
+            sources.extend(ids[part.source], part.source_sizes)
+            targets.extend(ids[part.target], part.target_sizes)
+            if part.references:
+                # Without the ending fairseq would take it for a data-bin of the kind "raw".
+                plain = plain or opened.enter_context(whole_file(f"{target_prefix}.txt"))
+                plain.writelines(f"{reference}\n".encode() for reference in part.references)
+            _record(part, split)
+    # What is drawn from the training data was not read as a split of its own.
+    split.read = split.read or split.kept + sum(found.count for found in split.dropped.values())
+
+
+def _record(part: IdShard, split: Split) -> None:
+    split.kept += len(part.source_sizes)
+    split.drawn += part.drawn
+    split.source_tokens += len(part.source)
+    split.target_tokens += len(part.target)
+    for reason, lines in part.dropped.items():
+        for line in sorted(lines):
+            split.drop(line, reason)

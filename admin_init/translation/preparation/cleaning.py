@@ -1,0 +1,43 @@
+"""Which training pairs are left out."""
+
+from collections.abc import Sequence
+
+from admin_init.translation.preparation.config import PrepareConfig
+
+_LONGEST_WORD = 1000
+
+
+def why_dropped(
+    source: Sequence[str], target: Sequence[str], config: PrepareConfig | None = None
+) -> str | None:
+    """Says why a training pair is left out, by the rules of Moses' ``clean-corpus-n.perl``.
+
+    Args:
+        source: The words or subwords of one side.
+        target: Those of the other.
+        config: The bounds; None where a pair must only not be empty.
+
+    Returns:
+        The reason, for people; None where the pair is kept.
+    """
+    shorter, longer = sorted((len(source), len(target)))
+    if not shorter:
+        return "empty"
+    if config is None:
+        return None
+    if longer > config.max_length:
+        return f"longer than {config.max_length} {config.length_unit}s"
+    if shorter < config.min_length:
+        return f"shorter than {config.min_length} {config.length_unit}s"
+    return _unequal_or_junk(source, target, config)
+
+
+def _unequal_or_junk(
+    source: Sequence[str], target: Sequence[str], config: PrepareConfig
+) -> str | None:
+    shorter, longer = sorted((len(source), len(target)))
+    if config.max_ratio is not None and longer / shorter > config.max_ratio:
+        return f"longer than {config.max_ratio} times its translation"
+    if any(len(word) > _LONGEST_WORD for side in (source, target) for word in side):
+        return f"having a word of more than {_LONGEST_WORD:,} characters"
+    return None

@@ -1,0 +1,99 @@
+"""Counts of distinct words, more than memory may hold: sorted files that are merged."""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+from admin_init._utils.atomic_files import write_whole
+
+_FAN_IN = 64
+
+WordCount = tuple[str, int]
+
+
+def save_counts(counts: Iterable[WordCount], path: Path) -> None:
+    """Writes the lines ``word count``.
+
+    Args:
+        counts: In the order of the words.
+        path: The file.
+    """
+    lines = (f"{word} {count}\n".encode() for word, count in counts)
+    write_whole(path, lambda file: file.writelines(lines))
+
+
+def count_words(texts: Iterable[str], path: Path) -> None:
+    """Counts the words of some texts, and writes them in their order."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text.split())
+    save_counts(sorted(counts.items()), path)
+
+
+def merge_counts(files: list[Path], scratch: Path) -> Path:
+    """Adds up the counts of many files, without holding them in memory.
+
+    Args:
+        files: What :func:`count_words` wrote; at least one.
+        scratch: A folder for what is merged from some of them, as not all can be open at once.
+
+    Returns:
+        A file with every word once.
+    """
+    generation = 0
+    while len(files) > 1:
+        merged = []
+        for start in range(0, len(files), _FAN_IN):
+            merged.append(scratch / f"merged.{generation}.{start:06}.words")
+            with ExitStack() as opened:
+                streams = [load_counts(path, opened) for path in files[start : start + _FAN_IN]]
+                save_counts(_added(heapq.merge(*streams)), merged[-1])
+        files, generation = merged, generation + 1
+    return files[0]
+
+
+def load_counts(path: Path, opened: ExitStack) -> Iterator[WordCount]:
+    """Reads the lines ``word count``, one by one.
+
+    Args:
+        path: The file.
+        opened: Closes it.
+    """
+    file = opened.enter_context(path.open("rb"))
+    for line in file:
+        word, _, count = line.decode("utf-8").rpartition(" ")
+        yield word, int(count)
+
+
+def most_frequent(path: Path, number: int) -> tuple[list[WordCount], int]:
+    """Finds the most frequent words.
+
+    Args:
+        path: What :func:`merge_counts` wrote.
+        number: The most words that are found; of two that are as frequent, the first in the order
+            of their code points.
+
+    Returns:
+        These words, and how many there are in the file.
+    """
+    distinct = 0
+
+    def counted() -> Iterator[WordCount]:
+        nonlocal distinct
+        for word_count in load_counts(path, opened):
+            distinct += 1
+            yield word_count
+
+    with ExitStack() as opened:
+        # The file is in the order of the words, which nsmallest keeps where counts are equal.
+        found = heapq.nsmallest(number, counted(), key=lambda item: -item[1])
+    return found, distinct
+
+
+def _added(counts: Iterator[WordCount]) -> Iterator[WordCount]:
+    for word, group in groupby(counts, key=itemgetter(0)):
+        yield word, sum(count for _, count in group)

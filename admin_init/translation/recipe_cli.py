@@ -1,0 +1,248 @@
+"""Recipes: YAML files that LightningCLI reads."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from argparse import ArgumentError
+from collections.abc import Mapping
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+from pytorch_lightning.trainer.states import TrainerFn
+from rich.console import Console
+from rich.table import Table
+from typing_extensions import override
+
+from admin_init._utils.checkpoints import read_checkpoint
+from admin_init._utils.option_parser import OptionParser
+from admin_init._utils.output import results, say
+from admin_init._utils.processes import end_with_parent
+from admin_init._utils.progress import has_bars
+from admin_init._utils.validation import MAX_SEED, check_numbers
+from admin_init.callbacks.atomic_checkpoint_io import WholeCheckpointIO
+from admin_init.callbacks.divergence import DivergenceCheck
+from admin_init.callbacks.fit_log import FitLog
+from admin_init.callbacks.interruption import SaveWhenInterrupted
+from admin_init.errors import AdminInitError, OptionError
+from admin_init.translation.data.datamodule import TranslationDataModule
+from admin_init.translation.module import TranslationModule, gathered
+
+_SECTIONS = ("transformer", "optimization", "search", "fairseq")
+_CALLS = {"class_path", "init_args", "dict_kwargs", "_class_path"}
+
+
+class RecipeParser(OptionParser, LightningArgumentParser):
+    """Parses what LightningCLI parses, and suggests as the parsers of the other commands do."""
+
+
+_FOUND = ("best", "last", "hpc")
+"""Checkpoints that a Trainer finds itself."""
+
+_GIVE = "Give one as `--ckpt_path FILE`."
+
+
+class RecipeCLI(LightningCLI):
+    """Refuses what cannot be built in one line, and writes results to standard output."""
+
+    def __init__(self, arguments: list[str], **settings: Any) -> None:
+        self._arguments = arguments
+        super().__init__(args=arguments, **settings)
+
+    @override
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """List the method that is asked for alone: the parsers of all four take much longer."""
+        every = super().subcommands()
+        return {name: every[name] for name in every if name in self._arguments} or every
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(DivergenceCheck, "divergence")
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        with redirect_stdout(results()):  # a help is what was asked for
+            super().parse_arguments(parser, args)
+        settings = _of_method(self.config)
+        for name in ("trainer", "model", "data"):
+            if not isinstance(settings.get(name), Namespace):
+                given = settings.get(name)
+                raise AdminInitError(f"`{name}` must be a mapping of options, but is {given}.")
+        self._search = settings.model.search
+        check_numbers(0, MAX_SEED, seed_everything=settings.seed_everything)
+        if method := self.config.get("subcommand"):
+            _check_checkpoint(method, settings.ckpt_path)
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        # By now Lightning has taken the whole model from the checkpoint, whatever was asked for.
+        # That is right for its weights and their optimizer, but how to search is free.
+        _of_method(self.config).model.search = self._search
+
+    @override
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise AdminInitError(f"the recipe cannot be built: {error}") from error
+        if self.subcommand:
+            self._find_checkpoint(self.config_init[self.subcommand])
+        strategy = self.trainer.strategy
+        # Not what a recipe may have chosen as one of the trainer's plugins.
+        if type(strategy.checkpoint_io) is TorchCheckpointIO:
+            strategy.checkpoint_io = WholeCheckpointIO()
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if not has_bars():
+            callbacks.append(FitLog())
+        if self.config.get("subcommand") == "fit":
+            callbacks.append(SaveWhenInterrupted(["admin-init", *self._arguments]))
+
+    @override
+    def _run_subcommand(self, subcommand: str) -> None:
+        if "LOCAL_RANK" in os.environ:
+            end_with_parent()
+        try:
+            super()._run_subcommand(subcommand)
+        except RuntimeError as error:
+            lost = _lost_process(error, self.trainer)
+            if lost is None:
+                raise
+            raise AdminInitError(
+                f"{lost} Repeat the command; `--ckpt_path FILE` goes on from a checkpoint."
+            ) from error
+
+    def _find_checkpoint(self, settings: Namespace) -> None:
+        if settings.ckpt_path not in _FOUND:
+            return
+        find = self.trainer._checkpoint_connector._parse_ckpt_path
+        method = TrainerFn(self.subcommand)
+        try:
+            found = find(method, settings.ckpt_path, model_provided=True, model_connected=False)
+        except ValueError as error:
+            raise AdminInitError(f"{error} {_GIVE}") from error
+        # A run that resumes its last checkpoint may be one that has none yet.
+        if found is None and method is not TrainerFn.FITTING:
+            raise AdminInitError(f"the run of this recipe has no checkpoint. {_GIVE}")
+        settings.ckpt_path = found
+
+    def validate(self, **options: Any) -> None:
+        """Validate, and print the metrics."""
+        self._print_metrics(self.trainer.validate, **options)
+
+    def test(self, **options: Any) -> None:
+        """Test, and print the metrics."""
+        self._print_metrics(self.trainer.test, **options)
+
+    def _print_metrics(self, evaluate: Any, *, verbose: bool, **options: Any) -> None:
+        # Lightning's own table goes where the progress bars go.
+        (metrics,) = evaluate(verbose=False, **options)
+        if verbose and self.trainer.is_global_zero:
+            table = Table("metric", "value")
+            for name, value in sorted(metrics.items()):
+                table.add_row(name, f"{value:.6g}")
+            Console(file=results()).print(table)
+
+    def predict(self, **options: Any) -> None:
+        """Predict, and print the translations of all ranks, in the order of the split."""
+        if isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher):
+            raise AdminInitError(
+                "the processes of this strategy hand no translations back. Use "
+                "`--trainer.strategy ddp`, or one device."
+            )
+        batches: Any = self.trainer.predict(**options) or []
+        found = gathered(dict(pair for batch in batches for pair in batch))
+        if self.trainer.is_global_zero:
+            for _, translation in sorted(found.items()):
+                say(translation)
+
+
+def _check_checkpoint(method: str, given: Any) -> None:
+    """See that there is a checkpoint, before anything is built; one of `_FOUND` waits till then."""
+    if given is None and method == "fit":
+        return
+    if not given:
+        raise AdminInitError(f"{method} needs the weights of a checkpoint. {_GIVE}")
+    # A folder holds the parts of a checkpoint of several ranks.
+    if given not in _FOUND and not Path(given).is_dir() and "://" not in given:
+        # Lightning hands them to the parser, which imports and calls what a `class_path` names.
+        parameters = read_checkpoint(given).get("hyper_parameters", {})
+        if not (
+            isinstance(parameters, Mapping)
+            and _is_plain(parameters)
+            and all(isinstance(parameters.get(name), Mapping | None) for name in _SECTIONS)
+        ):
+            raise AdminInitError(
+                f"{given} has hyper-parameters that are more than the plain values of a "
+                "translation model: they would be imported, called or opened. Nothing was run."
+            )
+
+
+def _is_plain(value: Any) -> bool:
+    """Say whether the parser takes a value as it is, and not as what to import or call."""
+    match value:
+        case Mapping():
+            names = all(isinstance(name, str) and name.isidentifier() for name in value)
+            return names and not _CALLS & value.keys() and all(map(_is_plain, value.values()))
+        case list() | tuple():
+            return all(map(_is_plain, value))
+        case str():
+            # Where any type goes, the parser reads a string as YAML, of which this makes a mapping.
+            return ":" not in value
+    return True
+
+
+def _lost_process(error: RuntimeError, trainer: Any) -> str | None:
+    """Name the process whose death ``error`` is about, if it is about one."""
+    text = str(error).partition("DataLoader worker")
+    if text[1]:
+        return f"A {text[1]} {text[2].strip().partition('. ')[0].rstrip('.')}."
+    for process in getattr(trainer.strategy.launcher, "procs", []):
+        # The error may be there before the process is.
+        with suppress(AttributeError, subprocess.TimeoutExpired):
+            if code := process.wait(2):
+                how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"over, with {code}"
+                trainer.strategy.launcher.kill(signal.SIGKILL)
+                return f"The training process {process.pid} was {how}."
+    return None
+
+
+def _of_method(config: Any) -> Any:
+    return config[config.subcommand] if config.get("subcommand") else config
+
+
+def recipe_cli(
+    arguments: list[str], *, run: bool = True, parser_settings: dict[str, Any] | None = None
+) -> RecipeCLI:
+    """Build what a recipe says, and run the Trainer's method that the first argument names.
+
+    Args:
+        arguments: As on the command line: ``["fit", "--config", "fit.yaml"]``; without a method
+            where ``run`` is False.
+        run: Whether to run it, or only to build model, data and trainer.
+        parser_settings: What else the parser is built with; that of a method under its name.
+
+    Raises:
+        AdminInitError: The arguments cannot be parsed, model, data or trainer cannot be built with
+            these values, or the checkpoint cannot be read.
+    """
+    settings = {"exit_on_error": False} | (parser_settings or {})
+    try:
+        return RecipeCLI(
+            arguments,
+            model_class=TranslationModule,
+            datamodule_class=TranslationDataModule,
+            run=run,
+            parser_kwargs=settings,
+            parser_class=RecipeParser,
+            save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,
+        )
+    except ArgumentError as error:
+        raise OptionError(error, arguments) from error

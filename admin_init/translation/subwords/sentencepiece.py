@@ -1,0 +1,77 @@
+"""Subwords: one byte-pair encoding for both languages, by SentencePiece."""
+
+import io
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+from typing import Self
+
+import sentencepiece
+
+from admin_init.errors import CorpusError
+
+
+class SentencePiece:
+    """Splits text into the pieces of a SentencePiece model, and joins them again.
+
+    Args:
+        model: The serialized SentencePiece model.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        self.model = model
+        """What :meth:`load` reads from a file."""
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+
+    @classmethod
+    def learn(cls, sentences: Iterable[str], vocabulary_size: int) -> Self:
+        """Learns a byte-pair encoding; the same sentences give the same model, byte for byte.
+
+        Args:
+            sentences: The sentences of both languages.
+            vocabulary_size: The most pieces the model may have. Fewer come out where the sentences
+                do not hold as many.
+
+        Raises:
+            CorpusError: SentencePiece cannot learn from these sentences.
+        """
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(sentences),
+                model_writer=model,
+                model_type="bpe",
+                vocab_size=vocabulary_size,
+                hard_vocab_limit=False,
+                character_coverage=1.0,
+                byte_fallback=False,
+                num_threads=1,
+                minloglevel=2,
+            )
+        except (RuntimeError, OSError) as error:
+            raise CorpusError(
+                f"SentencePiece cannot learn {vocabulary_size} subwords from this corpus: {error}"
+            ) from error
+        return cls(model.getvalue())
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Self:
+        """Reads a SentencePiece model.
+
+        Raises:
+            CorpusError: The file is missing or is no SentencePiece model.
+        """
+        try:
+            return cls(Path(path).read_bytes())
+        except (OSError, RuntimeError) as error:
+            raise CorpusError(f"The SentencePiece model {path} cannot be read: {error}") from error
+
+    def split(self, text: str) -> list[str]:
+        """Returns the pieces of a sentence."""
+        pieces: list[str] = self._processor.encode(text, out_type=str)
+        return pieces
+
+    def join(self, pieces: list[str]) -> str:
+        """Returns the text that the pieces spell."""
+        text: str = self._processor.decode(pieces)
+        return text

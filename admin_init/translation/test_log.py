@@ -1,0 +1,74 @@
+"""Which checkpoints of a run have been scored on a test set: ``test.json``."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from admin_init._utils.atomic_files import read_json, set_aside, write_json
+from admin_init._utils.typed_json import fits
+from admin_init.errors import AdminInitError
+from admin_init.translation.scoring import Bleu, TokenisedBleu
+
+NAME = "test.json"
+_KEYS = {"data", "sha256", "checkpoint"}
+
+
+def record_test(
+    checkpoint: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    bleu: Bleu,
+    tokenised: TokenisedBleu,
+) -> None:
+    """Note the scores of a checkpoint beside it, and warn of a second one.
+
+    A test set says how good a model is only while nothing is chosen by it. So it is scored once, by
+    the checkpoint that validation chose; where two of one folder are scored, the user is told.
+
+    Args:
+        checkpoint: What was scored.
+        data: The folder with the test set.
+        bleu: Its sacreBLEU.
+        tokenised: Its tokenised BLEU.
+    """
+    checkpoint = Path(checkpoint)
+    path = checkpoint.with_name(NAME)
+    with checkpoint.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    entries = _entries(path) if path.exists() else []
+    same = {"data": str(data), "sha256": digest}
+    entries = [entry for entry in entries if entry | same != entry]
+    others = [entry["checkpoint"] for entry in entries if entry["data"] == str(data)]
+    if others:
+        warnings.warn(
+            f"The test set of {data} has been scored before with {', '.join(others)} of the same "
+            "run. A score is too high where a checkpoint is chosen by it: report that of the one "
+            "that validation chose.",
+            stacklevel=2,
+        )
+    scores = {
+        "checkpoint": checkpoint.name,
+        "sacrebleu": bleu.score,
+        "signature": bleu.signature,
+        "tokenised_bleu": tokenised.line,
+    }
+    write_json(path, [*entries, same | scores])
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    try:
+        entries: list[dict[str, Any]] = read_json(path)
+        if fits(list[dict[str, Any]], entries) and all(entry.keys() >= _KEYS for entry in entries):
+            return entries
+        fault = f"{path} cannot be used: it holds no list of scores."
+    except AdminInitError as error:
+        fault = str(error)
+    # The scores that were just computed must not be lost by it.
+    aside = set_aside(path)
+    warnings.warn(
+        f"{fault} It is now {aside.name}: what was scored before is not known.", stacklevel=3
+    )
+    return []

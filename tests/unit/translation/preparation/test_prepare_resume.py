@@ -1,0 +1,178 @@
+"""A preparation that is shared, one that ended before its time, and one that is not alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Never
+
+import pytest
+
+from admin_init._utils.atomic_files import move_whole
+from admin_init.errors import CorpusError
+from admin_init.translation.corpora.parallel import ParallelCorpus
+from admin_init.translation.corpora.synthetic.grammar import embedded_corpus
+from admin_init.translation.preparation.manifest import Manifest
+from admin_init.translation.preparation.prepare import prepare
+from admin_init.translation.preparation.stages import CountWords, Preprocess, SplitIntoSubwords
+from admin_init.translation.subwords.sentencepiece import SentencePiece
+from admin_init.translation.subwords.subword_nmt import BytePairs
+
+KINDS: dict[str, dict[str, Any]] = {
+    "sentencepiece": {"vocabulary_size": 100},
+    "subword-nmt": {"subwords": "subword-nmt", "merges": 60, "valid_every": 9},
+}
+
+
+class Watched(list[tuple[str, str]]):
+    """Pairs that know how often they were read."""
+
+    readings = 0
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        self.readings += 1
+        return super().__iter__()
+
+
+def make_corpus(train: list[tuple[str, str]] | None = None) -> ParallelCorpus:
+    splits = embedded_corpus("small", seed=1, train=80, valid=5, test=5)
+    pairs = {"train": splits["train"] if train is None else train, "test": splits["test"]}
+    return ParallelCorpus(source_lang="en", target_lang="de", splits=pairs)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_neither_workers_nor_shards_change_what_is_written(tmp_path: Path, kind: str) -> None:
+    prepare(make_corpus(), tmp_path / "one", **KINDS[kind])
+    prepare(make_corpus(), tmp_path / "many", workers=2, shard_size=17, **KINDS[kind])
+    assert files(tmp_path / "many") == files(tmp_path / "one")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stage", [Preprocess, CountWords, SplitIntoSubwords])
+def test_an_interrupted_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: type, kind: str
+) -> None:
+    if (stage, kind) == (CountWords, "sentencepiece"):
+        return  # which has no such stage
+    prepare(make_corpus(), tmp_path / "bin", vocabulary_size=90)
+    before = files(tmp_path / "bin")
+    pairs = Watched(make_corpus().splits["train"])
+    arguments = {"shard_size": 20, "overwrite": True, **KINDS[kind]}
+    work, done = stage.__call__, []
+
+    def interrupted(self: Any, task: Any) -> None:
+        if task.shard.number == 2:
+            raise KeyboardInterrupt
+        work(self, task)
+
+    def remembered(self: Any, task: Any) -> None:
+        done.append((task.shard.split, task.shard.number))
+        work(self, task)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "__call__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(make_corpus(pairs), tmp_path / "bin", **arguments)
+    assert files(tmp_path / "bin") == before
+    assert {path.name for path in tmp_path.iterdir()} == {"bin", ".bin.scratch"}
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "__call__", remembered)
+        if stage is SplitIntoSubwords:
+            patched.setattr(SentencePiece, "learn", None)
+            patched.setattr(BytePairs, "learn", None)
+        prepare(make_corpus(pairs), tmp_path / "bin", **arguments)
+    tests = [] if stage is CountWords else [("test", 0)]
+    assert done == [("train", 2), ("train", 3), *tests]
+    # Once more than needed where nothing has to be preprocessed: to see that it is the same.
+    assert pairs.readings == (4 if stage is Preprocess else 3)
+    assert {path.name for path in tmp_path.iterdir()} == {"bin"}
+    prepare(make_corpus(), tmp_path / "whole", **KINDS[kind])
+    assert files(tmp_path / "bin") == files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("settings", "train"),
+    [({"lowercase": True}, None), ({"shard_size": 9}, None), ({}, [("a dog", "ein Hund")] * 80)],
+)
+def test_what_something_else_has_left_behind_is_not_taken_up(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+    train: list[tuple[str, str]] | None,
+) -> None:
+    def interrupt(*_: Any) -> Never:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("admin_init.translation.preparation.prepare.write_data_bin", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(make_corpus(train), tmp_path / "bin", vocabulary_size=90, **settings)
+    prepare(make_corpus(), tmp_path / "bin", vocabulary_size=90)
+    prepare(make_corpus(), tmp_path / "whole", vocabulary_size=90)
+    assert files(tmp_path / "bin") == files(tmp_path / "whole")
+
+
+def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
+    class Meanwhile(Watched):
+        def __iter__(self) -> Iterator[tuple[str, str]]:
+            if self.readings == 1:  # the first run has seen what there is, and is at work
+                with pytest.raises(CorpusError, match="bin is being prepared by another process"):
+                    prepare(make_corpus(), tmp_path / "bin", vocabulary_size=80)
+            return super().__iter__()
+
+    pairs = Meanwhile(make_corpus().splits["train"])
+    manifest = prepare(make_corpus(pairs), tmp_path / "bin", vocabulary_size=100)
+    assert pairs.readings == 2
+    assert Manifest.load(tmp_path / "bin") == manifest
+    assert {path.name for path in tmp_path.iterdir()} == {"bin"}
+
+
+def test_what_another_run_has_finished_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    class Meanwhile(Watched):
+        def __iter__(self) -> Iterator[tuple[str, str]]:
+            prepare(make_corpus(), tmp_path / "bin", vocabulary_size=80)
+            return super().__iter__()
+
+    pairs = Meanwhile(make_corpus().splits["train"])
+    with pytest.raises(CorpusError, match="vocabulary_size is 100, but was 80"):
+        prepare(make_corpus(pairs), tmp_path / "bin", vocabulary_size=100)
+    assert Manifest.load(tmp_path / "bin").settings["vocabulary_size"] == 80
+    assert {path.name for path in tmp_path.iterdir()} == {"bin"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_killed_between_its_two_moves_loses_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    prepare(make_corpus(), tmp_path / "bin", vocabulary_size=90)
+    before = files(tmp_path / "bin")
+
+    def killed(part: Path, path: Path) -> None:
+        if path == tmp_path / "bin":
+            raise KeyboardInterrupt
+        move_whole(part, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("admin_init.translation.preparation.workspace.move_whole", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(make_corpus(), tmp_path / "bin", vocabulary_size=80, overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {".bin.scratch"}
+    if overwrite:
+        prepare(make_corpus(), tmp_path / "bin", vocabulary_size=80, overwrite=True)
+        assert Manifest.load(tmp_path / "bin").settings["vocabulary_size"] == 80
+    else:
+        with pytest.raises(CorpusError, match="vocabulary_size is 80, but was 90"):
+            prepare(make_corpus(), tmp_path / "bin", vocabulary_size=80)
+        assert files(tmp_path / "bin") == before
+    assert {path.name for path in tmp_path.iterdir()} == {"bin"}
+
+
+def test_a_scratch_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "victim" / "result").mkdir(parents=True)
+    (tmp_path / ".bin.scratch").symlink_to(tmp_path / "victim")
+    with pytest.raises(CorpusError, match=r"\.bin\.scratch is a link"):
+        prepare(make_corpus(), tmp_path / "bin", vocabulary_size=90)
+    assert (tmp_path / "victim" / "result").is_dir()
