@@ -1,4 +1,4 @@
-"""What the package refuses, by name."""
+"""Errors of the package, by what they refuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of Admin: from branch variances to omega."""
+"""The rules of Admin: from branch variances, pooled over batches and ranks, to omega."""
 
 from __future__ import annotations
 

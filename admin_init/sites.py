@@ -1,4 +1,4 @@
-"""Residual sites: where a model adds a branch to its shortcut, and how they are found."""
+"""Residual sites: where a model adds a branch to its shortcut."""
 
 from __future__ import annotations
 

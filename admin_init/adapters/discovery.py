@@ -1,4 +1,4 @@
-"""Every residual connection of a model that Admin can rescale."""
+"""Discovery of the residual sites of a model's known layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The skip form: omega multiplies the shortcut, ``b = omega * x + f(x)``."""
+"""The skip form, ``b = omega * x + f(x)``, and lookups in and around the layer that has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One base class for both distributions of Lightning."""
+"""Lightning, in either distribution: base class, hooks of a module, steps without logging."""
 
 from __future__ import annotations
 

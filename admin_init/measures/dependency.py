@@ -1,4 +1,4 @@
-"""What each sub-layer's output is made of, in a model of any residual style."""
+"""Layer dependency: the share of every branch in every sub-layer's output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which branch makes up how much of which output (arXiv 2004.08249, figure 1)."""
+"""Heat maps of layer dependency (arXiv 2004.08249, figure 1)."""
 
 from __future__ import annotations
 

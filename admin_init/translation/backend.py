@@ -1,4 +1,4 @@
-"""Which library builds the Transformer of a translation module, and searches with it."""
+"""Backends: the library that builds a translation module's Transformer, and searches with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run have been scored on a test set: ``test.json``."""
+"""Log of the checkpoints that were scored on the test set: ``test.json``."""
 
 from __future__ import annotations
 

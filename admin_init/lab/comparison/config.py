@@ -1,4 +1,4 @@
-"""What is compared: a grid of variants on one corpus, as one YAML file says it."""
+"""Configuration of a comparison: a grid of variants on one corpus, in one YAML file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts, line by line, read as they are needed: files, and members of archives."""
+"""Texts, read line by line as they are needed: files, members of archives, markup within them."""
 
 from __future__ import annotations
 
