@@ -33,7 +33,7 @@ from admin_init.callbacks.lightning_compat import (
     own_copy,
     silenced,
 )
-from admin_init.callbacks.optimizer_groups import no_weight_decay
+from admin_init.callbacks.optimizer_groups import spare_from_weight_decay
 from admin_init.callbacks.report import log_profile
 from admin_init.distributed import pool_ranks
 from admin_init.errors import ProfileError, UnsupportedModelError
@@ -136,6 +136,13 @@ class AdminInit(Callback):
         around(pl_module, "setup", functools.partial(self._after, complete=not builds_later))
         if builds_later:
             around(pl_module, "configure_model", functools.partial(self._after, complete=True))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep omega out of weight decay, unless it is asked for."""
+        if not self.weight_decay:
+            omegas = [site.omega for site in self.sites(pl_module) if site.omega is not None]
+            for optimizer in trainer.optimizers:
+                spare_from_weight_decay(optimizer, omegas)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -299,8 +306,4 @@ class AdminInit(Callback):
         self._resumed = pl_module.trainer.ckpt_path is not None
         if self._resumed and not self._loaded:
             self.profile = None  # It would be that of a run before, with this same callback.
-        if self.weight_decay:
-            return hook()
-        sites = self.sites(pl_module)
-        with no_weight_decay(site.omega for site in sites if site.omega is not None):
-            return hook()
+        return hook()

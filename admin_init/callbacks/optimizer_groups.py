@@ -1,39 +1,47 @@
-"""Keep chosen parameters out of weight decay, whatever optimizer the user builds."""
+"""Weight decay that spares chosen parameters, in an optimizer that is built already."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 
-@contextmanager
-def no_weight_decay(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Within this context, optimizers get ``parameters`` in groups of their own, undecayed.
+def spare_from_weight_decay(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Let the steps of ``optimizer`` decay all its parameters but ``parameters``.
 
-    The groups are split while the optimizer is built, because a learning-rate scheduler built on
-    it takes note of the groups that it finds.
+    During a step these are in groups without weight decay, after all others. Outside of it the
+    groups are as they were built: so are their indices, their schedulers, of which torch's take
+    one group for each that there was when they were built, and their checkpoints.
+
+    Args:
+        optimizer: Its other options, such as a learning rate that changes, hold for all.
+        parameters: Those of them that the optimizer does not have are ignored.
     """
-    chosen = {id(parameter) for parameter in parameters}
-    add_param_group = Optimizer.add_param_group
+    spared = {id(parameter) for parameter in parameters}
+    changed: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    appended: list[dict[str, Any]] = []
 
-    def add(optimizer: Optimizer, group: dict[str, Any]) -> None:
-        params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
-        # torch also takes (name, parameter) pairs.
-        undecayed = [p for p in params if id(p[1] if isinstance(p, tuple) else p) in chosen]
-        if not undecayed or not group.get("weight_decay", optimizer.defaults.get("weight_decay")):
-            add_param_group(optimizer, {**group, "params": params})
-            return
-        decayed = [p for p in params if id(p[1] if isinstance(p, tuple) else p) not in chosen]
-        if decayed:
-            add_param_group(optimizer, {**group, "params": decayed})
-        add_param_group(optimizer, {**group, "params": undecayed, "weight_decay": 0.0})
+    def split(optimizer: Optimizer, *_: object) -> None:
+        restore(optimizer)  # a step that failed did not
+        for group in list(optimizer.param_groups):
+            ours = [parameter for parameter in group["params"] if id(parameter) in spared]
+            if not ours or not group.get("weight_decay"):
+                continue
+            changed.append((group, {name: group[name] for name in ("params", "weight_decay")}))
+            group["params"] = [p for p in group["params"] if id(p) not in spared]
+            appended.append(group | {"params": ours, "weight_decay": 0.0})
+        optimizer.param_groups += appended
 
-    Optimizer.add_param_group = add  # type: ignore[assignment,method-assign]
-    try:
-        yield
-    finally:
-        Optimizer.add_param_group = add_param_group  # type: ignore[method-assign]
+    def restore(optimizer: Optimizer, *_: object) -> None:
+        if appended:
+            del optimizer.param_groups[-len(appended) :]
+        for group, before in changed:
+            group.update(before)
+        changed.clear()
+        appended.clear()
+
+    optimizer.register_step_pre_hook(split)
+    optimizer.register_step_post_hook(restore)

@@ -118,12 +118,25 @@ def test_the_pass_leaves_no_trace(tmp_path: Path) -> None:
 @pytest.mark.parametrize("weight_decay", [False, True])
 def test_omega_is_optimized_and_decays_only_if_asked(weight_decay: bool) -> None:
     model = module()
-    run = trainer(callbacks=[AdminInit(weight_decay=weight_decay)], max_steps=2)
+    decay: dict[int, float] = {}
+
+    def note(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        decay.update(
+            (id(p), g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]
+        )
+
+    class Note(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
+            trainer.optimizers[0].register_step_pre_hook(note)
+
+    run = trainer(callbacks=[AdminInit(weight_decay=weight_decay), Note()], max_steps=2)
     run.fit(model, data())
-    decay = {id(p): g["weight_decay"] for g in run.optimizers[0].param_groups for p in g["params"]}
     sites = find_sites(model)
     assert [decay[id(site.omega)] for site in sites] == [0.1 if weight_decay else 0.0] * len(sites)
     assert {decay[id(p)] for n, p in model.named_parameters() if "omega" not in n} == {0.1}
+    # What the module wrote is what it finds.
+    (group,) = run.optimizers[0].param_groups
+    assert [id(p) for p in group["params"]] == [id(p) for p in model.parameters()]
     trained = [(site.omega != site.omega[0]).any() for site in sites if site.omega is not None]
     assert not trained[0]
     assert all(trained[1:])

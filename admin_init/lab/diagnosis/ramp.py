@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from admin_init._utils.isolation import preserved
-from admin_init.callbacks.optimizer_groups import no_weight_decay
+from admin_init.callbacks.optimizer_groups import spare_from_weight_decay
 from admin_init.measures import RAMP_PEAK, LargestStableRate
 from admin_init.scaled_skip import ScaledSkip
 from admin_init.translation.data.batching import TranslationBatch
@@ -87,8 +87,8 @@ def _climb(
     module: TranslationModule, batches: Iterable[TranslationBatch], steps: int, peak: float
 ) -> Ramp:
     omegas = [m.omega for m in module.modules() if isinstance(m, ScaledSkip)]
-    with no_weight_decay(omegas):
-        optimizer, _ = module.optimization.build(module.parameters())
+    optimizer, _ = module.optimization.build(module.parameters())
+    spare_from_weight_decay(optimizer, omegas)
     module.train()
     judge = LargestStableRate()
     rates, losses = [], []
