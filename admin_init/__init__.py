@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         TrainedModelError,
         UnsupportedModelError,
     )
+    from admin_init.initialize import initialize_, parameter_groups
     from admin_init.profiling import profile
     from admin_init.rescale import apply_, fold_, install_
 
@@ -39,8 +40,10 @@ _HOME = {
     "apply_": "rescale",
     "find_sites": "adapters.discovery",
     "fold_": "rescale",
+    "initialize_": "initialize",
     "install_": "rescale",
     "named_sites": "adapters.patterns",
+    "parameter_groups": "initialize",
     "profile": "profiling",
 }
 
@@ -59,8 +62,10 @@ __all__ = [
     "apply_",
     "find_sites",
     "fold_",
+    "initialize_",
     "install_",
     "named_sites",
+    "parameter_groups",
     "profile",
 ]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from admin_init._utils.checkpoints import write_checkpoint, write_safetensors
 from admin_init._utils.isolation import trial_pass
-from admin_init.adapters.discovery import find_sites
+from admin_init.adapters.discovery import Sites, resolve_sites
 from admin_init.errors import FoldError
 from admin_init.rescale import fold_, install_
 from admin_init.sites import ResidualSite, stacks
@@ -32,7 +32,7 @@ def folded(
     model: nn.Module,
     run: Callable[[], object],
     *,
-    sites: Sequence[ResidualSite] | None = None,
+    sites: Sites | None = None,
 ) -> Iterator[float]:
     """Fold the omegas of ``model`` until exit, if that changes no output.
 
@@ -40,7 +40,8 @@ def folded(
         model: A model with omegas. On exit it has them again, in new parameters.
         run: Passes a probe once through ``model``, which is in eval mode then. Compared are the
             outputs of every stack, and the tensors that it returns.
-        sites: The residual connections; those of ``find_sites(model)`` by default.
+        sites: The residual connections, or patterns of their names, see
+            :func:`admin_init.named_sites`; by default those of known layers.
 
     Yields:
         The largest difference between outputs before and after, see :data:`TOLERANCE`.
@@ -54,14 +55,14 @@ def folded(
         with folded(model, lambda: model(*batch)) as difference:
             torch.save(model.state_dict(), "plain.pt")
     """
-    sites = [s for s in (find_sites(model) if sites is None else sites) if s.omega is not None]
+    found = [site for site in resolve_sites(model, sites) if site.omega is not None]
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    trained = [site.omega is not None and site.omega.requires_grad for site in sites]
-    before = _outputs(model, run, sites)
-    fold_(model, sites=sites)
+    trained = [site.omega is not None and site.omega.requires_grad for site in found]
+    before = _outputs(model, run, found)
+    fold_(model, sites=found)
     try:
-        after = _outputs(model, run, sites)
-        difference, tolerance = _difference(before, after), _tolerance(sites)
+        after = _outputs(model, run, found)
+        difference, tolerance = _difference(before, after), _tolerance(found)
         if not difference <= tolerance:
             raise FoldError(
                 f"Folding would change the outputs by {difference:.1e} of the largest, more than "
@@ -69,8 +70,8 @@ def folded(
             )
         yield difference
     finally:
-        install_(model, sites=sites)
-        for site, trainable in zip(sites, trained, strict=True):
+        install_(model, sites=found)
+        for site, trainable in zip(found, trained, strict=True):
             if site.omega is not None:
                 site.omega.requires_grad_(trainable)
         model.load_state_dict(weights)
@@ -82,7 +83,7 @@ def write_folded(
     destination: str | os.PathLike[str],
     run: Callable[[], object],
     *,
-    sites: Sequence[ResidualSite] | None = None,
+    sites: Sites | None = None,
 ) -> float:
     """Write the checkpoint of the plain Post-LN model that computes what ``model`` computes.
 
@@ -95,7 +96,8 @@ def write_folded(
         destination: Where the new one is written, whole or not at all; as safetensors, with the
             weights alone, if it ends in ``.safetensors``.
         run: Passes a probe through ``model``, see :func:`folded`.
-        sites: The residual connections; those of ``find_sites(model)`` by default.
+        sites: The residual connections, or patterns of their names, see
+            :func:`admin_init.named_sites`; by default those of known layers.
 
     Returns:
         The largest difference between outputs before and after, see :data:`TOLERANCE`.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from admin_init._utils.isolation import trial_pass
-from admin_init.adapters.discovery import find_sites
+from admin_init.adapters.discovery import Sites, resolve_sites
 from admin_init.admin_profile import AdminProfile, SiteProfile
 from admin_init.errors import ProfileError
 from admin_init.omega import Moments, Rule, check_rule, omega_from_variances, variance
@@ -29,7 +29,7 @@ def profile(
     *,
     forward: Forward | None = None,
     rule: Rule = "reference",
-    sites: Sequence[ResidualSite] | None = None,
+    sites: Sites | None = None,
 ) -> AdminProfile:
     """Profile ``model`` and leave it as it was, with or without omegas.
 
@@ -43,7 +43,8 @@ def profile(
             the model's positional arguments, a mapping into its keyword arguments, and anything
             else is its only argument.
         rule: How omegas follow from variances, see :func:`admin_init.omega.omega_from_variances`.
-        sites: The residual connections to profile; those of ``find_sites(model)`` by default.
+        sites: The residual connections, or patterns of their names, see
+            :func:`admin_init.named_sites`; by default those of known layers.
 
     Returns:
         The profile, ready for :func:`admin_init.apply_`.
@@ -66,13 +67,13 @@ def profile(
             f"`batches` must be an iterable of batches, but is one {type(batches).__name__}. "
             "Pass a list: `profile(model, [batch])`."
         )
-    sites = find_sites(model) if sites is None else sites
+    found = resolve_sites(model, sites)
     run = forward or call_model
     total: list[SiteMoments] = []
     passes = 0
-    with installed(sites):
+    with installed(found):
         for batch in batches:
-            measured = measure(model, sites, partial(run, model, batch), rule=rule)
+            measured = measure(model, found, partial(run, model, batch), rule=rule)
             total = pool(total, measured) if passes else measured
             passes += 1
     if not passes:

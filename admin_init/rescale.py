@@ -9,15 +9,13 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from admin_init.adapters.discovery import find_sites
+from admin_init.adapters.discovery import Sites, resolve_sites
 from admin_init.admin_profile import AdminProfile
 from admin_init.errors import FoldError, ProfileError, UnsupportedModelError
 from admin_init.sites import ResidualSite
 
 
-def install_(
-    model: nn.Module, *, trainable: bool = True, sites: Sequence[ResidualSite] | None = None
-) -> nn.Module:
+def install_(model: nn.Module, *, trainable: bool = True, sites: Sites | None = None) -> nn.Module:
     """Give every residual connection an omega of 1, which changes no output.
 
     Sites that have one keep it. The first omega of each stack is not trained: it scales the
@@ -26,7 +24,8 @@ def install_(
     Args:
         model: A model with Post-LN layers.
         trainable: Whether the other omegas are trained.
-        sites: The residual connections; those of ``find_sites(model)`` by default.
+        sites: The residual connections, or patterns of their names, see
+            :func:`admin_init.named_sites`; by default those of known layers.
 
     Returns:
         ``model``.
@@ -35,8 +34,7 @@ def install_(
         UnsupportedModelError: The model has no residual connection that Admin can rescale. Nothing
             has been changed then.
     """
-    sites = find_sites(model) if sites is None else sites
-    bare = [site for site in sites if not site.installed]
+    bare = [site for site in resolve_sites(model, sites) if not site.installed]
     with ExitStack() as undo:
         _install_(bare, undo)
         for site in bare:
@@ -50,7 +48,7 @@ def apply_(
     model: nn.Module,
     profile: AdminProfile,
     *,
-    sites: Sequence[ResidualSite] | None = None,
+    sites: Sites | None = None,
 ) -> nn.Module:
     """Set the omegas of ``model`` to those of ``profile``; install them where there are none.
 
@@ -60,7 +58,8 @@ def apply_(
         model: The model that was profiled, or one of the same architecture. A prefix that all its
             sites share, such as ``model.``, may be there or not.
         profile: From :func:`admin_init.profile` or ``AdminProfile.load``.
-        sites: The residual connections; those of ``find_sites(model)`` by default.
+        sites: The residual connections, or patterns of their names, see
+            :func:`admin_init.named_sites`; by default those of known layers.
 
     Returns:
         ``model``.
@@ -70,18 +69,18 @@ def apply_(
             weights cannot hold an omega. Nothing has been changed then.
         UnsupportedModelError: The model was built inside ``torch.inference_mode``.
     """
-    sites = find_sites(model) if sites is None else sites
-    check_can_train(sites)
-    omegas = _match(profile, [site.name for site in sites])
-    _check_range(sites, omegas)
-    install_(model, sites=sites)
-    for site in sites:
+    found = resolve_sites(model, sites)
+    check_can_train(found)
+    omegas = _match(profile, [site.name for site in found])
+    _check_range(found, omegas)
+    install_(model, sites=found)
+    for site in found:
         if site.omega is not None:
             nn.init.constant_(site.omega, omegas[site.name])
     return model
 
 
-def fold_(model: nn.Module, *, sites: Sequence[ResidualSite] | None = None) -> nn.Module:
+def fold_(model: nn.Module, *, sites: Sites | None = None) -> nn.Module:
     """Fold every omega into the weights: what is left is a plain Post-LN model.
 
     Its outputs are those of before, its state dict has the keys it had before :func:`install_`.
@@ -90,7 +89,8 @@ def fold_(model: nn.Module, *, sites: Sequence[ResidualSite] | None = None) -> n
 
     Args:
         model: A model with omegas, trained or not. One without is left alone.
-        sites: The residual connections; those of ``find_sites(model)`` by default.
+        sites: The residual connections, or patterns of their names, see
+            :func:`admin_init.named_sites`; by default those of known layers.
 
     Returns:
         ``model``.
@@ -101,14 +101,14 @@ def fold_(model: nn.Module, *, sites: Sequence[ResidualSite] | None = None) -> n
             a subclass overrides what reads them, would overflow, or cannot be changed in place.
             Nothing has been changed then.
     """
-    sites = [s for s in (find_sites(model) if sites is None else sites) if s.installed]
-    problems = list(_fold_problems(model, sites))
+    folding = [site for site in resolve_sites(model, sites) if site.installed]
+    problems = list(_fold_problems(model, folding))
     if problems:
         raise FoldError(
             f"Omega cannot be folded, and nothing was changed: {'; '.join(problems)}. The model "
             "can be used and saved with its omegas as it is."
         )
-    for site in sites:
+    for site in folding:
         site.fold_()
     return model
 

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import admin_init
 from admin_init import AdminInit, AdminProfile
+from admin_init.adapters.discovery import resolve_sites
 from admin_init.nn import Transformer, TransformerConfig
 
 VOCABULARY = 1000
@@ -133,7 +134,7 @@ class Results(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if batch_idx == 0:
-            sites = self.admin.sites(module)
+            sites = resolve_sites(module, self.admin.sites)
             self.omegas = torch.cat([s.omega.detach() for s in sites if s.omega is not None])
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -4,16 +4,46 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 from torch import nn
 
 from admin_init.adapters import huggingface, native, torch_nn
+from admin_init.adapters.patterns import SitePattern, named_sites
 from admin_init.adapters.registry import adapter_of, served_layers
 from admin_init.errors import NotPostLNError, UnsupportedModelError
 from admin_init.sites import ResidualSite, linked
 
-__all__ = ["find_sites", "huggingface", "native", "torch_nn"]
+__all__ = ["Sites", "find_sites", "huggingface", "native", "resolve_sites", "torch_nn"]
+
+Sites = Sequence[ResidualSite] | Sequence[SitePattern]
+"""What every ``sites=`` takes: residual connections that were found, or patterns of their names."""
+
+
+def resolve_sites(model: nn.Module, sites: Sites | None = None) -> list[ResidualSite]:
+    """Return the residual connections that a ``sites=`` argument stands for.
+
+    Args:
+        model: Any module.
+        sites: Those of ``model``, as they were found; or what to find them by, see
+            :func:`admin_init.named_sites`; by default :func:`find_sites` does.
+
+    Raises:
+        UnsupportedModelError: None is found, or a pattern matches nothing.
+        TypeError: ``sites`` is something else.
+    """
+    if sites is None:
+        return find_sites(model)
+    given = list(sites) if isinstance(sites, Sequence) else [sites]
+    if all(isinstance(site, ResidualSite) for site in given):
+        return cast("list[ResidualSite]", given)
+    if all(isinstance(site, SitePattern) for site in given):
+        return named_sites(model, cast("list[SitePattern]", given))
+    raise TypeError(
+        "`sites` must be a list of SitePatterns, or of sites from `find_sites` or `named_sites`, "
+        f"but is {str(sites)[:100]}."
+    )
 
 
 def find_sites(model: nn.Module) -> list[ResidualSite]:

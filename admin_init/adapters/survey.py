@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
 from torch import nn
 
-from admin_init.adapters.discovery import find_sites
-from admin_init.adapters.patterns import SitePattern, named_sites
+from admin_init.adapters.discovery import Sites, resolve_sites
 from admin_init.adapters.registry import adapter_of
 from admin_init.errors import NotPostLNError, UnsupportedModelError
 from admin_init.sites import ResidualSite
@@ -38,13 +36,13 @@ class Survey:
         return view
 
 
-def survey(model: nn.Module, patterns: Sequence[SitePattern] | None = None) -> Survey:
+def survey(model: nn.Module, sites: Sites | None = None) -> Survey:
     """Find the residual connections of ``model``, and the layers and norms that are left over.
 
     Args:
         model: Any module.
-        patterns: Names the residual connections, see :func:`admin_init.named_sites`; by default
-            those of known layers are found.
+        sites: The residual connections, or patterns of their names, see
+            :func:`admin_init.named_sites`; by default those of known layers.
 
     Example::
 
@@ -54,19 +52,19 @@ def survey(model: nn.Module, patterns: Sequence[SitePattern] | None = None) -> S
     """
     problem = None
     try:
-        sites = find_sites(model) if patterns is None else named_sites(model, patterns)
+        found = resolve_sites(model, sites)
     except UnsupportedModelError as error:
-        sites, problem = [], str(error)
-    others = {} if patterns else refused_layers(model)
+        found, problem = [], str(error)
+    others = {} if sites else refused_layers(model)
     # With what some libraries wrap in a norm of their own.
-    norms = {id(module) for site in sites for module in site.norm.modules()}
+    norms = {id(module) for site in found for module in site.norm.modules()}
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{layer}.") for layer in others)
         if _is_norm(module) and id(module) not in norms and not inside:
             others[name] = (
                 f"`{name}`, a {type(module).__name__}, ends no residual connection found here"
             )
-    return Survey(sites, others, problem)
+    return Survey(found, others, problem)
 
 
 def refused_layers(model: nn.Module) -> dict[str, str]:

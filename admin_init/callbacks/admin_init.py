@@ -6,15 +6,14 @@ import functools
 import inspect
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from admin_init._utils.atomic_files import move_whole
-from admin_init.adapters.discovery import find_sites
-from admin_init.adapters.patterns import SitePattern, named_sites
+from admin_init.adapters.discovery import Sites, resolve_sites
 from admin_init.admin_profile import AdminProfile
 from admin_init.callbacks.checks import (
     averaging,
@@ -64,8 +63,8 @@ class AdminInit(Callback):
 
     Args:
         rule: How omegas follow from variances, see :func:`admin_init.omega.omega_from_variances`.
-        sites: Names the residual connections of a model that no adapter knows, in the order in
-            which a layer runs its sub-layers, see :func:`admin_init.named_sites`.
+        sites: The residual connections, or patterns of their names, see
+            :func:`admin_init.named_sites`; by default those of known layers.
         profile: An :class:`AdminProfile`, or the path of one, to apply instead of profiling.
         forward: Called as ``forward(pl_module, batch)`` to profile. By default the module's own
             ``training_step`` is, with its logging switched off; a module with manual optimization
@@ -95,7 +94,7 @@ class AdminInit(Callback):
         self,
         *,
         rule: Rule = "reference",
-        sites: Sequence[SitePattern] | None = None,
+        sites: Sites | None = None,
         profile: AdminProfile | str | os.PathLike[str] | None = None,
         forward: Forward | None = None,
         trainable: bool = True,
@@ -105,7 +104,7 @@ class AdminInit(Callback):
     ) -> None:
         check_rule(rule)
         self.rule = rule
-        self.patterns = sites
+        self.sites = sites
         self.given = profile
         self.forward = forward
         self.trainable = trainable
@@ -140,7 +139,8 @@ class AdminInit(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep omega out of weight decay, unless it is asked for."""
         if not self.weight_decay:
-            omegas = [site.omega for site in self.sites(pl_module) if site.omega is not None]
+            sites = resolve_sites(pl_module, self.sites)
+            omegas = [site.omega for site in sites if site.omega is not None]
             for optimizer in trainer.optimizers:
                 spare_from_weight_decay(optimizer, omegas)
 
@@ -153,13 +153,13 @@ class AdminInit(Callback):
         if self._settled:
             return
         self._settled = True
-        sites = self.sites(pl_module)
+        sites = resolve_sites(pl_module, self.sites)
         if self._goes_on(trainer, sites):
             return
         check_optimized(trainer, sites)
         if not self.force:
             check_untrained(sites)
-        if self.patterns is None:
+        if self.sites is None:
             warn_of_others(pl_module)
         profile = self.given
         if not isinstance(profile, AdminProfile):
@@ -191,7 +191,7 @@ class AdminInit(Callback):
             with trainer.precision_plugin.train_step_context(), exact:
                 return self._step(pl_module, pl_module.training_step, batch, batch_idx)
 
-        with silenced(trainer, pl_module), folded(pl_module, run, sites=self.sites(pl_module)):
+        with silenced(trainer, pl_module), folded(pl_module, run, sites=self.sites):
             trainer.save_checkpoint(part, weights_only=True)
         if trainer.is_global_zero:
             move_whole(part, path)
@@ -212,12 +212,6 @@ class AdminInit(Callback):
                 f"The checkpoint has {len(lost)} omegas that this model has no place for "
                 f"({lost[0]} ...). Load it into the architecture that it was trained with."
             )
-
-    def sites(self, pl_module: pl.LightningModule) -> list[ResidualSite]:
-        """Find the residual connections of ``pl_module``, those that were named if any were."""
-        if self.patterns is None:
-            return find_sites(pl_module)
-        return named_sites(pl_module, self.patterns)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the profile, as primitives."""
@@ -281,7 +275,7 @@ class AdminInit(Callback):
 
     def _install(self, pl_module: pl.LightningModule, *, complete: bool) -> None:
         try:
-            sites = self.sites(pl_module)
+            sites = resolve_sites(pl_module, self.sites)
             if not complete and any(site.norm_weight.is_meta for site in sites):
                 return  # An omega from before `to_empty` would be whatever is in memory.
             install_(pl_module, sites=sites)

@@ -6,14 +6,12 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from admin_init._utils.checkpoints import read_checkpoint, with_omegas
-from admin_init.adapters.discovery import find_sites
-from admin_init.adapters.patterns import SitePattern, named_sites
+from admin_init.adapters.discovery import Sites, resolve_sites
 from admin_init.errors import AdminInitError
 from admin_init.rescale import install_
 from admin_init.sites import ResidualSite
@@ -79,7 +77,7 @@ def batch_for(model: nn.Module, name: str | None) -> Any:
 
 
 def restored(
-    name: str, path: str, patterns: Sequence[SitePattern] | None = None
+    name: str, path: str, sites: Sites | None = None
 ) -> tuple[nn.Module, list[ResidualSite], dict[str, Any]]:
     """Load a checkpoint with omegas into a model, without a Trainer.
 
@@ -87,7 +85,8 @@ def restored(
         name: What builds the model, as ``my.module:build``. The class of a LightningModule is given
             the hyper-parameters that the checkpoint has.
         path: The checkpoint.
-        patterns: Names the residual connections, see :func:`admin_init.named_sites`.
+        sites: The residual connections, or patterns of their names, see
+            :func:`admin_init.named_sites`; by default those of known layers.
 
     Returns:
         The model, its residual connections, and what the checkpoint holds.
@@ -113,9 +112,9 @@ def restored(
                 )
         else:
             model = built(name)
-        sites = find_sites(model) if patterns is None else named_sites(model, patterns)
-        install_(model, sites=sites).load_state_dict(checkpoint["state_dict"])
+        residual = resolve_sites(model, sites)
+        install_(model, sites=residual).load_state_dict(checkpoint["state_dict"])
     except (TypeError, RuntimeError) as error:
         reason = str(error).replace("\n\t", " ").partition("\n")[0]
         raise AdminInitError(f"{path} cannot be loaded into `{name}`: {reason}") from error
-    return model, sites, checkpoint
+    return model, residual, checkpoint

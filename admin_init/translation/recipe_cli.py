@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from argparse import ArgumentError
-from collections.abc import Mapping
-from contextlib import redirect_stdout, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ class RecipeCLI(LightningCLI):
         if "LOCAL_RANK" in os.environ:
             end_with_parent()
         try:
-            super()._run_subcommand(subcommand)
+            with _told_once():
+                super()._run_subcommand(subcommand)
         except RuntimeError as error:
             lost = _lost_process(error, self.trainer)
             if lost is None:
@@ -211,6 +213,26 @@ def _lost_process(error: RuntimeError, trainer: Any) -> str | None:
                 trainer.strategy.launcher.kill(signal.SIGKILL)
                 return f"The training process {process.pid} was {how}."
     return None
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """Leave the death of a loader to the error that ends the run.
+
+    torch raises one from a signal handler, too, which may run in a finalizer: there Python prints
+    it with a traceback, and goes on.
+    """
+    before = sys.unraisablehook
+
+    def tell(unraisable: Any) -> None:
+        if "DataLoader worker" not in str(unraisable.exc_value):
+            before(unraisable)
+
+    sys.unraisablehook = tell
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _of_method(config: Any) -> Any:

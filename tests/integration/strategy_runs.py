@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from admin_init import AdminInit, AdminInitError, SitePattern
+from admin_init.adapters.discovery import resolve_sites
 
 BRANCH_FORM = [
     SitePattern(
@@ -140,7 +141,7 @@ class Watch(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if batch_idx == 0:
-            sites = self.admin.sites(pl_module)
+            sites = resolve_sites(pl_module, self.admin.sites)
             self.omegas = [site.omega.detach().clone() for site in sites if site.omega is not None]
 
 

@@ -12,6 +12,7 @@ from small_module import data, module, trainer, with_validation
 from strategy_runs import FORMS
 
 from admin_init import AdminInit, AdminProfile, apply_
+from admin_init.adapters.discovery import resolve_sites
 
 AVERAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "weight averaging": ("WeightAveraging", {}),
@@ -46,7 +47,7 @@ def test_the_average_is_one_of_rescaled_models(
     ours = averaged(lightning, name, module(lightning), admin)
     rescaled = module(lightning)
     assert isinstance(admin.profile, AdminProfile)
-    apply_(rescaled, admin.profile, sites=admin.sites(rescaled))
+    apply_(rescaled, admin.profile, sites=resolve_sites(rescaled, admin.sites))
     theirs = averaged(lightning, name, rescaled)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)

@@ -13,6 +13,7 @@ from strategy_runs import FORMS
 from torch import nn
 
 from admin_init import AdminInit
+from admin_init.adapters.discovery import resolve_sites
 
 
 def built() -> nn.Module:
@@ -89,6 +90,6 @@ def test_a_late_model_can_be_averaged(form: str, lightning: ModuleType) -> None:
     trained(lightning, late, admin, average)
     assert admin.profile is not None
     # No step was averaged: what is left is the model as the training began.
-    for site, profiled in zip(admin.sites(late), admin.profile.sites, strict=True):
+    for site, profiled in zip(resolve_sites(late, admin.sites), admin.profile.sites, strict=True):
         assert site.omega is not None
         assert torch.equal(site.omega, torch.full((16,), profiled.omega))

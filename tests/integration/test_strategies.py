@@ -20,6 +20,7 @@ from torch import Tensor
 
 import admin_init
 from admin_init import AdminInit, AdminInitError, AdminProfile
+from admin_init.adapters.discovery import resolve_sites
 
 TABLE = "Strategies and precision"
 REFUSALS = "Refused strategies and precisions"
@@ -41,7 +42,7 @@ def in_one_process(form: str, build: Build, batches: list[Tensor]) -> AdminProfi
         model,
         [batch.double() for batch in batches],
         forward=lambda module, batch: module.model(batch),
-        sites=AdminInit(sites=FORMS[form]).sites(model),
+        sites=resolve_sites(model, FORMS[form]),
     )
 
 

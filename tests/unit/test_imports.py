@@ -28,6 +28,7 @@ ORDER = [
     "rescale",
     "profiling",
     "folding",
+    "initialize",
     "distributed",
     "callbacks",
     "translation",

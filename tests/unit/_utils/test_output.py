@@ -14,16 +14,20 @@ from admin_init.errors import AdminInitError
 
 
 def test_what_others_print_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("chatter")
+    logger.propagate = False
     with results_only():
         print("a bar")  # noqa: T201
         get_console().print("a table")
-        logging.getLogger("chatter").warning("a warning")
+        logger.addHandler(handler := logging.StreamHandler())
+        logger.warning("a warning")
+        logger.removeHandler(handler)
         say("a result")
         results().write("another\n")
     say("after")
     out, err = capsys.readouterr()
     assert out == "a result\nanother\nafter\n"
-    assert err == "a bar\na table\n"
+    assert err == "a bar\na table\na warning\n"
 
 
 def test_where_it_is_closed_nothing_begins() -> None:
