@@ -256,6 +256,7 @@ def translate(
         too_long: What becomes of a line that is longer than the model's positions: `skip` leaves
             its translation empty, `cut` translates its beginning; without one, translating ends.
     """
+    from admin_init._utils.memory import keep_freed_memory
     from admin_init.translation.line_stream import LineStream
     from admin_init.translation.translate import Translator
 
@@ -265,6 +266,7 @@ def translate(
     def report(problem: str) -> None:
         sys.stderr.write(f"admin-init translate: {problem}\n")
 
+    keep_freed_memory()
     translator = Translator(
         checkpoint,
         data=data,

@@ -275,8 +275,10 @@ def _parser(**settings: Any) -> ArgumentParser:
 
 
 def _run_trainer(name: str, arguments: list[str]) -> int:
+    from admin_init._utils.memory import keep_freed_memory
     from admin_init.translation.recipe_cli import recipe_cli
 
+    keep_freed_memory()
     with results_only():
         recipe_cli([name, *arguments], parser_settings={"prog": "admin-init", name: _help(name)})
     return 0

@@ -20,7 +20,6 @@ from admin_init.nn.loss import label_smoothed_cross_entropy
 from admin_init.translation.backend import FairseqConfig
 from admin_init.translation.data.batching import TranslationBatch
 from admin_init.translation.data.datamodule import TranslationDataModule
-from admin_init.translation.memory import keep_freed_memory
 from admin_init.translation.model import TranslationModel, as_config
 from admin_init.translation.optimization import OptimizationConfig
 from admin_init.translation.scoring import Bleu, TokenisedBleu, score, score_tokenised
@@ -45,9 +44,6 @@ class TranslationModule(TranslationModel, pl.LightningModule):
 
     Testing logs ``test_bleu``, sacreBLEU on detokenised text, and ``test_bleu_tokenised``, the BLEU
     of ``fairseq-generate``; predicting returns translations.
-
-    On a CPU its process keeps the memory that it frees, see
-    :func:`~admin_init.translation.memory.keep_freed_memory`, which says how to prevent that.
 
     Args:
         transformer: Shape of the model. Its ``vocabulary_size`` may be left out; it is then that of
@@ -101,11 +97,7 @@ class TranslationModule(TranslationModel, pl.LightningModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """Build the model, where only the data tell how large its vocabulary is.
-
-        From here on the process keeps the memory that it frees, see :func:`keep_freed_memory`.
-        """
-        keep_freed_memory()
+        """Build the model, where only the data tell how large its vocabulary is."""
         if self.config.vocabulary_size is None:
             config = replace(self.config, vocabulary_size=self._data.vocabulary_size)
             self._build(config)

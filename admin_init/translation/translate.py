@@ -19,7 +19,6 @@ from admin_init.translation.checkpoint import load_model
 from admin_init.translation.data.batching import collate
 from admin_init.translation.data.dictionary import Dictionary
 from admin_init.translation.data.subwords import Subwords
-from admin_init.translation.memory import keep_freed_memory
 
 TooLong = Literal["skip", "cut"]
 
@@ -27,9 +26,8 @@ TooLong = Literal["skip", "cut"]
 class Translator:
     """Turns lines into their translations.
 
-    The process keeps the memory that it frees, see :func:`keep_freed_memory`, and the model is made
-    ready for inference only, see :func:`~admin_init.nn.prepare_for_inference_`: once, where a
-    search for a batch would do so each time.
+    The model is made ready for inference only, see :func:`~admin_init.nn.prepare_for_inference_`:
+    once, where a search for a batch would do so each time.
 
     Args:
         checkpoint: Path of a checkpoint of :class:`TranslationModule`.
@@ -54,7 +52,6 @@ class Translator:
         too_long: TooLong | None = None,
         report: Callable[[str], object] = warnings.warn,
     ) -> None:
-        keep_freed_memory()
         saved = read_checkpoint(checkpoint)
         self.module = load_model(saved)
         if isinstance(self.module.transformer, Transformer):

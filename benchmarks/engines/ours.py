@@ -12,9 +12,9 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
+from admin_init._utils.memory import keep_freed_memory
 from admin_init.nn import Transformer, TransformerConfig, prepare_for_inference_
 from admin_init.translation.data.batching import TranslationBatch
-from admin_init.translation.memory import keep_freed_memory
 from admin_init.translation.module import TranslationModule
 from admin_init.translation.optimization import OptimizationConfig
 from admin_init.translation.search import beam_search
@@ -33,6 +33,7 @@ class Training:
         self.module = TranslationModule(config, optimization, label_smoothing=SMOOTHING)
 
     def train(self, batches: Sequence[TranslationBatch]) -> float:
+        keep_freed_memory()  # as the command line does
         clock = _Clock()
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", ".*does not have many workers")
@@ -83,7 +84,7 @@ class Search:
     version = "this working tree"
 
     def __init__(self, model: Transformer, data: Path, beam_size: int, max_length: int) -> None:
-        # As our Translator does.
+        # As the command line does.
         keep_freed_memory()
         self.model = prepare_for_inference_(model)
         # fairseq forbids the padding alone.

@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from admin_init._utils.atomic_files import write_checked
+from admin_init._utils.memory import keep_freed_memory
 from admin_init._utils.weight_averaging import average_checkpoints
 from admin_init.callbacks.admin_init import AdminInit
 from admin_init.callbacks.atomic_checkpoint_io import WholeCheckpointIO
@@ -196,6 +197,7 @@ def _step(snapshot: Path) -> int:
 
 def enter_worker(threads: int) -> None:
     """Prepare a worker process: its share of the cores, and no chatter between progress bars."""
+    keep_freed_memory()
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", module="pytorch_lightning|torch")
     # The one logger of both distributions of Lightning; which it is depends on the imports.

@@ -1,4 +1,4 @@
-"""What becomes of the memory that tensors on a CPU free."""
+"""The memory that tensors on a CPU free."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def keep_freed_memory() -> None:
 
     By default glibc returns large blocks to the system at once, and the system fills every page of
     the next ones with zeros: a twentieth of the time of training, a tenth of that of beam search.
-    A process holds what it needed at most until it ends, and somewhat more where its tensors are of
-    ever other sizes.
+    A process holds what it needed at most until it ends, and somewhat more where the sizes of its
+    tensors keep changing. It is for the processes of the command line, which are ours alone.
 
     Nothing is done where the C library is another one, or where the environment says what its
     ``malloc`` does (``MALLOC_...`` or ``GLIBC_TUNABLES``, see mallopt(3)).

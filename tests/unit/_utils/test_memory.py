@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is
 ALLOCATIONS = """
 import resource
 import torch
-from admin_init.translation.memory import keep_freed_memory
+from admin_init._utils.memory import keep_freed_memory
 
 {first}
 
@@ -49,11 +49,34 @@ def test_what_the_environment_says_of_malloc_holds() -> None:
     assert page_faults("keep_freed_memory()", MALLOC_TRIM_THRESHOLD_="131072") > 1000
 
 
-def test_a_translation_module_keeps_it() -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        "enter_worker(1)",
+        "attempt(['translate', '--checkpoint', 'none.ckpt'])",
+        "attempt(['test', '--ckpt_path', 'none.ckpt'])",
+    ],
+)
+def test_the_processes_of_the_command_line_keep_it(command: str) -> None:
+    first = f"""
+from admin_init.cli.main import main
+from admin_init.lab.comparison.run import enter_worker
+
+def attempt(arguments):
+    with contextlib.suppress(SystemExit):
+        main(arguments)
+
+{command}
+"""
+    printed = together(exec, "import contextlib\n" + ALLOCATIONS.format(first=first), {}, ranks=1)
+    assert int(printed[0].splitlines()[-1]) < 100
+
+
+def test_the_process_of_a_program_that_translates_is_its_own() -> None:
     module = """
 from admin_init.nn import TransformerConfig
 from admin_init.translation.module import TranslationModule
 TranslationModule(TransformerConfig(vocabulary_size=9, dim=8, heads=2)).setup("fit")
 """
     (printed,) = together(exec, ALLOCATIONS.format(first=module), {}, ranks=1)
-    assert int(printed) < 100
+    assert int(printed) > 1000
