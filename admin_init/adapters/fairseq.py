@@ -35,7 +35,11 @@ _NORMS = {
 
 
 class _Running(threading.local):
-    """The branch that is being computed in this thread, in the names of fairseq."""
+    """The branch that is being computed in this thread, in the names of fairseq.
+
+    fairseq's layers do not say which one they add. Threads may run one layer at the same time, so
+    it cannot be noted there.
+    """
 
     branch = "ffn"
 
