@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -17,79 +16,39 @@ from admin_init.errors import FoldError, NotPostLNError, UnsupportedModelError
 from admin_init.scaled_skip import ScaledSkip
 from admin_init.sites import ResidualSite, layer_stack
 
-# The last is what torch.export meets.
-_ADDITIONS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, operator.add}
 
+class ExcessSkip(ScaledSkip):
+    """A :class:`ScaledSkip` for layers that add the shortcut themselves.
 
-class _Summand:
-    """What a sub-layer returns for ``x + summand`` to be ``skip(x, branch)``.
-
-    It is a tensor-like type, which torch's functions ask what to do with it (``__torch_function__``
-    in torch's notes on extending PyTorch). So the layer's own forward is the one that runs, and
-    what it does with a sub-layer's output besides is refused.
+    Such a layer computes ``x + branch``; handed ``branch + (omega - 1) * x`` in place of
+    ``branch``, it computes ``omega * x + branch``.
     """
 
-    def __init__(self, skip: ScaledSkip, branch: Tensor) -> None:
-        self.skip = skip
-        self.branch = branch
-        self.has_graph = torch.is_grad_enabled()
-
-    @classmethod
-    def __torch_function__(
-        cls,
-        function: Callable[..., Any],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if function not in _ADDITIONS or kwargs:
-            raise _refusal(f"calls `{function.__name__}` with it")
-        shortcut, summand = args if isinstance(args[1], cls) else reversed(args)
-        if torch.is_grad_enabled() and not summand.has_graph:
-            raise _refusal(
-                "computes it without a graph, as reentrant checkpointing of a sub-layer does: take "
-                "use_reentrant=False, or checkpoint the whole layer"
-            )
-        return summand.skip(shortcut, summand.branch)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        raise _refusal(f"takes its `{name}`")
-
-    def __mul__(self, other: object) -> Any:
-        raise _refusal("multiplies it")
-
-    __rmul__ = __mul__
-
-
-def _refusal(what: str) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        "Admin scales the shortcut where a layer adds it, as `x + branch`, to what a sub-layer's "
-        f"method returned, but this layer {what}. Have the method itself return what is added, or "
-        "name the sub-layers (admin_init.named_sites)."
-    )
+    @override
+    def forward(self, shortcut: Tensor, branch: Tensor, omega: Tensor | None = None) -> Tensor:
+        """Return ``branch + (omega - 1) * shortcut``; ``branch`` itself where omega is 1."""
+        return torch.addcmul(branch, (self.omega if omega is None else omega) - 1, shortcut)
 
 
 class _RescaledLayer(Extended):
-    """Has the shortcut scaled where the layer's forward adds it to a sub-layer's output."""
+    """Adds the excess of the scaled shortcut to what each sub-layer returns."""
 
     # The fused inference kernel of nn.TransformerEncoderLayer knows no omega, and takes only the
     # activations that this attribute marks as known.
     activation_relu_or_gelu = property(lambda self: 0)
 
-    def _sa_block(self, *args: Any, **kwargs: Any) -> Tensor | _Summand:
-        return self._summand("self_attn_skip", super()._sa_block(*args, **kwargs))  # type: ignore[misc]
+    def _sa_block(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self._rescaled("self_attn_skip", x, super()._sa_block(x, *args, **kwargs))  # type: ignore[misc]
 
-    def _mha_block(self, *args: Any, **kwargs: Any) -> Tensor | _Summand:
-        return self._summand("cross_attn_skip", super()._mha_block(*args, **kwargs))  # type: ignore[misc]
+    def _mha_block(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self._rescaled("cross_attn_skip", x, super()._mha_block(x, *args, **kwargs))  # type: ignore[misc]
 
-    def _ff_block(self, *args: Any, **kwargs: Any) -> Tensor | _Summand:
-        return self._summand("ffn_skip", super()._ff_block(*args, **kwargs))  # type: ignore[misc]
+    def _ff_block(self, x: Tensor) -> Tensor:
+        return self._rescaled("ffn_skip", x, super()._ff_block(x))  # type: ignore[misc]
 
-    def _summand(self, name: str, branch: Tensor) -> Tensor | _Summand:
-        skip = getattr(self, name, None)
-        return branch if skip is None else _Summand(skip, branch)
+    def _rescaled(self, name: str, x: Tensor, branch: Tensor) -> Tensor:
+        skip: ExcessSkip | None = getattr(self, name, None)
+        return branch if skip is None else skip(x, branch)
 
 
 class _PaddedEncoder(Extended):
@@ -127,7 +86,7 @@ class TorchSite(SkipSite):
     @override
     def install_(self) -> None:
         weight = self.norm_weight
-        skip = ScaledSkip(self.width, device=weight.device, dtype=weight.dtype)
+        skip = ExcessSkip(self.width, device=weight.device, dtype=weight.dtype)
         self.layer.add_module(f"{self.place}_skip", skip)
         extend_(self.layer, _RescaledLayer)
         if self.encoder is not None:
@@ -148,12 +107,12 @@ class TorchSite(SkipSite):
         targets = list(super().fold_targets())
         plain = getattr(self.layer, "plain_class", type(self.layer))
         base = _DECODER if issubclass(plain, _DECODER) else _ENCODER
-        for method in ("forward", _BLOCKS[self.place]):
-            if targets and getattr(plain, method) is not getattr(base, method):
-                raise FoldError(
-                    f"{plain.__name__} overrides `{method}`, so what reads the input of "
-                    f"`{self.name}` is not known"
-                )
+        method = _BLOCKS[self.place]
+        if targets and getattr(plain, method) is not getattr(base, method):
+            raise FoldError(
+                f"{plain.__name__} overrides `{method}`, so what reads the input of "
+                f"`{self.name}` is not known"
+            )
         return targets
 
     @override
@@ -194,6 +153,13 @@ def _sites(
 ) -> list[ResidualSite]:
     if layer.norm_first:
         raise NotPostLNError(f"`{name or type(layer).__name__}` is Pre-LN (norm_first=True)")
+    plain = getattr(layer, "plain_class", type(layer))
+    if not any(plain.forward is base.forward for base in (_ENCODER, _DECODER)):
+        raise UnsupportedModelError(
+            f"{plain.__name__} at `{name}` overrides `forward`, so where it adds the shortcut, and "
+            "to what, is not known. Name its sub-layers, see `admin_init.named_sites`, or override "
+            "their methods (`_sa_block`, `_ff_block`) alone."
+        )
     stack = layer_stack(name, default_stack)
     encoder = enclosing(name, model, nn.TransformerEncoder)
     prefix = f"{name}." if name else ""

@@ -262,19 +262,10 @@ class Gated(nn.TransformerEncoderLayer):
         return y
 
 
-class Parallel(nn.TransformerEncoderLayer):
-    def forward(self, src: Tensor, *args: Any, **options: Any) -> Tensor:
-        y: Tensor = super().forward(src, *args, **options) + src
-        return y
-
-
-@pytest.mark.parametrize(("cls", "method"), [(Gated, "_ff_block"), (Parallel, "forward")])
-def test_fold_refuses_a_layer_that_reads_its_input_elsewhere(
-    cls: type[nn.TransformerEncoderLayer], method: str, x: Tensor
-) -> None:
-    model = nn.TransformerEncoder(cls(D, 4, 32, 0.0, batch_first=True), 2)
+def test_fold_refuses_a_layer_that_reads_its_input_elsewhere(x: Tensor) -> None:
+    model = nn.TransformerEncoder(Gated(D, 4, 32, 0.0, batch_first=True), 2)
     admin_init.apply_(model, admin_init.profile(model, [x]))
-    with pytest.raises(FoldError, match=f"{cls.__name__} overrides `{method}`, so what reads"):
+    with pytest.raises(FoldError, match="Gated overrides `_ff_block`, so what reads"):
         admin_init.fold_(model)
 
 
