@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+import pytorch_lightning as pl
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
-if TYPE_CHECKING:
-    import pytorch_lightning as pl
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-from lightning_utilities.core.apply_func import apply_to_collection
-
-if TYPE_CHECKING:
-    import pytorch_lightning as pl
-
-
-if TYPE_CHECKING:
+if TYPE_CHECKING or not find_spec("lightning"):
     from pytorch_lightning import Callback
 else:
-    # A Trainer takes only callbacks of its own distribution, `pytorch_lightning` or
-    # `lightning.pytorch`; a subclass of both is taken by either.
-    Callback = type(
-        "Callback",
-        tuple(
-            importlib.import_module(name).Callback
-            for name in ("pytorch_lightning", "lightning.pytorch")
-            if find_spec(name.partition(".")[0])
-        ),
-        {"__doc__": "Taken by the Trainers of ``pytorch_lightning`` and of ``lightning.pytorch``."},
-    )
+    import lightning.pytorch
+
+    # A Trainer takes only callbacks of its own distribution; a subclass of both is taken by either.
+    class Callback(pl.Callback, lightning.pytorch.Callback):
+        """Base class for the Trainers of ``pytorch_lightning`` and of ``lightning.pytorch``."""
+
 
 __all__ = ["Callback"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +18,6 @@ from admin_init.measures.names import stack_names, sublayer_name
 from admin_init.nn.residual import SkipConnection
 from admin_init.omega import variance
 from admin_init.scaled_skip import ScaledSkip
-
-if TYPE_CHECKING:
-    pass
 
 
 class Term(NamedTuple):
