@@ -118,9 +118,7 @@ def _profile_recipe(recipe: str, output: str, batches: int, rule: Rule) -> int:
     check_numbers(1, batches=batches)
     usage = {"usage": "admin-init profile --recipe FILE --output FILE [--OPTION VALUE ...]"}
     built = recipe_cli(["--config", recipe], run=False, parser_settings=usage)
-    # What a trainer would do.
-    built.model.data = built.datamodule
-    built.model.setup("fit")
+    built.model.attach(built.datamodule)
     loader = islice(iter(built.datamodule.train_dataloader()), batches)
     found = take_profile(
         built.model,

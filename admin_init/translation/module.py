@@ -103,6 +103,11 @@ class TranslationModule(TranslationModel, pl.LightningModule):
             self._build(config)
             self._remember(config)
 
+    def attach(self, data: TranslationDataModule) -> None:
+        """Take the data, and build the model for them, as a Trainer that begins to fit does."""
+        self.data = data
+        self.setup("fit")
+
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Call the model Post-LN where its omegas have been folded away."""

@@ -97,6 +97,26 @@ def test_a_new_model_is_rescaled_as_training_rescales_it(
     assert max(omegas.values()) > 1.1
 
 
+def test_it_is_rescaled_as_the_callback_of_the_recipe_says(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(folder)
+    pattern = {
+        "branch": "encoder.layers.*.ffn",
+        "linear": "encoder.layers.*.ffn.fc2",
+        "norm": "encoder.layers.*.ffn_residual.norm",
+    }
+    recipe = json.loads(json.dumps(RECIPE))
+    recipe["model"]["transformer"]["residual"] = "post"
+    recipe["trainer"]["callbacks"][0]["init_args"] = {"sites": [pattern], "trainable": False}
+    (tmp_path / "named.yaml").write_text(yaml.safe_dump(recipe))
+    parameters = load_subject(str(tmp_path / "named.yaml")).module.named_parameters()
+    omegas = {name: omega for name, omega in parameters if name.endswith("omega")}
+    assert list(omegas) == [f"transformer.encoder.layers.{i}.ffn.omega" for i in (0, 1)]
+    assert not any(omega.requires_grad for omega in omegas.values())
+    assert all((omega > 0.5).all() for omega in omegas.values())
+
+
 def test_a_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     both = ("diagnose", "--recipe", "fit.yaml")

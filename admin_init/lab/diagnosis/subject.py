@@ -11,8 +11,8 @@ from admin_init._utils.checkpoints import read_checkpoint
 from admin_init.admin_profile import AdminProfile
 from admin_init.callbacks.admin_init import AdminInit
 from admin_init.errors import AdminInitError
+from admin_init.initialize import initialize_
 from admin_init.lab.diagnosis.measured import observable
-from admin_init.profiling import profile
 from admin_init.rescale import apply_, install_
 from admin_init.translation.checkpoint import load_module
 from admin_init.translation.data.batching import TranslationBatch
@@ -66,9 +66,7 @@ def load_subject(
     data = built.datamodule
     if saved is None:
         module: TranslationModule = built.model
-        # What a trainer would do.
-        module.data = data
-        module.setup("fit")
+        module.attach(data)
     else:
         module = load_module(saved)
         module.data = data
@@ -102,14 +100,20 @@ def _rescale(built: RecipeCLI, module: TranslationModule, batch: TranslationBatc
         if module.config.residual != "admin":
             return False
         admin = AdminInit()
-    found = admin.given
-    if found is None:
-        forward = admin.forward or _forward
-        found = profile(module, [batch], forward=forward, rule=admin.rule)
-    elif not isinstance(found, AdminProfile):
-        found = AdminProfile.load(found)
-    install_(module)
-    apply_(module, found)
+    given = admin.given
+    if given is None:
+        initialize_(
+            module,
+            batch,
+            forward=admin.forward or _forward,
+            rule=admin.rule,
+            trainable=admin.trainable,
+            sites=admin.sites,
+        )
+    else:
+        profile = given if isinstance(given, AdminProfile) else AdminProfile.load(given)
+        install_(module, trainable=admin.trainable, sites=admin.sites)
+        apply_(module, profile, sites=admin.sites)
     return True
 
 
