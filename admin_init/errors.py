@@ -95,7 +95,7 @@ class CorpusError(AdminInitError):
 
 
 def import_extra(module: str) -> Any:
-    """Imports a module that comes with the extra ``wmt``.
+    """Import a module that comes with the extra ``wmt``.
 
     Raises:
         CorpusError: It is not installed.

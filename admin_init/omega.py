@@ -71,7 +71,7 @@ def closed_form(sublayers: int, rule: Literal["log", "constant"] = "log") -> flo
 
 
 def variance(x: Tensor) -> Tensor:
-    """Population variance over all elements of ``x``: a float32 scalar on ``x``'s device."""
+    """Return the population variance of all elements of ``x``, a float32 scalar on its device."""
     # `var_mean` would be six times slower on a CPU, and the mean is not needed.
     return x.float().var(correction=0)
 

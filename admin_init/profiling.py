@@ -20,7 +20,7 @@ from admin_init.rescale import check_can_train, installed
 from admin_init.sites import ResidualSite, stacks
 
 Forward = Callable[[Any, Any], object]
-"""Runs a model on a batch; what it returns is not looked at."""
+"""Runs a model on a batch; its return value is ignored."""
 
 
 def profile(

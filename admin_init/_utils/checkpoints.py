@@ -135,7 +135,7 @@ def write_safetensors(model: nn.Module, destination: str | os.PathLike[str]) -> 
 
 
 def _check_sums(path: str | os.PathLike[str]) -> None:
-    # torch writes a sum of every tensor, and reads over a flipped bit all the same.
+    # torch.load does not verify the zip file's CRCs, so check them here.
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
             # torch stores what it writes as it is.

@@ -1,4 +1,4 @@
-"""The memory that tensors on a CPU free."""
+"""Memory that the C library keeps for the next tensors."""
 
 from __future__ import annotations
 

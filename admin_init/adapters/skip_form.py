@@ -38,7 +38,7 @@ class SkipSite(ResidualSite):
 
     @abstractmethod
     def output(self) -> nn.Linear:
-        """The linear layer in which the branch ends."""
+        """Return the linear layer in which the branch ends."""
 
     @property
     @override

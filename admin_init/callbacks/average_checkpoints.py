@@ -82,7 +82,7 @@ class AverageCheckpoints(Callback):
         path = Path(self._keeper(trainer).dirpath) / f"step_{trainer.global_step:07}.ckpt"
         trainer.save_checkpoint(path, weights_only=True)
         if trainer.is_global_zero and not self._saved:
-            read_checkpoint(path)  # Where that fails, then not at the end of the training.
+            read_checkpoint(path)  # fail now, not at the end of training, if it is unreadable
         self._saved = [saved for saved in self._saved if saved != str(path)] + [str(path)]
         while len(self._saved) > self.last:
             old = self._saved.pop(0)

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 class RandomState(Callback):
     """Saves the random generators in every checkpoint, and restores them when a run resumes.
 
-    Lightning does not, so the dropout of a resumed run is another than it would have been. With
-    this callback, and a data module that resumes its batches, every loss after the resume is the
-    same, bit for bit. The generators are Python's, NumPy's, torch's, and those of the GPUs; every
-    rank has its own. (With ``accumulate_grad_batches``, save after an optimizer step: gradients
-    that are still being accumulated are in no checkpoint.)
+    Lightning does not, so a resumed run would draw different dropout masks. With this callback, and
+    a data module that resumes its batches, every loss after resuming is the same, bit for bit. The
+    generators are Python's, NumPy's, torch's, and those of the GPUs; every rank has its own. (With
+    ``accumulate_grad_batches``, save after an optimizer step: gradients that are still being
+    accumulated are in no checkpoint.)
 
     Example::
 
@@ -35,7 +35,7 @@ class RandomState(Callback):
         self._restored: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state of the generators of every rank, as tensors and primitives."""
+        """Return the state of the generators of every rank, as tensors and primitives."""
         mine = _state()
         if not (dist.is_available() and dist.is_initialized()):
             return {"ranks": [mine]}
@@ -44,7 +44,7 @@ class RandomState(Callback):
         return {"ranks": ranks}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps a state until the training starts."""
+        """Keep a state until the training starts."""
         self._restored = state_dict["ranks"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

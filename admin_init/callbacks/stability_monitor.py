@@ -52,7 +52,7 @@ class StabilityMonitor(Callback):
 
     Lightning's own ``SpikeDetection`` ends the training at a spike, compares with the running mean
     of 10 steps, which a spike itself shifts, and names batches by an index that starts anew in each
-    epoch: nothing of it could be kept here but its name.
+    epoch, so it cannot be reused here.
 
     Args:
         every_n_steps: Optimizer steps from one measurement to the next.

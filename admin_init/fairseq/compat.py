@@ -131,7 +131,7 @@ def _start_method_kept() -> Iterator[None]:
 
 
 def _checkpoint_classes() -> list[Any]:
-    """The classes, beside tensors and primitives, of a checkpoint that fairseq-train writes."""
+    """Return the classes in checkpoints of fairseq-train, beside tensors and primitives."""
     numbers = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.uint32)]
     # What rebuilds an array and a number lies in a private module, which numpy 2 has renamed.
     rebuild = [value.__reduce__()[0] for value in (np.zeros(1), np.float64())]

@@ -39,7 +39,7 @@ def branch_terms(model: nn.Module, run: Callable[[], object]) -> dict[str, list[
     Args:
         model: A model of :mod:`admin_init.nn`, or any other in which Admin is installed
             (:func:`admin_init.install_`). Its mode decides on dropout.
-        run: Passes once through the model; what it returns is not looked at.
+        run: Passes once through the model; its return value is ignored.
 
     Returns:
         The terms in the order of execution, by stack (``encoder``, ``decoder``).

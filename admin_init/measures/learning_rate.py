@@ -1,4 +1,4 @@
-"""How much a method cares about its learning rate, and the largest one that it bears."""
+"""Learning-rate sensitivity and the largest stable learning rate."""
 
 from __future__ import annotations
 

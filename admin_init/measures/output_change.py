@@ -129,7 +129,7 @@ def sublayer_output_changes(
 
     Args:
         model: A model of :mod:`admin_init.nn`. It runs in eval mode, without dropout.
-        run: Passes once through the model; what it returns is not looked at.
+        run: Passes once through the model; its return value is ignored.
         delta: Size of the change of each weight, see :func:`perturb_`.
         seed: Seed of the change's signs.
 

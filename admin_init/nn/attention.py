@@ -66,7 +66,7 @@ def padding_before_tokens(padding: Tensor) -> Tensor | None:
 
 
 class AttentionOptions(TypedDict, total=False):
-    """What an attention can be built without."""
+    """Optional arguments of an attention."""
 
     dropout: float
     """Probability of dropping a channel of the output; 0 if left out."""
@@ -97,7 +97,7 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(dim, dim)
 
     def projections(self) -> dict[str, Tensor]:
-        """Views on the (D, D) weights called ``query``, ``key``, ``value`` and ``output``."""
+        """Return views of the (D, D) weights ``query``, ``key``, ``value`` and ``output``."""
         raise NotImplementedError
 
     def attend(
@@ -149,7 +149,7 @@ class Attention(nn.Module):
         return dropout(self.out_proj(x), self.dropout, self.training)
 
     def extra_repr(self) -> str:
-        """What the parameters do not show, as ``print(model)`` does."""
+        """Return what the parameters do not show, as ``print(model)`` does."""
         return (
             f"heads={self.heads}, dropout={self.dropout}, "
             f"attention_dropout={self.attention_dropout}"
@@ -240,7 +240,7 @@ class CrossAttention(Attention):
             key, value = packed.permute(2, 0, 3, 1, 4).unbind()
             if cache is not None:
                 key, value = cache.source = KeysValues(key.contiguous(), value.contiguous())
-        # Hypotheses of one sentence are so many queries to the same keys and values.
+        # All hypotheses of a sentence share its keys and values, so treat them as extra queries.
         query = self.q_proj(x).view(len(key), -1, self.heads, self.head_dim).transpose(1, 2)
         cached = cache is not None
         return self.attend(query, key, value, mask, causal=False, cached=cached).view(x.shape)

@@ -13,7 +13,7 @@ from admin_init.nn.dropout import dropout
 
 
 def position_ids(tokens: Tensor, padding_idx: int) -> Tensor:
-    """Number the tokens of each row from ``padding_idx + 1``, padding not counted (fairseq).
+    """Count the tokens of each row from ``padding_idx + 1``, leaving padding out (fairseq).
 
     So a sentence has the same positions whichever side it is padded on.
 
@@ -115,7 +115,7 @@ class InputEmbedding(nn.Module):
         return dropout(x, self.dropout, self.training)
 
     def extra_repr(self) -> str:
-        """What the parameters do not show, as ``print(model)`` does."""
+        """Return what the parameters do not show, as ``print(model)`` does."""
         return f"max_positions={self.max_positions}, dropout={self.dropout}"
 
 

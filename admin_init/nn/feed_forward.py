@@ -43,5 +43,5 @@ class FeedForward(nn.Module):
         return dropout(self.fc2(x), self.dropout, self.training)
 
     def extra_repr(self) -> str:
-        """What the parameters do not show, as ``print(model)`` does."""
+        """Return what the parameters do not show, as ``print(model)`` does."""
         return f"dropout={self.dropout}, activation_dropout={self.activation_dropout}"

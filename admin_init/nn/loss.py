@@ -19,7 +19,7 @@ def label_smoothed_cross_entropy(
 
     On a CPU the gradient takes the place of the logits: no second tensor of their size is written
     or read. So the logits must not be needed afterwards; autograd refuses where it needs them.
-    Logits in float16 are spared, where a gradient that no GradScaler has scaled yet is 0.
+    Logits in float16 are not overwritten: unscaled float16 gradients would underflow.
 
     Args:
         logits: Shape (tokens, V). Overwritten where they require a gradient.

@@ -187,7 +187,7 @@ class TranslationModule(TranslationModel, pl.LightningModule):
     @override
     def configure_optimizers(self) -> Any:
         touched = False
-        with suppress(RuntimeError):  # which says that there is no trainer
+        with suppress(RuntimeError):  # raised if no Trainer is attached
             touched = bool(self.trainer.gradient_clip_val) or self.trainer.scaler is not None
         # Under autocast Lightning clips no gradients of a fused optimizer, and shows callbacks
         # those that a scaler has scaled.
@@ -203,7 +203,7 @@ class TranslationModule(TranslationModel, pl.LightningModule):
         """What was given as `data`, or belongs to the trainer."""
         data: Any = self.data
         if data is None:
-            with suppress(RuntimeError):  # which says that there is no trainer
+            with suppress(RuntimeError):  # raised if no Trainer is attached
                 data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, TranslationDataModule):
             raise TypeError(

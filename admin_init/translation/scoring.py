@@ -1,4 +1,4 @@
-"""BLEU in its two forms, which are no measure of each other: never compare across them."""
+"""sacreBLEU and tokenized BLEU; the two scores are not comparable."""
 
 from __future__ import annotations
 

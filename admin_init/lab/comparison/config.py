@@ -68,7 +68,7 @@ class Comparison:
     """The most tokens of a side of a batch."""
 
     precision: Precision = "32-true"
-    """Of the arithmetic, as Lightning's Trainer takes it."""
+    """Numeric precision, as in `Trainer(precision=...)`."""
 
     validate_every: int = 100
     """Updates between two validations; each also writes a checkpoint."""

@@ -29,7 +29,7 @@ class Variant(NamedTuple):
     max_tokens: int | None = None
     """The most tokens of a side of a batch."""
     precision: Precision | None = None
-    """Of the arithmetic, as Lightning's Trainer takes it."""
+    """Numeric precision, as in `Trainer(precision=...)`."""
     beta2: float | None = None
     """Decay of the optimizer's second moments."""
 

@@ -152,7 +152,7 @@ def loss_spikes(losses: list[float]) -> list[int]:
 
 @torch.no_grad()
 def _validation_nll(trainer: pl.Trainer, module: Any) -> float:
-    """The mean over all target tokens, as validation logs it."""
+    """Return the mean over all target tokens, as validation logs it."""
     total = tokens = 0.0
     module.eval()
     for batch in trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]

@@ -132,7 +132,7 @@ def _load(path: Path) -> Result:
 
 
 def _figures(result: Result) -> str:
-    """What the same run gives everywhere; as text, in which NaN equals NaN."""
+    """Return what the same run gives everywhere; as text, in which NaN equals NaN."""
     # The verdict depends on the criteria, which are applied anew.
     return json.dumps(
         {k: v for k, v in asdict(result).items() if k not in ("seconds", "trained", "reason")}

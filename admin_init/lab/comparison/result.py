@@ -41,7 +41,7 @@ class Result:
     max_tokens: int | None = None
     """The most tokens of a side of a batch."""
     precision: Precision | None = None
-    """Of the arithmetic."""
+    """Numeric precision, as in `Trainer(precision=...)`."""
     beta2: float | None = None
     """Decay of the optimizer's second moments."""
     trained: bool
@@ -61,7 +61,7 @@ class Result:
     grad_norm: float
     """Median over the updates of the 2-norm of all gradients."""
     seconds: float
-    """Training and validation. The one figure that another computation of the same run changes."""
+    """Time of training and validation, the only field that a repeated run changes."""
     history: dict[str, Any]
     """Losses and gradient norms of all updates, all validations, and `spikes`, the numbers of the
     updates whose loss was a spike."""

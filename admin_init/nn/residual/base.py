@@ -92,7 +92,7 @@ class StackEnd(nn.Module, ABC):
 class ResidualStyle(ABC):
     """One way to build residual connections; made once per stack, when the model is built.
 
-    A style speaks in four places, of which only :meth:`connection` is compulsory. See
+    A style overrides up to four hooks; only :meth:`connection` is required. See
     :func:`register_style` for how it gets a name.
 
     Args:

@@ -32,7 +32,7 @@ class Bitext:
     """``sha256:`` or ``md5:``, and the digest, where it is known."""
 
     def open(self, folder: str | PathLike[str], mirror: str | None = None) -> ParallelFiles:
-        """Downloads the file where the folder does not have it; it is read when iterated.
+        """Download the file where the folder does not have it; it is read when iterated.
 
         Raises:
             CorpusError: It cannot be downloaded, or is not the file it should be.
@@ -51,7 +51,7 @@ class Bitext:
 
 
 def ask_mtdata(names: Sequence[str], source_lang: str, target_lang: str) -> dict[str, Bitext]:
-    """Finds corpora in mtdata's index, which takes seconds; the first time it writes the index.
+    """Find corpora in mtdata's index, which takes seconds; the first time it writes the index.
 
     Args:
         names: Its ids, such as ``Statmt-europarl-7-deu-eng``; ``mtdata list`` shows them.

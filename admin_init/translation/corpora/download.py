@@ -39,7 +39,7 @@ def fetch(
     mirror: str | None = None,
     checksum: str | None = None,
 ) -> Path:
-    """Finds a file in a folder, or downloads it there.
+    """Find a file in a folder, or downloads it there.
 
     A download that is interrupted leaves a ``.part``, which the next one continues. The SHA-256 of
     a finished one is kept in ``checksums.json``, and holds from then on. Who comes while another
@@ -90,7 +90,7 @@ def _is_there(path: Path, checksum: str | None) -> bool:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Waits until nobody else downloads into a folder, and lets nobody begin meanwhile."""
+    """Wait until nobody else downloads into a folder, and let nobody begin meanwhile."""
     make_folder(folder)
     lock = FileLock(folder / ".lock")
     try:
@@ -105,7 +105,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _add(path: Path, origin: str, checksum: str | None, *, trusted: bool) -> None:
-    """Downloads a file into its folder, and records it there."""
+    """Download a file into its folder, and record it there."""
     part = path.with_name(f"{path.name}.part")
     _download(origin, part)
     if problem := _mismatch(part, checksum):

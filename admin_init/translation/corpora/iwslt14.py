@@ -22,7 +22,7 @@ def iwslt14(
     source_lang: str = "de",
     mirror: str | None = None,
 ) -> ParallelCorpus:
-    """Opens IWSLT14 as fairseq's ``prepare-iwslt14.sh`` reads it, and downloads it where needed.
+    """Open IWSLT14 as fairseq's ``prepare-iwslt14.sh`` reads it, and download it where needed.
 
     There is no split ``valid``: that script takes every 23rd pair of the cleaned training data.
 

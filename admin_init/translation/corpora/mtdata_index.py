@@ -11,7 +11,7 @@ from typing import Any
 
 
 def look_up(names: list[str], source_lang: str, target_lang: str) -> dict[str, dict[str, Any]]:
-    """Returns the fields of a ``Bitext`` for every name.
+    """Return the fields of a ``Bitext`` for every name.
 
     Raises:
         LookupError: mtdata does not know a name, or it is of no use here; all of them are listed.

@@ -38,7 +38,7 @@ def multi30k(
     test: str = "test_2016_flickr",
     mirror: str | None = None,
 ) -> ParallelCorpus:
-    """Opens Multi30k from English, and downloads the files that the folder does not have.
+    """Open Multi30k from English, and download the files that the folder does not have.
 
     Args:
         folder: Where the files lie, or are put.

@@ -106,7 +106,7 @@ def parallel_files(
     valid: str | None = "valid",
     test: str | None = "test",
 ) -> ParallelCorpus:
-    """Finds a corpus of one file a split and language, such as ``train.en`` and ``train.de.xz``.
+    """Find a corpus of one file a split and language, such as ``train.en`` and ``train.de.xz``.
 
     Args:
         folder: Where the files lie.

@@ -179,7 +179,7 @@ def _no_member(path: Path, pattern: str) -> CorpusError:
 
 
 def segments(lines: Iterable[str]) -> Iterator[str]:
-    """Finds the sentences of a WMT ``.sgm`` or an IWSLT ``.xml``, as sacreBLEU does.
+    """Find the sentences of a WMT ``.sgm`` or an IWSLT ``.xml``, as sacreBLEU does.
 
     The files are not XML, whatever they are called: each ``<seg>`` has a line of its own, and
     ``&`` stands for itself. Source: ``sacrebleu/dataset/fake_sgml.py``, version 2.6.
@@ -194,7 +194,7 @@ def segments(lines: Iterable[str]) -> Iterator[str]:
 
 
 def talks(lines: Iterable[str]) -> Iterator[str]:
-    """Finds the sentences of IWSLT's ``train.tags``: the talks, their titles and descriptions.
+    """Find the sentences of IWSLT's ``train.tags``: the talks, their titles and descriptions.
 
     Source: the ``grep`` and ``sed`` of fairseq's ``prepare-iwslt14.sh``.
     """
@@ -204,7 +204,7 @@ def talks(lines: Iterable[str]) -> Iterator[str]:
 
 
 def column(lines: Iterable[str], index: int) -> Iterator[str]:
-    """Finds the sentences in a column of a table, counted from 0; empty where it has no such."""
+    """Find the sentences in a column of a table, counted from 0; empty where it has no such."""
     for line in lines:
         cells = line.split("\t")
         yield cells[index].strip() if index < len(cells) else ""

@@ -139,7 +139,7 @@ def wmt(
     bitexts: Sequence[str] = (),
     mirror: str | None = None,
 ) -> ParallelCorpus:
-    """Opens a task from English, and downloads the files that the folder does not have.
+    """Open a task from English, and download the files that the folder does not have.
 
     Args:
         year: Which year's.

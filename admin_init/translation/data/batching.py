@@ -43,7 +43,7 @@ def collate(
     *,
     left_pad_source: bool = False,
 ) -> TranslationBatch:
-    """Pads sentence pairs into a batch.
+    """Pad sentence pairs into a batch.
 
     Args:
         index: Where the pairs stand in their split.
@@ -74,7 +74,7 @@ def token_batches(
     *,
     rng: np.random.Generator | None = None,
 ) -> list[npt.NDArray[np.int64]]:
-    """Groups the sentence pairs of a split into batches.
+    """Group the sentence pairs of a split into batches.
 
     Pairs are sorted by the length of their longer side, those of one length by how much longer the
     source is, and cut into batches of which neither side, padding included, exceeds ``max_tokens``
@@ -105,7 +105,7 @@ def token_batches(
 
 
 def number_of_batches(source_sizes: Sizes, target_sizes: Sizes, max_tokens: int) -> int:
-    """Counts the batches of :func:`token_batches` without making them.
+    """Count the batches of :func:`token_batches` without making them.
 
     Raises:
         CorpusError: A sentence alone exceeds ``max_tokens``.
@@ -151,7 +151,7 @@ def _sorted(
 
 
 def _ends(longest: Sizes, max_tokens: int) -> list[int]:
-    """Returns where each batch ends, of pairs sorted by length: where the next do not fit."""
+    """Return where each batch ends, of pairs sorted by length: where the next do not fit."""
     up_to = np.bincount(longest).cumsum().tolist()  # the number of pairs of at most each length
     ends, begin, shortest = [], 0, 0
     while begin < len(longest):

@@ -83,7 +83,7 @@ class IndexedDataset:
         return int(self._starts[-1]) + int(self.sizes[-1]) if len(self) else 0
 
     def __getitem__(self, index: int) -> Tensor:
-        """Returns the ids of one sentence, int64. *Shape:* (size,)."""
+        """Return the ids of one sentence, int64. *Shape:* (size,)."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self.prefix} has {len(self)} sentences, but {index} was asked for")
         start, size = self._starts[index], self.sizes[index]
@@ -116,7 +116,7 @@ class IndexedDataset:
 def _read_index(
     stream: BinaryIO, path: Path
 ) -> tuple[np.dtype[Any], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Reads the type of the ids, how many each sentence has, and how many come before it.
+    """Read the type of the ids, how many each sentence has, and how many come before it.
 
     Every array as long as the corpus costs the time in which memory is found for it, page by page:
     so there are two, and what compares them goes by parts.
@@ -224,7 +224,7 @@ class IndexedDatasetBuilder:
         return self
 
     def add(self, ids: Sequence[int]) -> None:
-        """Appends a sentence.
+        """Append a sentence.
 
         Raises:
             ValueError: An id is outside the vocabulary.
@@ -232,7 +232,7 @@ class IndexedDatasetBuilder:
         self.extend(np.asarray(ids, np.int64), np.asarray([len(ids)], np.int32))
 
     def extend(self, ids: npt.NDArray[Any], sizes: npt.NDArray[np.int32]) -> None:
-        """Appends many sentences.
+        """Append many sentences.
 
         Args:
             ids: Their ids, one sentence after another. *Shape:* (tokens,).

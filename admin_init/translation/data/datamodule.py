@@ -195,7 +195,7 @@ class TranslationDataModule(Subwords, LightningDataModule):
         )
 
     def references(self, split: str) -> list[str]:
-        """Reads the plain translations of a split other than ``train``, in its order.
+        """Read the plain translations of a split other than ``train``, in its order.
 
         Raises:
             CorpusError: The folder does not have them.
@@ -275,7 +275,7 @@ class TranslationDataModule(Subwords, LightningDataModule):
         self._place = state_dict["epoch"], state_dict["position"]
 
     def val_dataloader(self) -> DataLoader[TranslationBatch]:
-        """Returns the batches of ``valid``."""
+        """Return the batches of ``valid``."""
         return self._fixed("valid")
 
     def test_dataloader(self) -> DataLoader[TranslationBatch]:
@@ -283,7 +283,7 @@ class TranslationDataModule(Subwords, LightningDataModule):
         return self._fixed("test")
 
     def predict_dataloader(self) -> DataLoader[TranslationBatch]:
-        """Returns the batches of ``test``."""
+        """Return the batches of ``test``."""
         return self._fixed("test")
 
     def _trainers_sampler(self, epoch: int) -> TokenBatchSampler:

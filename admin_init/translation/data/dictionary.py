@@ -28,7 +28,7 @@ class Dictionary:
 
     @classmethod
     def from_counts(cls, counts: Mapping[str, int], *, padding_factor: int = 8) -> Self:
-        """Builds the dictionary that ``fairseq-preprocess`` builds from the same counts.
+        """Build the dictionary that ``fairseq-preprocess`` builds from the same counts.
 
         Args:
             counts: How often each token was seen.
@@ -52,7 +52,7 @@ class Dictionary:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:
-        """Reads a ``dict.<language>.txt``: one ``token count`` a line.
+        """Read a ``dict.<language>.txt``: one ``token count`` a line.
 
         A line that ends in ``#fairseq:overwrite`` may repeat an earlier token, which then gets the
         later id, as in fairseq.
@@ -85,21 +85,21 @@ class Dictionary:
         return dictionary
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes the file that :meth:`load` and fairseq read."""
+        """Write the file that :meth:`load` and fairseq read."""
         entries = zip(self._tokens[4:], self._counts[4:], strict=True)
         text = "".join(f"{token} {count}\n" for token, count in entries)
         write_text(path, text)
 
     def index(self, token: str) -> int:
-        """Returns the id of a token, that of ``<unk>`` where the token is not known."""
+        """Return the id of a token, that of ``<unk>`` where the token is not known."""
         return self._ids.get(token, self.unk)
 
     def encode(self, tokens: Iterable[str]) -> list[int]:
-        """Returns the ids of a sentence's tokens, with ``</s>`` appended."""
+        """Return the ids of a sentence's tokens, with ``</s>`` appended."""
         return [*map(self.index, tokens), self.eos]
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """Returns the tokens behind the ids, without ``<s>``, ``<pad>`` and ``</s>``."""
+        """Return the tokens behind the ids, without ``<s>``, ``<pad>`` and ``</s>``."""
         unseen = (self.bos, self.pad, self.eos)
         return [self[int(i)] for i in ids if int(i) not in unseen]
 

@@ -60,11 +60,11 @@ class ParallelDataset(Dataset[TranslationBatch]):
         return f"{self.source.prefix} and {self.target.prefix}"
 
     def batches(self, max_tokens: int, rng: np.random.Generator | None = None) -> Batches:
-        """Groups the pairs by :func:`token_batches`."""
+        """Group the pairs by :func:`token_batches`."""
         return token_batches(self.source.sizes, self.target.sizes, max_tokens, rng=rng)
 
     def number_of_batches(self, max_tokens: int) -> int:
-        """Counts them, see :func:`number_of_batches`."""
+        """Count them, see :func:`number_of_batches`."""
         return number_of_batches(self.source.sizes, self.target.sizes, max_tokens)
 
     def __getitem__(self, index: Indices) -> TranslationBatch:
@@ -92,9 +92,8 @@ class FixedBatches(Dataset[TranslationBatch]):
 class TokenBatchSampler(DistributedSampler[Any]):
     """The indices of one training batch after another, in an order that depends on the epoch.
 
-    Every rank gets as many batches as the others, and none that another gets; what does not divide
-    is left out, other batches in every epoch. It is a ``DistributedSampler`` for Lightning to see
-    that it is sharded already.
+    Ranks get disjoint, equally many batches; the remainder is left out, other batches in every
+    epoch. It is a ``DistributedSampler`` so that Lightning does not shard it again.
 
     Args:
         pairs: The training split.
@@ -143,7 +142,7 @@ class TokenBatchSampler(DistributedSampler[Any]):
             )
 
     def advance(self) -> None:
-        """Notes that a batch has been used."""
+        """Note that a batch has been used."""
         self.position += 1
         if not self.one_epoch:
             self.epoch, self.position = self.place
@@ -156,14 +155,14 @@ class TokenBatchSampler(DistributedSampler[Any]):
         return self.epoch, self.position
 
     def set_epoch(self, epoch: int) -> None:
-        """Does nothing: the epoch follows from the batches that were used.
+        """Do nothing: the epoch follows from the batches that were used.
 
         Lightning's own count goes wrong where a run with ``max_steps`` resumes from a checkpoint
         that was saved at the end of an epoch.
         """
 
     def state_dict(self) -> dict[str, int]:
-        """Returns the place that has been reached, the same on every rank."""
+        """Return the place that has been reached, the same on every rank."""
         return {
             "epoch": self.epoch,
             "position": self.position,
@@ -173,10 +172,10 @@ class TokenBatchSampler(DistributedSampler[Any]):
         }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes to a place; warns where the order there is another than it was.
+        """Restore the position; warn if the batch order has changed.
 
         Raises:
-            CorpusError: The sentences are others than they were.
+            CorpusError: The sentences have changed.
         """
         # Older checkpoints do not know.
         if state.get("checksum", self.pairs.checksum) != self.pairs.checksum:
@@ -247,9 +246,9 @@ class ResumableLoader(DataLoader[TranslationBatch]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Returns the place after the last batch that was handed out."""
+        """Return the place after the last batch that was handed out."""
         return self.sampler.state_dict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Makes the next iteration begin at a place."""
+        """Make the next iteration begin at a place."""
         self.sampler.load_state_dict(state)

@@ -16,7 +16,7 @@ from admin_init.translation.preparation.shards import IdShard, Shard
 
 
 def write_data_bin(shards: Mapping[str, Sequence[Shard]], manifest: Manifest, folder: Path) -> None:
-    """Writes the joined dictionary, the ids of all splits, and the plain references.
+    """Write the joined dictionary, the ids of all splits, and the plain references.
 
     No more than a shard and the sizes of all sentences are in memory.
 

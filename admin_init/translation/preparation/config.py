@@ -91,6 +91,6 @@ class PrepareConfig:
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Self:
-        """Reads what is meant for this class from the settings of a manifest."""
+        """Read what is meant for this class from the settings of a manifest."""
         names = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in settings.items() if name in names})

@@ -49,7 +49,7 @@ class Split:
     """Tokens written on the target side, ``</s>`` included."""
 
     def drop(self, line: int, reason: str) -> None:
-        """Notes a pair that is left out."""
+        """Note a pair that is left out."""
         dropped = self.dropped.setdefault(reason, Dropped())
         dropped.count += 1
         if len(dropped.lines) < _LINES_NAMED:
@@ -75,7 +75,7 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Reads the manifest of a folder.
+        """Read the manifest of a folder.
 
         Raises:
             CorpusError: The folder has none, or it is damaged.
@@ -101,7 +101,7 @@ class Manifest:
             ) from error
 
     def seal(self, folder: Path) -> None:
-        """Notes the files of a folder and what is in them, and writes the manifest there."""
+        """Note the files of a folder and what is in them, and write the manifest there."""
         self.outputs = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
         write_checked(folder / NAME, asdict(self))
 

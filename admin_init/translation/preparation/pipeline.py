@@ -53,7 +53,7 @@ class Pipeline:
         """Preprocesses, learns subwords and applies them.
 
         Args:
-            manifest: What was read; gets to know what the subwords were learned from.
+            manifest: What was read. Updated in place with the subword training statistics.
 
         Returns:
             The shards of every split, which now have their ids.

@@ -31,7 +31,7 @@ def prepare(
     progress: bool = True,
     **settings: Any,
 ) -> Manifest:
-    """Cleans a corpus, splits it into subwords and writes it as fairseq's data-bin.
+    """Clean a corpus, split it into subwords and write it as fairseq's data-bin.
 
     Training pairs are dropped where a side is empty, too long or too short. The other splits are
     kept whole: scores on a cleaned test set could not be compared with anybody's.

@@ -25,7 +25,7 @@ class Preprocessor:
         self._moses = Moses(lang) if self._tokenizes or self._normalizes else None
 
     def __call__(self, text: str) -> str:
-        """Returns one line: with Moses, words that have one space between them."""
+        """Return one line: with Moses, words that have one space between them."""
         text = " ".join(text.split("\n"))
         if self._plain_apostrophes:
             text = text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
@@ -39,7 +39,7 @@ class Preprocessor:
         return text.lower() if self._config.lowercase else text
 
     def reference(self, text: str) -> str:
-        """Returns the plain sentence that a translation is compared with, on one line.
+        """Return the plain sentence that a translation is compared with, on one line.
 
         It is the raw text, so that scores compare with other people's; but lower-cased where the
         training data are, because such a model cannot know better.
@@ -49,5 +49,5 @@ class Preprocessor:
         return plain.lower() if self._config.lowercase else plain
 
     def restore(self, text: str) -> str:
-        """Returns the plain text that a model means by what it was taught to write."""
+        """Return the plain text that a model means by what it was taught to write."""
         return self._moses.detokenize(text) if self._moses and self._tokenizes else text

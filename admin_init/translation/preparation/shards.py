@@ -39,7 +39,7 @@ class Shard(NamedTuple):
     """Which shard of the split, from 0."""
 
     def path(self, stage: str) -> Path:
-        """Returns the file of a stage."""
+        """Return the file of a stage."""
         return self.folder / f"{self.split}.{self.number:06}.{stage}"
 
 
@@ -71,7 +71,7 @@ class TextShard:
         return [line for line in lines if line not in dropped]
 
     def save(self, path: Path) -> None:
-        """Writes the shard."""
+        """Write the shard."""
         head = {"first_line": self.first_line, "read": self.read, "dropped": self.dropped}
         lines = [json.dumps(head), *(text for pair in self.pairs for text in pair)]
         content = "".join(f"{line}\n" for line in (*lines, *self.references))
@@ -79,13 +79,13 @@ class TextShard:
 
     @classmethod
     def load_head(cls, path: Path) -> Self:
-        """Reads all but the pairs and references."""
+        """Read all but the pairs and references."""
         with path.open("rb") as file:
             return cls(**json.loads(file.readline()))
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads the shard."""
+        """Read the shard."""
         head, *lines = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
         shard = cls(**json.loads(head))
         end = 2 * shard.kept
@@ -118,7 +118,7 @@ class IdShard:
     """Pairs that were given to another split."""
 
     def save(self, path: Path) -> None:
-        """Writes the shard."""
+        """Write the shard."""
         content = dict(vars(self))
         arrays = {name: content.pop(name) for name in _ARRAYS}
         rest = np.frombuffer(json.dumps(content).encode("utf-8"), np.uint8)
@@ -126,14 +126,14 @@ class IdShard:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads the shard."""
+        """Read the shard."""
         with np.load(path) as content:
             arrays = {name: content[name] for name in _ARRAYS}
             return cls(**arrays, **json.loads(content["rest"].tobytes()))
 
     @classmethod
     def load_counts(cls, path: Path) -> Counter[str]:
-        """Reads how often each token occurs, and nothing else."""
+        """Read how often each token occurs, and nothing else."""
         with np.load(path) as content:
             rest = json.loads(content["rest"].tobytes())
         return Counter(dict(zip(rest["tokens"], rest["counts"], strict=True)))
@@ -159,7 +159,7 @@ class IdShardBuilder:
         """How many pairs were added or dropped."""
 
     def add(self, source: list[str], target: list[str], reference: str | None) -> None:
-        """Appends a pair.
+        """Append a pair.
 
         Args:
             source: The subwords of one side.
@@ -176,12 +176,12 @@ class IdShardBuilder:
         self.read += 1
 
     def drop(self, line: int, reason: str) -> None:
-        """Notes the line of a pair that is left out."""
+        """Note the line of a pair that is left out."""
         self._dropped.setdefault(reason, []).append(line)
         self.read += 1
 
     def build(self, *, drawn: int = 0) -> IdShard:
-        """Returns the shard.
+        """Return the shard.
 
         Args:
             drawn: How many pairs were given to another split.

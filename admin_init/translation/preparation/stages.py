@@ -50,7 +50,7 @@ class Preprocess:
     """The language translated into."""
 
     def __call__(self, raw: RawShard) -> None:
-        """Writes the text of a shard."""
+        """Write the text of a shard."""
         split = raw.shard.split
         test = split.startswith("test")
         source_text, target_text = self._test_texts if test else self._texts
@@ -89,7 +89,7 @@ def drawn_for_valid(position: int, config: PrepareConfig) -> bool:
 
 
 def training_pairs(placed: PlacedShard, config: PrepareConfig) -> Iterator[tuple[str, str]]:
-    """Reads the pairs of a shard of ``train`` that stay there."""
+    """Read the pairs of a shard of ``train`` that stay there."""
     text = TextShard.load(placed.shard.path("text"))
     for position, pair in enumerate(text.pairs, start=placed.before):
         if not drawn_for_valid(position, config):
@@ -104,7 +104,7 @@ class CountWords:
     """Which pairs stay in ``train``."""
 
     def __call__(self, placed: PlacedShard) -> None:
-        """Writes the counts of a shard."""
+        """Write the counts of a shard."""
         pairs = training_pairs(placed, self.config)
         count_words((side for pair in pairs for side in pair), placed.shard.path("words"))
 
@@ -122,7 +122,7 @@ class SplitIntoSubwords:
     """The folder of the subword model."""
 
     def __call__(self, placed: PlacedShard) -> None:
-        """Writes the ids of a shard."""
+        """Write the ids of a shard."""
         shard, text = placed.shard, TextShard.load(placed.shard.path("text"))
         train = shard.split == "train"
         bounds = self.config if self.config.length_unit == "subword" else None

@@ -16,7 +16,7 @@ WordCount = tuple[str, int]
 
 
 def save_counts(counts: Iterable[WordCount], path: Path) -> None:
-    """Writes the lines ``word count``.
+    """Write the lines ``word count``.
 
     Args:
         counts: In the order of the words.
@@ -27,7 +27,7 @@ def save_counts(counts: Iterable[WordCount], path: Path) -> None:
 
 
 def count_words(texts: Iterable[str], path: Path) -> None:
-    """Counts the words of some texts, and writes them in their order."""
+    """Count the words of some texts, and write them in their order."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text.split())
@@ -35,7 +35,7 @@ def count_words(texts: Iterable[str], path: Path) -> None:
 
 
 def merge_counts(files: list[Path], scratch: Path) -> Path:
-    """Adds up the counts of many files, without holding them in memory.
+    """Add up the counts of many files, without holding them in memory.
 
     Args:
         files: What :func:`count_words` wrote; at least one.
@@ -57,7 +57,7 @@ def merge_counts(files: list[Path], scratch: Path) -> Path:
 
 
 def load_counts(path: Path, opened: ExitStack) -> Iterator[WordCount]:
-    """Reads the lines ``word count``, one by one.
+    """Read the lines ``word count``, one by one.
 
     Args:
         path: The file.
@@ -70,7 +70,7 @@ def load_counts(path: Path, opened: ExitStack) -> Iterator[WordCount]:
 
 
 def most_frequent(path: Path, number: int) -> tuple[list[WordCount], int]:
-    """Finds the most frequent words.
+    """Find the most frequent words.
 
     Args:
         path: What :func:`merge_counts` wrote.

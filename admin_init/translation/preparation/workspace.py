@@ -77,7 +77,7 @@ class Scratch:
             return None
 
     def publish(self) -> None:
-        """Moves the result to where it is wanted, in place of what is there."""
+        """Move the result to where it is wanted, in place of what is there."""
         remove(self._former)
         if self._destination.exists():
             move_whole(self._destination, self._former)

@@ -23,13 +23,13 @@ class Moses:
         self._non_printing = import_extra("regex").compile(r"\p{C}")
 
     def normalize(self, text: str) -> str:
-        """Returns what ``normalize-punctuation.perl | remove-non-printing-char.perl`` would."""
+        """Return what ``normalize-punctuation.perl | remove-non-printing-char.perl`` would."""
         # A rule about full stops before quotation marks needs the end of the line.
         normalized: str = self._non_printing.sub(" ", self._normalizer.normalize(f"{text}\n"))
         return normalized
 
     def tokenize(self, text: str, *, aggressive_hyphens: bool = False) -> str:
-        """Returns what ``tokenizer.perl`` would: words with one space between, XML escaped.
+        """Return what ``tokenizer.perl`` would: words with one space between, XML escaped.
 
         Args:
             text: A sentence.
@@ -41,6 +41,6 @@ class Moses:
         return tokens
 
     def detokenize(self, text: str) -> str:
-        """Returns what ``detokenizer.perl`` would: plain text of the words."""
+        """Return what ``detokenizer.perl`` would: plain text of the words."""
         plain: str = self._detokenizer.detokenize(text.split())
         return plain

@@ -56,7 +56,7 @@ class SentencePiece:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:
-        """Reads a SentencePiece model.
+        """Read a SentencePiece model.
 
         Raises:
             CorpusError: The file is missing or is no SentencePiece model.
@@ -67,11 +67,11 @@ class SentencePiece:
             raise CorpusError(f"The SentencePiece model {path} cannot be read: {error}") from error
 
     def split(self, text: str) -> list[str]:
-        """Returns the pieces of a sentence."""
+        """Return the pieces of a sentence."""
         pieces: list[str] = self._processor.encode(text, out_type=str)
         return pieces
 
     def join(self, pieces: list[str]) -> str:
-        """Returns the text that the pieces spell."""
+        """Return the text that the pieces spell."""
         text: str = self._processor.decode(pieces)
         return text

@@ -65,7 +65,7 @@ class BytePairs:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:
-        """Reads merge operations.
+        """Read merge operations.
 
         Raises:
             CorpusError: subword-nmt is not installed, or the file is missing or damaged.
@@ -76,7 +76,7 @@ class BytePairs:
             raise CorpusError(f"The merge operations {path} cannot be read: {error}") from error
 
     def split(self, text: str) -> list[str]:
-        """Returns the subwords of words that have spaces between them."""
+        """Return the subwords of words that have spaces between them."""
         found: list[str] = []
         for word in text.split(" "):
             pieces = self._pieces.get(word)
@@ -89,5 +89,5 @@ class BytePairs:
         return found
 
     def join(self, pieces: list[str]) -> str:
-        """Returns the words, with spaces between them."""
+        """Return the words, with spaces between them."""
         return _JOINT.sub("", " ".join(pieces))

@@ -21,10 +21,10 @@ class Subwords(Protocol):
     """What :func:`load_subwords` reads from a file."""
 
     def split(self, text: str) -> list[str]:
-        """Returns the subwords of a preprocessed sentence."""
+        """Return the subwords of a preprocessed sentence."""
 
     def join(self, pieces: list[str]) -> str:
-        """Returns the preprocessed sentence of these subwords."""
+        """Return the preprocessed sentence of these subwords."""
 
 
 class Tokenizer:
@@ -42,16 +42,16 @@ class Tokenizer:
         self._subwords = subwords
 
     def encode(self, text: str) -> list[str]:
-        """Returns the subwords of a source sentence, preprocessed as the training data were."""
+        """Return the subwords of a source sentence, preprocessed as the training data were."""
         return self._subwords.split(self._source(text))
 
     def decode(self, pieces: list[str]) -> str:
-        """Returns the plain, detokenized text that the subwords of a translation spell."""
+        """Return the plain, detokenized text that the subwords of a translation spell."""
         return self._target.restore(self._subwords.join(pieces))
 
 
 def load_tokenizer(folder: str | PathLike[str]) -> Tokenizer:
-    """Loads what a corpus was prepared with.
+    """Load what a corpus was prepared with.
 
     Args:
         folder: The prepared folder. Where it has no manifest, fairseq made it, and somebody may
@@ -70,7 +70,7 @@ def load_tokenizer(folder: str | PathLike[str]) -> Tokenizer:
 
 
 def load_subwords(folder: str | PathLike[str], config: PrepareConfig) -> Subwords:
-    """Loads the subword model of a prepared folder.
+    """Load the subword model of a prepared folder.
 
     Raises:
         CorpusError: The file is missing or damaged, or what it needs is not installed.

@@ -109,7 +109,7 @@ class Grammar:
             self.rules.setdefault(rule.symbol, []).append(rule)
 
     def count(self) -> int:
-        """The exact number of distinct pairs: no English sentence has two derivations."""
+        """Return the exact number of distinct pairs: no English sentence has two derivations."""
         counts: dict[str, int] = {}
 
         def count(symbol: str) -> int:
@@ -122,7 +122,7 @@ class Grammar:
         return count("sentence")
 
     def sample(self, rng: random.Random) -> SentencePair:
-        """A random pair: of the rules of a symbol, each is as likely as the next.
+        """Draw a random pair: of the rules of a symbol, each is as likely as the next.
 
         Args:
             rng: Source of randomness; the same seed gives the same pairs on every Python.
@@ -182,13 +182,13 @@ def embedded_corpus(
 
 
 def split_of(source: str) -> Split:
-    """The split of an English sentence: a tenth are test, a tenth valid, the others train."""
+    """Return the split of an English sentence: test for a tenth, valid for a tenth, else train."""
     held_out: dict[int, Split] = {0: "test", 1: "valid"}
     return held_out.get(zlib.crc32(source.encode()) % 10, "train")
 
 
 def _written(words: str) -> str:
-    """The words as a sentence: *a old* is *an old*, *in dem* is *im*."""
+    """Return the words as a sentence: *a old* is *an old*, *in dem* is *im*."""
     text = " ".join(words.split()).replace(" ,", ",")
     text = re.sub(r"\ba(?= [aeiou])", "an", text)
     text = re.sub(r"\b(i|vo)n dem\b", r"\1m", text)
@@ -198,7 +198,7 @@ def _written(words: str) -> str:
 def _rule(
     symbol: str, source: str, target: str | dict[str, str] | None = None, **slots: str
 ) -> Rule:
-    """A rule; without ``target`` that of ``source``, without ``slots`` a field is its symbol."""
+    """Build a rule; ``target`` is ``source`` by default, and a field's symbol its name."""
     fields = [field for _, field, _, _ in Formatter().parse(source) if field]
     pieces = target if isinstance(target, dict) else {"": source if target is None else target}
     return Rule(symbol, source, pieces, {field: slots.get(field, field) for field in fields})

@@ -23,7 +23,7 @@ class Noun(NamedTuple):
     german_plural: str
 
     def german(self, case: str, number: str) -> str:
-        """The German form: only the dative plural differs from the nominative, by its -n."""
+        """Return the German form: only the dative plural differs from the nominative, by its -n."""
         if number == "singular":
             return self.german_singular
         takes_n = case == "dative" and self.german_plural[-1] not in "ns"
@@ -42,7 +42,7 @@ class Verb(NamedTuple):
     german_plural: str
 
     def german(self, number: str) -> tuple[str, str]:
-        """The finite form and the separable prefix, ``""`` where the verb has none."""
+        """Return the finite form and the separable prefix, ``""`` where the verb has none."""
         prefix, _, plural = self.german_plural.rpartition("|")
         return (self.german_singular if number == "singular" else plural), prefix
 
@@ -59,7 +59,7 @@ class Determiner(NamedTuple):
     endings: tuple[str, str, str]
 
     def german(self, case: str, number: str, gender: str) -> tuple[str, str]:
-        """The German form and the ending of an adjective between it and its noun."""
+        """Return the German form and the ending of an adjective between it and its noun."""
         row = CASES.index(case)
         column = "mfn".index(gender) if number == "singular" else 3
         return self.forms[row].split()[column], self.endings[row].split()[column]
