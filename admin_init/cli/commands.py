@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from admin_init._utils.output import results, say
-from admin_init._utils.validation import check_numbers
 from admin_init.errors import AdminInitError
 
 if TYPE_CHECKING:
     # The types of the options: jsonargparse imports all of this for every command, so no more.
-    from admin_init.adapters.patterns import SitePattern
-    from admin_init.omega import Rule
     from admin_init.translation.corpora.config import CorpusConfig
 
 
@@ -48,86 +44,6 @@ def prepare(
         **settings,
     )
     say(str(manifest))
-    return 0
-
-
-def profile(
-    recipe: str | None = None,
-    output: str | None = None,
-    batches: int = 1,
-    rule: Rule = "reference",
-    model: str | None = None,
-    sites: list[SitePattern] | None = None,
-    batch: str | None = None,
-) -> int:
-    """Profile the model of a recipe on its first batches; or say what Admin finds in a model.
-
-    Args:
-        recipe: A YAML file that `admin-init fit` takes; its model is drawn with its seed.
-        output: JSON file that is written, for `AdminInit(profile=...)`.
-        batches: Number of a recipe's batches to average over.
-        rule: How omegas follow from the variances.
-        model: In place of a recipe, what builds a model, as `my.module:build`: shows which residual
-            connections are found in it, in which order, and why others are not.
-        sites: Names the residual connections of that model, as `AdminInit(sites=...)`.
-        batch: What that model is profiled on, as `my.module:batch`, if there is an output.
-    """
-    if model is not None and recipe is None:
-        return _profile_model(model, sites, batch, output, rule)
-    if model is not None or sites is not None or recipe is None or output is None:
-        raise AdminInitError(
-            "either `--recipe FILE --output FILE`, to profile the model of a recipe, or `--model "
-            "MODULE:BUILD` (and `--sites`), to see what Admin finds in a model, is needed."
-        )
-    return _profile_recipe(recipe, output, batches, rule)
-
-
-def _profile_model(
-    build: str,
-    patterns: list[SitePattern] | None,
-    batch: str | None,
-    output: str | None,
-    rule: Rule,
-) -> int:
-    from rich.console import Console
-
-    from admin_init.adapters.survey import survey
-    from admin_init.cli.model_loading import batch_for, built
-    from admin_init.profiling import profile as take_profile
-
-    model = built(build)
-    found = survey(model, patterns)
-    if found.sites:
-        Console(file=results()).print(found.table(), highlight=False)
-    for reason in found.others.values():
-        say(f"not served: {reason}")
-    if found.problem is not None:
-        raise AdminInitError(found.problem)
-    if output is not None:
-        given = batch_for(model, batch)
-        measured = take_profile(model, [given], rule=rule, sites=found.sites)
-        measured.save(output)
-        say(str(measured))
-    return 0
-
-
-def _profile_recipe(recipe: str, output: str, batches: int, rule: Rule) -> int:
-    from admin_init.profiling import profile as take_profile
-    from admin_init.translation.recipe_cli import recipe_cli
-
-    check_numbers(1, batches=batches)
-    usage = {"usage": "admin-init profile --recipe FILE --output FILE [--OPTION VALUE ...]"}
-    built = recipe_cli(["--config", recipe], run=False, parser_settings=usage)
-    built.model.attach(built.datamodule)
-    loader = islice(iter(built.datamodule.train_dataloader()), batches)
-    found = take_profile(
-        built.model,
-        loader,
-        forward=lambda model, batch: model(batch.source, batch.target_input),
-        rule=rule,
-    )
-    found.save(output)
-    say(str(found))
     return 0
 
 
@@ -278,41 +194,6 @@ def translate(
     for translation in translator.translate_batches(lines):
         say(translation)
     return 2 if lines.undecodable else 0
-
-
-def fold(
-    checkpoint: str,
-    output: str,
-    model: str | None = None,
-    sites: list[SitePattern] | None = None,
-    batch: str | None = None,
-) -> int:
-    """Fold the omegas of a checkpoint into its weights: a plain Post-LN model, same outputs.
-
-    Args:
-        checkpoint: Of a model that was trained with AdminInit.
-        output: Checkpoint that is written, or only its weights if it ends in `.safetensors`.
-        model: What builds the model, as `my.module:Net`; not needed for one of our recipes.
-        sites: What `AdminInit(sites=...)` was given.
-        batch: What the model is run on, before and after, as `my.module:batch`; by default a
-            LightningModule's `example_input_array`.
-    """
-    if model is None:
-        from admin_init.translation.checkpoint import fold_checkpoint
-
-        difference = fold_checkpoint(checkpoint, output)
-    else:
-        from functools import partial
-
-        from admin_init.cli.model_loading import batch_for, restored
-        from admin_init.folding import write_folded
-        from admin_init.profiling import call_model
-
-        module, found, content = restored(model, checkpoint, sites)
-        run = partial(call_model, module, batch_for(module, batch))
-        difference = write_folded(module, content, output, run, sites=found)
-    say(f"{output}: outputs differ by at most {difference:.1e}")
-    return 0
 
 
 def average(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from admin_init._utils.interruption import WORDS, end_at_once, on_signals
 from admin_init._utils.output import results_only, say
 from admin_init._utils.version import __version__
-from admin_init.cli import commands
+from admin_init.cli import commands, model_commands
 from admin_init.cli.chatter import silence_chatter
 from admin_init.errors import AdminInitError, OptionError
 
@@ -102,7 +102,7 @@ COMMANDS = {
         f"admin-init predict --config {_RECIPE} --ckpt_path {_CHECKPOINT}",
     ),
     "profile": _own(
-        commands.profile,
+        model_commands.profile,
         "--recipe FILE --output FILE",
         f"admin-init profile --recipe {_RECIPE} --output profile.json",
     ),
@@ -123,7 +123,7 @@ COMMANDS = {
         listed=("checkpoints", "FILE", "What is averaged, in the order of training."),
     ),
     "fold": _own(
-        commands.fold,
+        model_commands.fold,
         "CHECKPOINT OUTPUT",
         f"admin-init fold {_CHECKPOINT} folded.ckpt",
     ),
