@@ -25,7 +25,8 @@ from admin_init._utils.checkpoints import (
     write_checkpoint,
 )
 from admin_init.errors import AdminInitError
-from admin_init.fairseq.model import FairseqTransformer, build, dictionary, shape
+from admin_init.fairseq.architecture import build, dictionary, shape
+from admin_init.fairseq.model import FairseqTransformer
 from admin_init.fairseq.plain import plain_options
 from admin_init.fairseq.weights import from_fairseq, to_fairseq
 from admin_init.nn import TransformerConfig

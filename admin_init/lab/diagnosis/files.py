@@ -11,7 +11,8 @@ from rich.console import RenderableType
 
 from admin_init._utils.atomic_files import write_bytes, write_json
 from admin_init.errors import AdminInitError
-from admin_init.lab.diagnosis.measured import DELTAS, diagnose_module, mean_diagnosis
+from admin_init.lab.diagnosis.diagnosis import mean_diagnosis
+from admin_init.lab.diagnosis.measured import DELTAS, diagnose_module
 from admin_init.lab.diagnosis.ramp import largest_stable_rate
 from admin_init.lab.diagnosis.subject import load_subject
 from admin_init.lab.diagnosis.views import (

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from admin_init.lab.diagnosis.measured import GRADIENT_STEP, SUBLAYER_DELTA, Diagnosis, Sublayer
+from admin_init.lab.diagnosis.diagnosis import Diagnosis, Sublayer
+from admin_init.lab.diagnosis.measured import GRADIENT_STEP, SUBLAYER_DELTA
 from admin_init.lab.diagnosis.ramp import Ramp
 from admin_init.lab.plotting import MARKERS, look, tidy
 from admin_init.measures import branch_share

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from admin_init.errors import AdminInitError
-from admin_init.lab.diagnosis.measured import Diagnosis, Sublayer, diagnose_module, mean_diagnosis
+from admin_init.lab.diagnosis.diagnosis import Diagnosis, Sublayer, mean_diagnosis
+from admin_init.lab.diagnosis.measured import diagnose_module
 from admin_init.nn import TransformerConfig
 from admin_init.translation.data.batching import TranslationBatch
 from admin_init.translation.module import TranslationModule
