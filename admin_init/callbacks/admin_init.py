@@ -15,16 +15,7 @@ import torch
 from admin_init._utils.atomic_files import move_whole
 from admin_init.adapters.discovery import Sites, resolve_sites
 from admin_init.admin_profile import AdminProfile
-from admin_init.callbacks.checks import (
-    averaging,
-    check_fold,
-    check_optimized,
-    check_trainer,
-    check_training_step,
-    check_untrained,
-    warn_of_no_profile,
-    warn_of_others,
-)
+from admin_init.callbacks import checks
 from admin_init.callbacks.lightning_compat import (
     Callback,
     around,
@@ -120,14 +111,14 @@ class AdminInit(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Install omega = 1, at the latest when the module has built its layers."""
-        check_trainer(trainer, self)
+        checks.check_trainer(trainer, self)
         if stage == "fit":
             if self.given is not None and not isinstance(self.given, AdminProfile):
                 self.given = AdminProfile.load(self.given)
             if self.forward is None and (self.given is None or self.fold_on_end):
-                check_training_step(pl_module)
+                checks.check_training_step(pl_module)
             if self.fold_on_end:
-                check_fold(trainer)
+                checks.check_fold(trainer)
             self._settled = self._loaded = False
             around(pl_module, "configure_optimizers", self._configure_optimizers)
         self._install(pl_module, complete=False)
@@ -156,17 +147,17 @@ class AdminInit(Callback):
         sites = resolve_sites(pl_module, self.sites)
         if self._goes_on(trainer, sites):
             return
-        check_optimized(trainer, sites)
+        checks.check_optimized(trainer, sites)
         if not self.force:
-            check_untrained(sites)
+            checks.check_untrained(sites)
         if self.sites is None:
-            warn_of_others(pl_module)
+            checks.warn_of_others(pl_module)
         profile = self.given
         if not isinstance(profile, AdminProfile):
             profile = self._measure(trainer, pl_module, sites, batch, batch_idx)
         apply_(pl_module, profile, sites=sites)
         self.profile = profile
-        for callback in averaging(getattr(trainer, "callbacks", [])):
+        for callback in checks.averaging(getattr(trainer, "callbacks", [])):
             # Its copy is one of the model at omega = 1, and may count in the average already.
             callback.setup(trainer, pl_module, "fit")
         log_profile(trainer.loggers, profile)
@@ -232,7 +223,7 @@ class AdminInit(Callback):
         plain = all((site.omega == 1).all() for site in sites if site.omega is not None)
         anew = trainer.global_step == 0 and plain
         if trainer.is_global_zero:
-            warn_of_no_profile(trainer.global_step, plain=plain, anew=anew)
+            checks.warn_of_no_profile(trainer.global_step, plain=plain, anew=anew)
         return not anew
 
     def _measure(

@@ -11,7 +11,7 @@ from admin_init._utils.checkpoints import has_omegas
 from admin_init.nn import TransformerConfig
 from admin_init.rescale import install_
 from admin_init.translation.backend import FairseqConfig, build_transformer, search
-from admin_init.translation.data.subwords import Subwords
+from admin_init.translation.data.prepared import PreparedFolder
 from admin_init.translation.search import SearchConfig
 
 
@@ -36,7 +36,7 @@ class TranslationModel(nn.Module):
         super().__init__()
         self.search: SearchConfig = as_config(SearchConfig, search)
         self.fairseq: FairseqConfig | None = as_config(FairseqConfig, fairseq)
-        self.data: Subwords | None = None
+        self.data: PreparedFolder | None = None
         """Source of the subwords."""
         self._build(as_config(TransformerConfig, transformer))
 
@@ -80,7 +80,7 @@ class TranslationModel(nn.Module):
         ]
 
     @property
-    def _data(self) -> Subwords:
+    def _data(self) -> PreparedFolder:
         """The given `data`."""
         if self.data is None:
             raise TypeError("A translation model takes its subwords from `data`, which is not set.")

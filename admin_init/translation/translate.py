@@ -18,7 +18,7 @@ from admin_init.nn import Transformer, prepare_for_inference_
 from admin_init.translation.checkpoint import load_model
 from admin_init.translation.data.batching import collate
 from admin_init.translation.data.dictionary import Dictionary
-from admin_init.translation.data.subwords import Subwords
+from admin_init.translation.data.prepared import PreparedFolder
 
 TooLong = Literal["skip", "cut"]
 
@@ -64,7 +64,9 @@ class Translator:
                 f"{checkpoint} does not say which data it was trained on. Give the prepared folder "
                 "as `data`."
             )
-        self.data = Subwords(settings["data"], settings["source_lang"], settings["target_lang"])
+        self.data = PreparedFolder(
+            settings["data"], settings["source_lang"], settings["target_lang"]
+        )
         self.module.data = self.data
         known, ids = self.module.config.vocabulary_size, self.data.vocabulary_size
         if known != ids:

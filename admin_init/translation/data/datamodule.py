@@ -1,7 +1,6 @@
 """The batches of a data-bin, for Lightning."""
 
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,11 @@ from admin_init.translation.data.loaders import (
     TokenBatchSampler,
     end_loader_with_parent,
 )
-from admin_init.translation.data.subwords import Subwords
+from admin_init.translation.data.prepared import PreparedFolder
 from admin_init.translation.preparation.manifest import NAME, Manifest
 
 
-class TranslationDataModule(Subwords, LightningDataModule):
+class TranslationDataModule(PreparedFolder, LightningDataModule):
     """Loads a folder that ``admin-init prepare`` or fairseq-preprocess has made.
 
     Training batches come in an order that depends on the seed and the epoch; every rank gets its
@@ -64,7 +63,7 @@ class TranslationDataModule(Subwords, LightningDataModule):
         seed: int = 1,
     ) -> None:
         LightningDataModule.__init__(self)
-        Subwords.__init__(self, data, source_lang, target_lang)
+        PreparedFolder.__init__(self, data, source_lang, target_lang)
         check_languages(source_lang, target_lang)
         bounds = (("max_tokens", max_tokens, 1), ("num_workers", num_workers, 0), ("seed", seed, 0))
         for name, value, least in bounds:
@@ -155,43 +154,19 @@ class TranslationDataModule(Subwords, LightningDataModule):
         """
         number = epoch % len(self.folders) if split == "train" else 0
         folder = self.folders[number]
-        names = [split, *(f"{split}{number}" for number in range(1, self._parts(folder, split)))]
         parts = [
             ParallelDataset(
                 IndexedDataset(f"{prefix}.{self.source_lang}", len(self.source_dictionary)),
                 IndexedDataset(f"{prefix}.{self.target_lang}", len(self.target_dictionary)),
                 left_pad_source=self.left_pad_source,
             )
-            for prefix in (self._prefix(folder, name) for name in names)
+            for prefix in self.prefixes(split, folder)
         ]
         if len(parts) == 1:
             return parts[0]
         sources, targets = zip(*((part.source, part.target) for part in parts), strict=True)
         return ParallelDataset(
             JoinedDataset(sources), JoinedDataset(targets), left_pad_source=self.left_pad_source
-        )
-
-    def _parts(self, folder: Path, split: str) -> int:
-        """Count the parts of a split: a training split may have several."""
-        found = 1
-        while split == "train" and self._files(self._prefix(folder, f"{split}{found}")):
-            found += 1
-        return found
-
-    def _prefix(self, folder: Path, split: str) -> Path:
-        """Return how the names of a split begin: ``train.en-de``, or ``train.de-en`` if there."""
-        first, second = self.source_lang, self.target_lang
-        prefix, turned = (
-            folder / f"{split}.{pair}" for pair in (f"{first}-{second}", f"{second}-{first}")
-        )
-        return turned if self._files(turned) and not self._files(prefix) else prefix
-
-    def _files(self, prefix: Path) -> bool:
-        """Return whether there is any file of a data-bin; opening it names one that is missing."""
-        return any(
-            Path(f"{prefix}.{lang}.{kind}").exists()
-            for lang in (self.source_lang, self.target_lang)
-            for kind in ("idx", "bin")
         )
 
     def references(self, split: str) -> list[str]:

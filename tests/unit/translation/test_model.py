@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from admin_init.nn import TransformerConfig
-from admin_init.translation.data.subwords import Subwords
+from admin_init.translation.data.prepared import PreparedFolder
 from admin_init.translation.model import TranslationModel
 from admin_init.translation.search import SearchConfig
 
@@ -12,7 +12,7 @@ SHAPE = {"dim": 16, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_lay
 
 
 def test_it_translates_in_the_subwords_of_a_folder(data_bin: Path) -> None:
-    data = Subwords(data_bin, "en", "de")
+    data = PreparedFolder(data_bin, "en", "de")
     config = TransformerConfig(vocabulary_size=data.vocabulary_size, **SHAPE)
     model = TranslationModel(config, SearchConfig(beam_size=2, max_len_b=4)).eval()
     model.data = data

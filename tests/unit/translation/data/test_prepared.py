@@ -5,12 +5,12 @@ import pytest
 
 from admin_init.errors import CorpusError
 from admin_init.translation.data.datamodule import TranslationDataModule
-from admin_init.translation.data.subwords import Subwords
+from admin_init.translation.data.prepared import PreparedFolder
 
 
 def test_they_are_those_of_the_data_module(data_bin: Path) -> None:
-    ours, theirs = Subwords(data_bin, "en", "de"), TranslationDataModule(data_bin, "en", "de")
-    assert isinstance(theirs, Subwords)
+    ours, theirs = PreparedFolder(data_bin, "en", "de"), TranslationDataModule(data_bin, "en", "de")
+    assert isinstance(theirs, PreparedFolder)
     assert ours.vocabulary_size == theirs.vocabulary_size
     pieces = ours.tokenizer.encode("the man sees a dog")
     assert pieces == theirs.tokenizer.encode("the man sees a dog")
@@ -21,16 +21,18 @@ def test_they_are_those_of_the_data_module(data_bin: Path) -> None:
 
 
 def test_of_several_folders_the_first_counts(data_bin: Path, tmp_path: Path) -> None:
-    several = Subwords(f"{data_bin}{os.pathsep}{tmp_path / 'gone'}", "en", "de")
+    several = PreparedFolder(f"{data_bin}{os.pathsep}{tmp_path / 'gone'}", "en", "de")
     assert several.folders == [data_bin, tmp_path / "gone"]
-    assert list(several.source_dictionary) == list(Subwords(data_bin, "en", "de").source_dictionary)
+    assert list(several.source_dictionary) == list(
+        PreparedFolder(data_bin, "en", "de").source_dictionary
+    )
     assert several.tokenizer.encode("the man")
     one = tmp_path / f"a{os.pathsep}b"
     one.mkdir()
-    assert Subwords(one, "en", "de").folders == [one]
+    assert PreparedFolder(one, "en", "de").folders == [one]
 
 
 def test_files_are_read_when_they_are_needed(tmp_path: Path) -> None:
-    subwords = Subwords(tmp_path, "en", "de")
+    subwords = PreparedFolder(tmp_path, "en", "de")
     with pytest.raises(CorpusError, match=r"dict\.de\.txt cannot be read"):
         _ = subwords.target_dictionary
