@@ -3,16 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from admin_init.omega import Moments
-from admin_init.profiling import SiteMoments
+from admin_init.admin_profile import AdminProfile
+from admin_init.omega import Moments, Rule
+from admin_init.profiling import SiteMoments, make_profile, measure
+from admin_init.sites import ResidualSite
 
 
-def pool_ranks(
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """The ranks of a run, and the collectives that a profile needs."""
+
+    count: int
+    """How many there are."""
+    total: Callable[[Tensor], Tensor]
+    """Adds a tensor up over the ranks; every rank gets the sum."""
+    broadcast: Callable[[AdminProfile], AdminProfile]
+    """Returns on every rank what rank 0 calls it with."""
+    device: torch.device | str
+    """Where the collectives need tensors."""
+
+
+def profile_ranks(
+    model: nn.Module,
+    sites: Sequence[ResidualSite],
+    run: Callable[[], object],
+    *,
+    rule: Rule,
+    ranks: Ranks,
+) -> AdminProfile:
+    """Profile ``model`` on the batch of every rank, and return the same profile on all of them.
+
+    Args:
+        model: A model whose ``sites`` are installed.
+        sites: The residual connections.
+        run: Passes this rank's batch once through ``model``.
+        rule: How omegas follow from variances.
+        ranks: Of this run; one rank uses no collective.
+
+    Raises:
+        ProfileError: The model cannot be profiled, see :func:`~admin_init.profiling.measure`.
+    """
+    measured = measure(model, sites, run, rule=rule)
+    if ranks.count > 1:
+        measured = _pool_ranks(measured, ranks.total, ranks.device)
+    profile = make_profile(measured, rule=rule, batches=ranks.count)
+    # The ranks computed the same sums, perhaps not in the same order of additions.
+    return profile if ranks.count == 1 else ranks.broadcast(profile)
+
+
+def _pool_ranks(
     measured: Sequence[SiteMoments], total: Callable[[Tensor], Tensor], device: torch.device | str
 ) -> list[SiteMoments]:
     """Average the variances of all ranks, weighted by their elements; one collective in all.

@@ -25,11 +25,11 @@ from admin_init.callbacks.lightning_compat import (
 )
 from admin_init.callbacks.optimizer_groups import spare_from_weight_decay
 from admin_init.callbacks.report import log_profile
-from admin_init.distributed import pool_ranks
+from admin_init.distributed import Ranks, profile_ranks
 from admin_init.errors import ProfileError, UnsupportedModelError
 from admin_init.folding import folded
 from admin_init.omega import Rule, check_rule
-from admin_init.profiling import Forward, make_profile, measure
+from admin_init.profiling import Forward
 from admin_init.rescale import apply_, install_
 from admin_init.sites import ResidualSite
 
@@ -240,14 +240,14 @@ class AdminInit(Callback):
             with trainer.precision_plugin.train_step_context():
                 self._step(pl_module, trainer.strategy.training_step, batch, batch_idx)
 
+        ranks = Ranks(
+            count=trainer.world_size,
+            total=functools.partial(trainer.strategy.reduce, reduce_op="sum"),
+            broadcast=trainer.strategy.broadcast,
+            device=trainer.strategy.root_device,
+        )
         with silenced(trainer, pl_module):
-            measured = measure(pl_module, sites, run, rule=self.rule)
-        if trainer.world_size > 1:
-            total = functools.partial(trainer.strategy.reduce, reduce_op="sum")
-            measured = pool_ranks(measured, total, trainer.strategy.root_device)
-        profile = make_profile(measured, rule=self.rule, batches=trainer.world_size)
-        # The ranks computed the same sums, perhaps not in the same order of additions.
-        return trainer.strategy.broadcast(profile)
+            return profile_ranks(pl_module, sites, run, rule=self.rule, ranks=ranks)
 
     def _step(
         self,

@@ -26,10 +26,9 @@ from admin_init._utils.isolation import preserved
 from admin_init.adapters.discovery import find_sites
 from admin_init.admin_profile import AdminProfile
 from admin_init.callbacks.checks import check_untrained
-from admin_init.distributed import pool_ranks
+from admin_init.distributed import Ranks, profile_ranks
 from admin_init.errors import NotPostLNError, TrainedModelError
 from admin_init.omega import Rule
-from admin_init.profiling import make_profile, measure
 from admin_init.rescale import apply_, install_
 
 _log = logging.getLogger(__name__)
@@ -173,22 +172,25 @@ def _profiled(model: nn.Module, task: Any, args: Namespace, rule: Rule) -> Admin
         batch = _first_batch(model, task, args, ranks, rank)
     model.to(device)
     batch = utils.move_to_cuda(batch) if on_gpu else batch
-    sites = find_sites(model)
-    measured = measure(model, sites, lambda: model(**batch["net_input"]), rule=rule)
+
+    def total(table: Tensor) -> Tensor:
+        distributed.all_reduce(table)
+        return table
+
+    def broadcast(profile: AdminProfile) -> AdminProfile:
+        profiles = [profile]
+        distributed.broadcast_object_list(profiles, src=0, device=device)
+        return profiles[0]
+
+    profile = profile_ranks(
+        model,
+        find_sites(model),
+        lambda: model(**batch["net_input"]),
+        rule=rule,
+        ranks=Ranks(count=ranks, total=total, broadcast=broadcast, device=device),
+    )
     model.to("cpu")  # where fairseq expects what it has built
-
-    if ranks > 1:
-        measured = pool_ranks(measured, _sum, device)
-    profile = [make_profile(measured, rule=rule, batches=ranks)]
-    if ranks > 1:
-        # They computed the same sums, perhaps not in the same order of additions.
-        distributed.broadcast_object_list(profile, src=0, device=device)
-    return profile[0]
-
-
-def _sum(table: Tensor) -> Tensor:
-    distributed.all_reduce(table)
-    return table
+    return profile
 
 
 def _first_batch(model: Any, task: Any, args: Namespace, ranks: int, rank: int) -> Any:
