@@ -117,15 +117,28 @@ class TranslationModule(TranslationModel, pl.LightningModule):
             plain = shape | {"residual": "post"}
             checkpoint["hyper_parameters"] = settings | {"transformer": plain}
 
-    @override
-    def training_step(self, batch: TranslationBatch, batch_idx: int) -> Tensor:
-        logits = self(batch.source, batch.target_input)
-        loss = label_smoothed_cross_entropy(
+    def loss(self, batch: TranslationBatch) -> Tensor:
+        """Compute the training loss of a batch, a scalar: see :meth:`loss_of`."""
+        return self.loss_of(self(batch.source, batch.target_input), batch)
+
+    def loss_of(self, logits: Tensor, batch: TranslationBatch) -> Tensor:
+        """Compute the label-smoothed cross-entropy per target token.
+
+        Args:
+            logits: Shape (N, T, V). Overwritten on a CPU where they require a gradient, see
+                :func:`~admin_init.nn.loss.label_smoothed_cross_entropy`.
+            batch: The batch that they were computed for.
+        """
+        return label_smoothed_cross_entropy(
             logits.flatten(0, 1),
             batch.target.flatten(),
             label_smoothing=self.label_smoothing,
             ignore_index=self.config.padding_idx,
         )
+
+    @override
+    def training_step(self, batch: TranslationBatch, batch_idx: int) -> Tensor:
+        loss = self.loss(batch)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch.target))
         return loss
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from admin_init._utils.isolation import preserved
@@ -68,14 +67,6 @@ def diagnose_module(
         logits: Tensor = model(batch.source, batch.target_input)
         return logits
 
-    def loss_of(logits: Tensor) -> Tensor:
-        return F.cross_entropy(
-            logits.flatten(0, 1),
-            batch.target.flatten(),
-            ignore_index=padding,
-            label_smoothing=module.label_smoothing,
-        )
-
     with preserved(module), ExitStack() as stack:
         module.eval()
         # Within, or `preserved` would take the hook for a part of the model, and put it back.
@@ -87,8 +78,8 @@ def diagnose_module(
         changes = sublayer_output_changes(
             model, lambda: model(*tokens), delta=SUBLAYER_DELTA, seed=seed
         )
-        at_outputs = output_gradient_norms(model, lambda: loss_of(run()))
-        at_parameters = _parameter_gradient_norms(model, lambda: loss_of(run()))
+        at_outputs = output_gradient_norms(model, lambda: module.loss_of(run(), batch))
+        at_parameters = _parameter_gradient_norms(model, lambda: module.loss_of(run(), batch))
         with torch.no_grad():
             logits = run()
             nll, log_z = float(module.nll(batch)), float(output_log_z(logits))
@@ -109,7 +100,7 @@ def diagnose_module(
         stepped = gradient_step_change(
             model,
             states,
-            lambda x: loss_of(hidden.projection(x)),
+            lambda x: module.loss_of(hidden.projection(x), batch),
             step=GRADIENT_STEP,
             mask=mask,
         )
@@ -117,7 +108,7 @@ def diagnose_module(
         residual=module.config.residual,
         layers=f"{module.config.encoder_layers}-{module.config.decoder_layers}",
         nll=nll,
-        loss=float(loss_of(logits)),
+        loss=float(module.loss_of(logits, batch)),
         output_log_z=log_z,
         output_change=moved,
         gradient_step_change=stepped,

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from admin_init._utils.isolation import preserved
 from admin_init.callbacks.optimizer_groups import spare_from_weight_decay
@@ -98,12 +97,7 @@ def _climb(
             group["lr"] = rate
         optimizer.zero_grad()
         with torch.enable_grad():
-            loss = F.cross_entropy(
-                module(batch.source, batch.target_input).flatten(0, 1),
-                batch.target.flatten(),
-                ignore_index=module.config.padding_idx,
-                label_smoothing=module.label_smoothing,
-            )
+            loss = module.loss(batch)
             loss.backward()  # type: ignore[no-untyped-call]
         rates.append(rate)
         losses.append(loss.item())
