@@ -142,6 +142,24 @@ def test_omega_is_optimized_and_decays_only_if_asked(weight_decay: bool) -> None
     assert all(trained[1:])
 
 
+def test_a_checkpoint_saved_within_a_step_resumes(tmp_path: Path) -> None:
+    # As by a handler of a signal, or at an exception: Lightning computes the loss in a closure that
+    # the optimizer's step calls.
+    def save(pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        if pl_module.trainer.global_step == 2:
+            pl_module.trainer.save_checkpoint(tmp_path / "within.ckpt")
+            raise ZeroDivisionError
+
+    run = trainer(callbacks=[AdminInit()])
+    with pytest.raises(ZeroDivisionError):
+        run.fit(module(spy=save), data())
+    run.save_checkpoint(tmp_path / "after.ckpt")
+    for name in ("within.ckpt", "after.ckpt"):
+        resumed = trainer(callbacks=[AdminInit()], max_epochs=2)
+        resumed.fit(module(), data(), ckpt_path=tmp_path / name)
+        assert resumed.global_step > 2
+
+
 def test_omega_can_be_kept_constant() -> None:
     model, callback = module(), AdminInit(trainable=False)
     trainer(callbacks=[callback]).fit(model, data())
