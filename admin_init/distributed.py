@@ -19,7 +19,7 @@ class Ranks:
     """The ranks of a run, and the collectives that a profile needs."""
 
     count: int
-    """How many there are."""
+    """Number of ranks."""
     total: Callable[[Tensor], Tensor]
     """Adds a tensor up over the ranks; every rank gets the sum."""
     broadcast: Callable[[AdminProfile], AdminProfile]

@@ -10,7 +10,7 @@ from admin_init.adapters.discovery import Sites, resolve_sites
 from admin_init.admin_profile import AdminProfile
 from admin_init.omega import Rule
 from admin_init.profiling import Forward, profile
-from admin_init.rescale import apply_
+from admin_init.rescale import apply_, train_omegas_
 
 
 def initialize_(
@@ -24,7 +24,7 @@ def initialize_(
 ) -> AdminProfile:
     """Profile ``model`` on one batch and rescale its residual connections.
 
-    Call it before the optimizer is built, which is to hold the omegas too.
+    Call it before the optimizer is built, so that it holds the omegas too.
 
     Args:
         model: A model with Post-LN layers, at its initialization.
@@ -51,9 +51,7 @@ def initialize_(
     found = resolve_sites(model, sites)
     measured = profile(model, [batch], forward=forward, rule=rule, sites=found)
     apply_(model, measured, sites=found)
-    for site in found:
-        if site.omega is not None:
-            site.omega.requires_grad_(trainable and site.previous is not None)
+    train_omegas_(found, trainable)
     return measured
 
 

@@ -37,11 +37,16 @@ def install_(model: nn.Module, *, trainable: bool = True, sites: Sites | None = 
     bare = [site for site in resolve_sites(model, sites) if not site.installed]
     with ExitStack() as undo:
         _install_(bare, undo)
-        for site in bare:
-            if site.omega is not None:
-                site.omega.requires_grad_(trainable and site.previous is not None)
+        train_omegas_(bare, trainable)
         undo.pop_all()
     return model
+
+
+def train_omegas_(sites: Sequence[ResidualSite], trainable: bool) -> None:
+    """Say whether the omegas of installed sites are trained; the first of a stack never is."""
+    for site in sites:
+        if site.omega is not None:
+            site.omega.requires_grad_(trainable and site.previous is not None)
 
 
 def apply_(

@@ -1,1 +1,1 @@
-"""Plumbing that knows nothing of residual connections."""
+"""Plumbing: files, checkpoints, processes, signals, progress, output."""

@@ -22,7 +22,8 @@ from admin_init.sites import Recorder, ResidualSite
 class BranchSite(ResidualSite):
     """A site whose omega divides the output of a module of the model.
 
-    See :class:`SitePattern` for what ``branch``, ``linear``, ``norm`` and ``reader`` are.
+    :class:`~admin_init.adapters.patterns.SitePattern` says what ``branch``, ``linear``, ``norm``
+    and ``reader`` are.
     """
 
     def __init__(

@@ -89,8 +89,8 @@ def find_sites(model: nn.Module) -> list[ResidualSite]:
     if not sites:
         raise UnsupportedModelError(
             f"No residual connection was found in {type(model).__name__}. Known layers: "
-            f"{', '.join(served_layers())}, and their subclasses. The sites of another Post-LN "
-            "model can be named, see `admin_init.named_sites`."
+            f"{', '.join(served_layers())}, and subclasses that keep their forward. The sites of "
+            "another Post-LN model can be named, see `admin_init.named_sites`."
         )
     _shorten_stacks(sites)
     return linked(sites)

@@ -55,7 +55,7 @@ def survey(model: nn.Module, sites: Sites | None = None) -> Survey:
         found = resolve_sites(model, sites)
     except UnsupportedModelError as error:
         found, problem = [], str(error)
-    others = {} if sites else refused_layers(model)
+    others = refused_layers(model) if sites is None else {}
     # With what some libraries wrap in a norm of their own.
     norms = {id(module) for site in found for module in site.norm.modules()}
     for name, module in model.named_modules():

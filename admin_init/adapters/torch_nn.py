@@ -154,7 +154,8 @@ def _sites(
     if layer.norm_first:
         raise NotPostLNError(f"`{name or type(layer).__name__}` is Pre-LN (norm_first=True)")
     plain = getattr(layer, "plain_class", type(layer))
-    if not any(plain.forward is base.forward for base in (_ENCODER, _DECODER)):
+    own = "forward" in vars(layer)
+    if own or not any(plain.forward is base.forward for base in (_ENCODER, _DECODER)):
         raise UnsupportedModelError(
             f"{plain.__name__} at `{name}` overrides `forward`, so where it adds the shortcut, and "
             "to what, is not known. Name its sub-layers, see `admin_init.named_sites`, or override "

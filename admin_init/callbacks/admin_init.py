@@ -30,7 +30,7 @@ from admin_init.errors import ProfileError, UnsupportedModelError
 from admin_init.folding import folded
 from admin_init.omega import Rule, check_rule
 from admin_init.profiling import Forward
-from admin_init.rescale import apply_, install_
+from admin_init.rescale import apply_, install_, train_omegas_
 from admin_init.sites import ResidualSite
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class AdminInit(Callback):
             and the checkpoints to resume from, keep their omegas.
 
     Raises:
-        ValueError: ``rule`` is unknown.
+        ValueError: ``rule`` is unknown, or ``sites`` is empty.
         UnsupportedModelError: In ``setup``, if the model has no Post-LN layer of a known family.
         TrainedModelError: Before the first batch, if the model looks trained.
         ProfileError: Before the first step, if the model cannot be profiled.
@@ -94,6 +94,8 @@ class AdminInit(Callback):
         fold_on_end: bool = False,
     ) -> None:
         check_rule(rule)
+        if sites is not None and not sites:
+            raise ValueError("`sites` must name at least one residual connection, but is empty.")
         self.rule = rule
         self.sites = sites
         self.given = profile
@@ -270,9 +272,7 @@ class AdminInit(Callback):
             if not complete and any(site.norm_weight.is_meta for site in sites):
                 return  # An omega from before `to_empty` would be whatever is in memory.
             install_(pl_module, sites=sites)
-            for site in sites:
-                if site.omega is not None:
-                    site.omega.requires_grad_(self.trainable and site.previous is not None)
+            train_omegas_(sites, self.trainable)
         except UnsupportedModelError:
             if complete:
                 raise

@@ -14,16 +14,13 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 if TYPE_CHECKING or not find_spec("lightning"):
-    from pytorch_lightning import Callback
+    Callback = pl.Callback
 else:
     import lightning.pytorch
 
     # A Trainer takes only callbacks of its own distribution; a subclass of both is taken by either.
     class Callback(pl.Callback, lightning.pytorch.Callback):
         """Base class for the Trainers of ``pytorch_lightning`` and of ``lightning.pytorch``."""
-
-
-__all__ = ["Callback"]
 
 
 def is_overridden(pl_module: pl.LightningModule, hook: str) -> bool:

@@ -1,4 +1,4 @@
-"""What each of our own commands does; :mod:`admin_init.cli.main` says how they are called."""
+"""Commands that are not LightningCLI's; :mod:`admin_init.cli.main` says how they are called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that take a model of the user's own: ``profile`` and ``fold``."""
+"""Commands that take a recipe's model or one of the user's own: ``profile`` and ``fold``."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def dependency_figure(profile: AdminProfile) -> Figure:
 
 
 def draw_dependency(shares: Mapping[str, NDArray[np.float64]]) -> Figure:
-    """Draw the shares of :func:`dependency_from_variances`, by title, as heat maps in a row."""
+    """Draw shares of branches in outputs, by title, as heat maps in a row."""
     # matplotlib is heavy, and only pictures need it.
     from matplotlib.figure import Figure  # noqa: PLC0415
 
@@ -44,7 +44,7 @@ COLOUR_BAR: dict[str, Any] = {
 
 
 def heat_map(axis: Axes, beta: NDArray[np.float64], title: str) -> AxesImage:
-    """Draw the shares of :func:`dependency_from_variances` into a panel."""
+    """Draw shares of branches in outputs into a panel."""
     # Late, with the rest of matplotlib.
     from matplotlib.colors import PowerNorm  # noqa: PLC0415
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415

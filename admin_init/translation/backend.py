@@ -45,8 +45,13 @@ def build_transformer(config: TransformerConfig, fairseq: FairseqConfig | None) 
             f"`encoder_layers` = {config.encoder_layers} and `decoder_layers` = "
             f"{config.decoder_layers}. Our own can be decoder-only."
         )
-    (backend,) = entry_points(group="admin_init.backends", name="fairseq")
-    built: nn.Module = backend.load()(config, fairseq.arch, fairseq.overrides)
+    backends = entry_points(group="admin_init.backends", name="fairseq")
+    if not backends:
+        raise AdminInitError(
+            "the backend `fairseq` is not registered: the installation is of another version, or "
+            "of none. Install this package anew, as `pip install .` does."
+        )
+    built: nn.Module = backends["fairseq"].load()(config, fairseq.arch, fairseq.overrides)
     return built
 
 

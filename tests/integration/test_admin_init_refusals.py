@@ -46,6 +46,11 @@ def test_manual_optimization_needs_a_forward() -> None:
     assert first_omegas(model)[1] > 1.01
 
 
+def test_no_sites_at_all_are_refused() -> None:
+    with pytest.raises(ValueError, match="`sites` must name at least one residual connection"):
+        AdminInit(sites=[])
+
+
 def test_two_callbacks_are_refused() -> None:
     with pytest.raises(RuntimeError, match="more than one stateful callback of type `AdminInit`"):
         trainer(callbacks=[AdminInit(), AdminInit()])

@@ -31,7 +31,8 @@ class Sublayer:
     branch_variance: float
     """Of the branch as it enters the sum."""
     output_change: float
-    """Squared change of the output where every weight changes by :data:`SUBLAYER_DELTA`, see
+    """Squared change of the output where every weight changes by
+    :data:`~admin_init.lab.diagnosis.measured.SUBLAYER_DELTA`, see
     :func:`admin_init.measures.sublayer_output_changes`. Sentences are cut to the shortest, because
     padding, whose embedding is zero, would make up the whole mean of a Pre-LN stack."""
     output_gradient_norm: float
@@ -68,7 +69,8 @@ class Diagnosis:
     what the output projection reads, ``encoder output`` what cross-attention reads; both without
     their padding."""
     gradient_step_change: float
-    """Squared change of the decoder's output after a step of :data:`GRADIENT_STEP`."""
+    """Squared change of the decoder's output after a step of
+    :data:`~admin_init.lab.diagnosis.measured.GRADIENT_STEP` against the gradient."""
     sublayers: list[Sublayer]
     """In the order of execution."""
     other_gradient_norms: dict[str, float]

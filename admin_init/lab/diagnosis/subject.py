@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from itertools import islice
 
 from admin_init._utils.checkpoints import read_checkpoint
+from admin_init.adapters.discovery import resolve_sites
 from admin_init.admin_profile import AdminProfile
 from admin_init.callbacks.admin_init import AdminInit
 from admin_init.errors import AdminInitError
 from admin_init.initialize import initialize_
 from admin_init.lab.diagnosis.measured import observable
-from admin_init.rescale import apply_, install_
+from admin_init.rescale import apply_, train_omegas_
 from admin_init.translation.checkpoint import load_module
 from admin_init.translation.data.batching import TranslationBatch
 from admin_init.translation.module import TranslationModule
@@ -112,8 +113,8 @@ def _rescale(built: RecipeCLI, module: TranslationModule, batch: TranslationBatc
         )
     else:
         profile = given if isinstance(given, AdminProfile) else AdminProfile.load(given)
-        install_(module, trainable=admin.trainable, sites=admin.sites)
         apply_(module, profile, sites=admin.sites)
+        train_omegas_(resolve_sites(module, admin.sites), admin.trainable)
     return True
 
 

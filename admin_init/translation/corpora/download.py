@@ -39,7 +39,7 @@ def fetch(
     mirror: str | None = None,
     checksum: str | None = None,
 ) -> Path:
-    """Find a file in a folder, or downloads it there.
+    """Find a file in a folder, or download it there.
 
     A download that is interrupted leaves a ``.part``, which the next one continues. The SHA-256 of
     a finished one is kept in ``checksums.json``, and holds from then on. Who comes while another
