@@ -12,6 +12,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -112,7 +113,7 @@ class RecipeCLI(LightningCLI):
         try:
             with _told_once():
                 super()._run_subcommand(subcommand)
-        except RuntimeError as error:
+        except (RuntimeError, ConnectionError, EOFError) as error:
             lost = _lost_process(error, self.trainer)
             if lost is None:
                 raise
@@ -200,8 +201,14 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
-def _lost_process(error: RuntimeError, trainer: Any) -> str | None:
+def _lost_process(error: Exception, trainer: Any) -> str | None:
     """Name the process whose death ``error`` is about, if it is about one."""
+    if not isinstance(error, RuntimeError):
+        # A loader died after it had announced a batch, and before the batch was fetched.
+        try:
+            torch._C._error_if_any_worker_fails()
+        except RuntimeError as failure:
+            error = failure
     text = str(error).partition("DataLoader worker")
     if text[1]:
         return f"A {text[1]} {text[2].strip().partition('. ')[0].rstrip('.')}."
