@@ -73,11 +73,13 @@ def prepare(
     _check_splits(corpus, config)
     with shown_progress(shown=progress) as display:
         manifest = _survey(corpus, config, versions, shard_size, display)
+        plan = {"manifest": asdict(manifest), "shard_size": shard_size}
+        workspace = Scratch(destination, plan)
         made = _finished(destination, manifest, overwrite)
         if made is not None:
+            workspace.discard()
             return made
-        plan = {"manifest": asdict(manifest), "shard_size": shard_size}
-        with Scratch(destination, plan) as scratch:
+        with workspace as scratch:
             # Another process may have finished while this one was reading.
             made = _finished(destination, manifest, overwrite)
             if made is not None:

@@ -70,6 +70,16 @@ class Scratch:
         write_json(self.folder / _PLAN, self._plan)
         return self
 
+    def discard(self) -> None:
+        """Remove what a run left behind that was killed just after :meth:`publish`."""
+        if self.folder.is_symlink() or not self.folder.exists():
+            return
+        try:
+            with self._lock.acquire(timeout=0):
+                shutil.rmtree(self.folder, ignore_errors=True)
+        except Timeout:
+            pass  # that run is still at it
+
     def _former_plan(self) -> Any:
         try:
             return json.loads((self.folder / _PLAN).read_bytes())

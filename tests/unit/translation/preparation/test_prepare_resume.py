@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Never
 
 import pytest
+from filelock import FileLock
 
 from admin_init._utils.atomic_files import move_whole
 from admin_init.errors import CorpusError
@@ -168,6 +169,18 @@ def test_a_run_killed_between_its_two_moves_loses_no_folder(
             prepare(make_corpus(), tmp_path / "bin", vocabulary_size=80)
         assert files(tmp_path / "bin") == before
     assert {path.name for path in tmp_path.iterdir()} == {"bin"}
+
+
+def test_a_run_killed_after_its_last_move_is_tidied_up_after(tmp_path: Path) -> None:
+    manifest = prepare(make_corpus(), tmp_path / "bin", vocabulary_size=90)
+    left = tmp_path / ".bin.scratch"
+    (left / "shards").mkdir(parents=True)
+    (left / "shards" / "train.0.text").write_text("a shard")
+    with FileLock(left / "lock"):  # as while that run still tidies up itself
+        assert prepare(make_corpus(), tmp_path / "bin", vocabulary_size=90) == manifest
+        assert left.exists()
+    assert prepare(make_corpus(), tmp_path / "bin", vocabulary_size=90) == manifest
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
 
 
 def test_a_scratch_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
