@@ -105,23 +105,18 @@ class DecoderCache:
         self.length = 0
         self._spare: Tensor | None = None
 
-    def reorder_(self, index: Tensor) -> None:
-        """Let row i become what row ``index[i]`` was; ``index`` may repeat and leave out rows.
+    def reorder_target_(self, index: Tensor) -> None:
+        """Let hypothesis i become what hypothesis ``index[i]`` was.
 
         Args:
-            index: Rows to go on with, shape (rows,), int64.
+            index: Rows to go on with, shape (rows,), int64; some may be repeated or left out.
         """
-        self.reorder_target_(index)
-        self.reorder_source_(index)
-
-    def reorder_target_(self, index: Tensor) -> None:
-        """Reorder hypotheses only, whose sentences' source rows stay as they are."""
         for layer in self.layers:
             # One buffer more than they need goes from layer to layer.
             self._spare = layer.reorder_target_(index, self._spare)
 
     def reorder_source_(self, index: Tensor) -> None:
-        """Reorder the source rows only."""
+        """Let source row i become what source row ``index[i]`` was; see :meth:`reorder_target_`."""
         for layer in self.layers:
             if layer.source is not None:
                 layer.source = KeysValues(*(kept.index_select(0, index) for kept in layer.source))

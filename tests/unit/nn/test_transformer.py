@@ -32,6 +32,12 @@ def build(**options: Any) -> Transformer:
     return Transformer(TransformerConfig(**defaults | options))
 
 
+def reorder_(cache: DecoderCache, index: Tensor) -> None:
+    """Reorder hypotheses that share no source rows."""
+    cache.reorder_target_(index)
+    cache.reorder_source_(index)
+
+
 def sentences(
     rows: int = 3, source_length: int = 6, target_length: int = 5
 ) -> tuple[Tensor, Tensor]:
@@ -189,7 +195,7 @@ class TestCache:
         encoded, cache = model.encode(source), model.new_cache()
         self.steps(model, encoded, target[:, :3], cache)
         index = torch.tensor([2, 0, 2, 1])  # rows are repeated, moved, and none is left out
-        cache.reorder_(index)
+        reorder_(cache, index)
         continued = target[index]
         continued[0, 3] = 4  # rows 0 and 2 were the same until here
         stepwise = self.steps(model, encoded, continued[:, 3:], cache)
@@ -230,9 +236,9 @@ class TestCache:
             size = {0: 6, 20: 2, 33: 5}.get(t, len(rows))
             index = torch.randint(0, len(rows), (size,), generator=generator)
             rows, sentence = rows[index], sentence[index]
-            cache.reorder_(index)
+            reorder_(cache, index)
             if t % 7 == 0:
-                cache.reorder_(torch.arange(size))  # twice in a row, to no effect
+                reorder_(cache, torch.arange(size))  # twice in a row, to no effect
 
     def test_no_gradients_flow_through_it(self) -> None:
         model = build()
