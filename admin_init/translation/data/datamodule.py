@@ -18,7 +18,7 @@ from admin_init.translation.data.loaders import (
     ParallelDataset,
     ResumableLoader,
     TokenBatchSampler,
-    end_loader_with_parent,
+    enter_loader,
 )
 from admin_init.translation.data.prepared import PreparedFolder
 from admin_init.translation.preparation.manifest import NAME, Manifest
@@ -291,5 +291,5 @@ class TranslationDataModule(PreparedFolder, LightningDataModule):
             batch_size=None,
             num_workers=self.num_workers,
             generator=torch.Generator(),
-            worker_init_fn=end_loader_with_parent,
+            worker_init_fn=enter_loader,
         )

@@ -1,5 +1,6 @@
 """Loaders of batches; the one for training resumes where it stood."""
 
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -205,12 +206,20 @@ class TokenBatchSampler(DistributedSampler[Any]):
         return self._length
 
 
-def end_loader_with_parent(worker: int) -> None:
-    """Let a process that loads batches end when its parent does.
+def enter_loader(worker: int) -> None:
+    """Prepare a process that loads batches: it ends when its parent does, and without a word.
 
     torch watches over that, but not if the parent dies before its watch begins.
     """
     end_with_parent()
+    tell = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+        # A thread hands batches over, perhaps to a process that has just died.
+        if not issubclass(kind, ConnectionError | EOFError):
+            tell(kind, error, traceback)
+
+    sys.excepthook = hook
 
 
 class ResumableLoader(DataLoader[TranslationBatch]):
@@ -237,7 +246,7 @@ class ResumableLoader(DataLoader[TranslationBatch]):
             sampler=sampler,
             num_workers=num_workers,
             generator=torch.Generator(),
-            worker_init_fn=end_loader_with_parent,
+            worker_init_fn=enter_loader,
         )
 
     def __iter__(self) -> Iterator[TranslationBatch]:  # type: ignore[override]

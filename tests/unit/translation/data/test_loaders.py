@@ -1,3 +1,4 @@
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from admin_init.errors import CorpusError
+from admin_init.translation.data import loaders
 from admin_init.translation.data.databin import IndexedDataset, IndexedDatasetBuilder
 from admin_init.translation.data.loaders import ParallelDataset, ResumableLoader, TokenBatchSampler
 
@@ -172,3 +174,15 @@ def test_sides_of_different_data_bins_are_refused(pairs: ParallelDataset, tmp_pa
         builder.add([2])
     with pytest.raises(CorpusError, match=r"source has 100 sentences, but .*other has 1"):
         ParallelDataset(pairs.source, IndexedDataset(tmp_path / "other"))
+
+
+def test_a_loader_is_silent_about_a_parent_that_has_died(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, *_: told.append(kind))
+    monkeypatch.setattr(loaders, "end_with_parent", lambda: None)
+    loaders.enter_loader(0)
+    for kind in (ConnectionResetError, BrokenPipeError, EOFError, ValueError):
+        sys.excepthook(kind, kind(), None)
+    assert told == [ValueError]
