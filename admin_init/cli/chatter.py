@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 _WARNINGS = (
     # How we call Lightning, and how Lightning calls torch.
@@ -44,6 +47,23 @@ def silence_chatter() -> None:
         warnings.filterwarnings("ignore", message, module=module)
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_is_news)
+    if not isinstance(sys.unraisablehook, _ToldOnce):
+        sys.unraisablehook = _ToldOnce(sys.unraisablehook)
+
+
+class _ToldOnce:
+    """Leaves the death of a loader to the error that ends the run.
+
+    torch raises one from a signal handler, too, which may run in a finalizer: there Python prints
+    it with a traceback, and goes on.
+    """
+
+    def __init__(self, tell: Callable[[Any], object]) -> None:
+        self.tell = tell
+
+    def __call__(self, unraisable: Any) -> None:
+        if "DataLoader worker" not in str(unraisable.exc_value):
+            self.tell(unraisable)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

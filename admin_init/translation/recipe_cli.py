@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from argparse import ArgumentError
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Mapping
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +110,7 @@ class RecipeCLI(LightningCLI):
         if "LOCAL_RANK" in os.environ:
             end_with_parent()
         try:
-            with _told_once():
-                super()._run_subcommand(subcommand)
+            super()._run_subcommand(subcommand)
         except (RuntimeError, ConnectionError, EOFError) as error:
             lost = _lost_process(error, self.trainer)
             if lost is None:
@@ -220,26 +218,6 @@ def _lost_process(error: Exception, trainer: Any) -> str | None:
                 trainer.strategy.launcher.kill(signal.SIGKILL)
                 return f"The training process {process.pid} was {how}."
     return None
-
-
-@contextmanager
-def _told_once() -> Iterator[None]:
-    """Leave the death of a loader to the error that ends the run.
-
-    torch raises one from a signal handler, too, which may run in a finalizer: there Python prints
-    it with a traceback, and goes on.
-    """
-    before = sys.unraisablehook
-
-    def tell(unraisable: Any) -> None:
-        if "DataLoader worker" not in str(unraisable.exc_value):
-            before(unraisable)
-
-    sys.unraisablehook = tell
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
 
 
 def _of_method(config: Any) -> Any:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 
 import pytest
@@ -57,3 +58,21 @@ def test_advertisements_are_left_out(name: str, caplog: pytest.LogCaptureFixture
         ):
             logger.info(message)
     assert caplog.messages == kept
+
+
+class Finalized:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __del__(self) -> None:
+        raise self.error
+
+
+def test_the_death_of_a_loader_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: said.append(str(args.exc_value)))
+    silence_chatter()
+    silence_chatter()
+    Finalized(RuntimeError("DataLoader worker (pid 7069) is killed by signal: Terminated. "))
+    Finalized(RuntimeError("something else"))
+    assert said == ["something else"]
