@@ -90,6 +90,9 @@ _PLAINER = (
 class CorpusError(AdminInitError):
     """A corpus, a dictionary or a data-bin that cannot be used, or is not what it should be."""
 
+    exit_code = 2
+    """What the command line exits with."""
+
 
 def import_extra(module: str) -> Any:
     """Import a module that comes with the extra ``wmt``.
