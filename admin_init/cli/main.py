@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from admin_init._utils.interruption import WORDS, end_at_once, on_signals
 from admin_init._utils.output import results_only, say
-from admin_init._utils.version import __version__
 from admin_init.cli import commands, model_commands
 from admin_init.cli.chatter import silence_chatter
 from admin_init.errors import AdminInitError, OptionError
@@ -192,6 +191,8 @@ def _run(name: str, arguments: list[str]) -> int:
         say(_overview())
         return 0
     if name == "--version":
+        from admin_init._utils.version import __version__
+
         say(f"admin-init {__version__}")
         return 0
     if name not in COMMANDS:
