@@ -30,6 +30,11 @@ def restore_(module: nn.Module) -> None:
         module.__class__ = module.plain_class  # type: ignore[assignment]
 
 
+def own_class(module: nn.Module) -> type[Any]:
+    """Return the class that ``module`` has of its own, extended or not."""
+    return module.plain_class if isinstance(module, Extended) else type(module)
+
+
 _EXTENDED: dict[tuple[type[Extended], type[nn.Module]], Any] = {}
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
-from admin_init.adapters.class_swap import Extended, extend_, restore_
+from admin_init.adapters.class_swap import Extended, extend_, own_class, restore_
 from admin_init.adapters.registry import register_adapter
 from admin_init.adapters.skip_form import Overruled, Rows, SkipSite, enclosing, known
 from admin_init.errors import FoldError, NotPostLNError, UnsupportedModelError
@@ -135,7 +135,7 @@ class FairseqSite(SkipSite):
         return targets
 
     def _check_readers(self) -> None:
-        plain = getattr(self.layer, "plain_class", type(self.layer))
+        plain = own_class(self.layer)
         if not any(plain.forward is base.forward for base in _LAYERS):
             raise FoldError(
                 f"{plain.__name__} overrides `forward`, so what reads the input of `{self.name}` "
@@ -220,7 +220,7 @@ def _sites(layer: nn.Module, name: str, model: nn.Module, default_stack: str) ->
 def _refuse_unsupported(layer: Any, name: str) -> None:
     if layer.normalize_before:
         raise NotPostLNError(f"`{name}` is Pre-LN (normalize_before=True)")
-    plain = getattr(layer, "plain_class", type(layer))
+    plain = own_class(layer)
     if not any(plain.residual_connection is base.residual_connection for base in _LAYERS):
         raise UnsupportedModelError(
             f"{plain.__name__} at `{name}` overrides `residual_connection`, so its shortcut is not "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from admin_init.adapters.class_swap import Extended, extend_, restore_
+from admin_init.adapters.class_swap import Extended, extend_, own_class, restore_
 from admin_init.adapters.registry import register_adapter
 from admin_init.adapters.skip_form import Rows, SkipSite, enclosing, known
 from admin_init.errors import FoldError, NotPostLNError, UnsupportedModelError
@@ -105,7 +105,7 @@ class TorchSite(SkipSite):
     @override
     def fold_targets(self) -> Iterable[Tensor]:
         targets = list(super().fold_targets())
-        plain = getattr(self.layer, "plain_class", type(self.layer))
+        plain = own_class(self.layer)
         base = _DECODER if issubclass(plain, _DECODER) else _ENCODER
         method = _BLOCKS[self.place]
         if targets and getattr(plain, method) is not getattr(base, method):
@@ -153,7 +153,7 @@ def _sites(
 ) -> list[ResidualSite]:
     if layer.norm_first:
         raise NotPostLNError(f"`{name or type(layer).__name__}` is Pre-LN (norm_first=True)")
-    plain = getattr(layer, "plain_class", type(layer))
+    plain = own_class(layer)
     own = "forward" in vars(layer)
     if own or not any(plain.forward is base.forward for base in (_ENCODER, _DECODER)):
         raise UnsupportedModelError(
