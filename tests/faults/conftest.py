@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from command_line import call
-from small_run import fit, write_recipe
+from _helpers.command_line import call
+from _helpers.small_run import fit, write_recipe
 
 
 @pytest.fixture

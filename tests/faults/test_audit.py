@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from forked import SERVER
+from _helpers.forked import SERVER
 
 MARK = "zqmark"
 """It stands in every file that the commands read, and in no code."""

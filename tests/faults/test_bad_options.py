@@ -8,10 +8,9 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from command_line import call
+from _helpers.command_line import call
+from _helpers.nasty_values import examine, fill
 from hypothesis import strategies as st
-from nasty import examine
-from test_bad_text import fill
 
 from admin_init.cli import main as cli
 from admin_init.lab.comparison import runner as compare

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sentencepiece
+from _helpers.nasty_values import BROKEN, LINE, attempt, examine, fill
 from hypothesis import strategies as st
-from nasty import BROKEN, LINE, attempt, examine
 
 from admin_init.translation.corpora.config import CorpusConfig
 from admin_init.translation.corpora.parallel import ParallelCorpus, ParallelFiles
@@ -56,20 +56,6 @@ def test_parallel_files(tries: Callable[[int, int], int], cells: Callable[..., N
 
     number = examine(check, st.one_of(EQUAL, st.tuples(FILE, FILE)), tries(400, 40))
     fill(cells, "Parallel text files", number, outcomes)
-
-
-def fill(cells: Callable[..., None], what: str, number: int, outcomes: list[str]) -> None:
-    """A row of the table: all that was tried came to one of these ends."""
-    assert len(outcomes) == number
-    counts = {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))}
-    cells(
-        "Faults",
-        f"{what} that nobody expects",
-        tried=number,
-        survived=number,
-        exit_code=2,
-        message=", ".join(f"{outcome} {count}" for outcome, count in counts.items()),
-    )
 
 
 def read_ids(prefix: Path) -> list[list[int]]:

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from command_line import call
+from _helpers.command_line import call
+from _helpers.nasty_values import VALUE, attempt, examine, fill, with_a_nasty_place
 from hypothesis import strategies as st
-from nasty import VALUE, attempt, examine, with_a_nasty_place
-from test_bad_text import fill
 
 from admin_init.admin_profile import AdminProfile
 from admin_init.translation.data.databin import IndexedDataset

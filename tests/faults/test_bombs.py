@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 import torch
+from _helpers.command_line import call
+from _helpers.nasty_values import attempt
 from backports import zstd
-from command_line import call
-from nasty import attempt
 
 from admin_init._utils.checkpoints import load
 from admin_init.translation.corpora.parallel import ParallelFiles

@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from forked import start
-from small_run import fit, losses, weights, write_recipe
+from _helpers.forked import start
+from _helpers.small_run import fit, losses, weights, write_recipe
 
 from admin_init._utils.checkpoints import load
 

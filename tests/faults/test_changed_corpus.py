@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import call
-from forked import run
-from small_run import fit, losses
+from _helpers.command_line import call
+from _helpers.forked import run
+from _helpers.small_run import fit, losses
 
 from admin_init.translation.corpora.config import CorpusConfig
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import call
-from nasty import attempt
+from _helpers.command_line import call
+from _helpers.nasty_values import attempt
 
 from admin_init._utils.checkpoints import load
 from admin_init.admin_profile import AdminProfile

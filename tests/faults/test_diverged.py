@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import call
-from small_run import LAST, fit
+from _helpers.command_line import call
+from _helpers.small_run import LAST, fit
 
 DIVERGING = ["--model.optimization.learning_rate=1e30", "--model.optimization.warmup_steps=1"]
 

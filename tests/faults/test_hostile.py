@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import call
+from _helpers.command_line import call
 
 from admin_init.admin_profile import AdminProfile
 from admin_init.errors import AdminInitError

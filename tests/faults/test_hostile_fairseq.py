@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from command_line import Done, call
+from _helpers.command_line import Done, call
 
 from admin_init.fairseq.__main__ import main
 from admin_init.nn import TransformerConfig

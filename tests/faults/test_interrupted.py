@@ -13,9 +13,9 @@ from typing import Any
 
 import psutil
 import pytest
-from command_line import Done, call
-from forked import run
-from small_run import LAST, LAST_STEP, fit, losses, weights, write_recipe
+from _helpers.command_line import Done, call
+from _helpers.forked import run
+from _helpers.small_run import LAST, LAST_STEP, fit, losses, weights, write_recipe
 
 from admin_init._utils.checkpoints import load
 from admin_init.translation.module import TranslationModule

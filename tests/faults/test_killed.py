@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forked import Ended, run
-from small_run import LAST, LAST_STEP, SAVED_EVERY, fit, losses, weights, write_recipe
+from _helpers.forked import Ended, run
+from _helpers.small_run import LAST, LAST_STEP, SAVED_EVERY, fit, losses, weights, write_recipe
 
 from admin_init._utils.checkpoints import load
 

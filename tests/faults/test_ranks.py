@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from command_line import call
-from forked import run
+from _helpers.command_line import call
+from _helpers.forked import run
 
 PREDICT = [
     *("predict", "--config", "fit.yaml", "--ckpt_path", "run/last.ckpt"),

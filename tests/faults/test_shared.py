@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from power import Disk
+from _helpers.power_cut import Disk
 from torch import nn
 
 from admin_init._utils.atomic_files import write_bytes, write_checked, write_json, write_text

@@ -14,8 +14,9 @@ from unittest import mock
 
 import pytest
 import torch
-from forked import SERVER, together
-from small_module import trainer
+from _helpers import ROOT
+from _helpers.forked import SERVER, together
+from _helpers.small_lightning import trainer
 
 from admin_init.callbacks.admin_init import AdminInit
 from admin_init.nn import TransformerConfig
@@ -26,7 +27,7 @@ from admin_init.translation.preparation.prepare import prepare
 
 pytest.importorskip("admin_init.fairseq.compat", reason="fairseq is one of those compared")
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from command_line import call
+from _helpers.command_line import call
+from _helpers.small_lightning import data, encoder, module, omegas, trainer
+from _helpers.strategy_runs import BRANCH_FORM
 from safetensors.torch import load_model
-from small_module import data, encoder, module, omegas, trainer
-from strategy_runs import BRANCH_FORM
 from torch import Tensor, nn
 
 from admin_init import AdminInit, AdminInitError, FoldError, find_sites, install_

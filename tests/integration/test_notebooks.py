@@ -6,9 +6,10 @@ from typing import Any
 
 import nbformat
 import pytest
+from _helpers import ROOT
 from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SHOWS = re.compile(r"\bprint\(|\bplt\.show\(")
 A_MACHINE = re.compile(r"/(?:home|root|tmp|work|Users|usr|opt|var|mnt)/|[A-Z]:\\")
 

@@ -2,20 +2,19 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from differences import omegas_apart, outputs_apart
+from _helpers import ROOT
+from _helpers.differences import omegas_apart, outputs_apart
+from _helpers.named_in_torch import sites_by_name
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import admin_init
-from admin_init.adapters.patterns import SitePattern, named_sites
-from admin_init.sites import ResidualSite
 
-DATA = Path(__file__).parents[1] / "data" / "transformer_clinic"
+DATA = ROOT / "tests" / "data" / "transformer_clinic"
 
 
 class Golden(nn.Module):
@@ -125,24 +124,6 @@ def test_outputs_without_omegas_are_others(
     memory, output = model(*batch)
     assert (memory - tensors["output.encoder"]).abs().max() > 0.1
     assert (output - tensors["output.decoder"]).abs().max() > 0.1
-
-
-def sites_by_name(model: nn.Module) -> list[ResidualSite]:
-    def pattern(stack: str, index: int, linear: str) -> SitePattern:
-        names = (f"dropout{index}", linear, f"norm{index}")
-        branch, linear, norm = (f"{stack}.layers.*.{name}" for name in names)
-        return SitePattern(branch=branch, linear=linear, norm=norm)
-
-    return named_sites(
-        model,
-        [
-            pattern("encoder", 1, "self_attn.out_proj"),
-            pattern("encoder", 2, "linear2"),
-            pattern("decoder", 1, "self_attn.out_proj"),
-            pattern("decoder", 2, "multihead_attn.out_proj"),
-            pattern("decoder", 3, "linear2"),
-        ],
-    )
 
 
 @pytest.mark.support

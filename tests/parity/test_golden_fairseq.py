@@ -4,12 +4,12 @@ import copy
 import json
 from argparse import Namespace
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from differences import omegas_apart, outputs_apart
+from _helpers import ROOT
+from _helpers.differences import omegas_apart, outputs_apart
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -19,7 +19,7 @@ import admin_init.fairseq
 from fairseq.models.transformer import TransformerConfig  # isort: skip
 from fairseq.modules import transformer_layer  # isort: skip
 
-DATA = Path(__file__).parents[1] / "data" / "transformer_clinic"
+DATA = ROOT / "tests" / "data" / "transformer_clinic"
 ROW, RELEASED = "fairseq Transformer", "{} (released code)"
 NAMES = {
     "linear": "fc",

@@ -6,21 +6,22 @@ And our profile of our own stacks against our profile of torch.nn's, of the same
 import copy
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from differences import omegas_apart, outputs_apart
+from _helpers import ROOT
+from _helpers.differences import omegas_apart, outputs_apart
+from _helpers.perturb import perturb_
+from _helpers.torch_weights import from_torch
 from safetensors.torch import load_file
-from test_native_vs_torch import from_torch, perturb_
 from torch import Tensor, nn
 
 import admin_init
 from admin_init.nn import TransformerConfig
 from admin_init.nn.stacks import TransformerDecoder, TransformerEncoder
 
-DATA = Path(__file__).parents[1] / "data" / "transformer_clinic"
+DATA = ROOT / "tests" / "data" / "transformer_clinic"
 ROW, RELEASED = "admin_init.nn.Transformer", "{} (released code)"
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from differences import omegas_apart, outputs_apart
-from small_huggingface import FAMILIES, bart, batch_of, bert, build, shake_
+from _helpers.differences import omegas_apart, outputs_apart
+from _helpers.perturb import perturb_
+from _helpers.small_huggingface import FAMILIES, bart, batch_of, bert, build
 from torch import Tensor, nn
 
 import admin_init
@@ -55,7 +56,7 @@ def test_sites_come_in_the_order_of_execution(family: str) -> None:
 @pytest.mark.support
 @families
 def test_the_norms_see_what_the_rule_asks_for(family: str, cells: Callable[..., None]) -> None:
-    model = shake_(build(family)).train()
+    model = perturb_(build(family)).train()
     profile = admin_init.profile(model, [batch_of(model)])
     admin_init.apply_(model, profile)
     # Dropout is on, and draws what it drew for the profile.
@@ -109,7 +110,7 @@ def test_omega_of_one_changes_no_bit(family: str) -> None:
 def test_fold(family: str, cells: Callable[..., None]) -> None:
     # transformers 4 cannot build the causal mask of BERT in float64.
     single = family == "BERT, decoder"
-    model = rescale_(shake_(build(family)).to(torch.float32 if single else torch.float64))
+    model = rescale_(perturb_(build(family)).to(torch.float32 if single else torch.float64))
     expected = outputs(model)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     admin_init.fold_(model)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from differences import omegas_apart, outputs_apart
-from small_huggingface import D, bart, batch_of, bert, marian, shake_
+from _helpers.differences import omegas_apart, outputs_apart
+from _helpers.perturb import perturb_
+from _helpers.small_huggingface import D, bart, batch_of, bert, marian
 from torch import Tensor
 
 import admin_init
@@ -135,7 +136,7 @@ def test_profile_outputs_and_gradients(
     cells: Callable[..., None],
 ) -> None:
     torch.manual_seed(0)
-    model = shake_(build()).double().eval()
+    model = perturb_(build()).double().eval()
     batch = batch_of(model)
     parameters = dict(model.named_parameters())
     weights = parameters | dict(model.named_buffers())

@@ -9,8 +9,17 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from _helpers.small_huggingface import (
+    FAMILIES,
+    bart,
+    batch_of,
+    bert,
+    bert_to_bert,
+    build,
+    deberta,
+    marian,
+)
 from safetensors.torch import load_file
-from small_huggingface import FAMILIES, bart, batch_of, bert, bert_to_bert, build, deberta, marian
 from torch import Tensor
 from torch.utils.data import DataLoader
 

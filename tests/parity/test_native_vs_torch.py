@@ -1,11 +1,13 @@
 """Our encoder and decoder against torch.nn's, and against the released code of Admin."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _helpers import ROOT
+from _helpers.perturb import perturb_
+from _helpers.torch_weights import from_torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -13,41 +15,7 @@ from admin_init.nn import TransformerConfig
 from admin_init.nn.stacks import TransformerDecoder, TransformerEncoder
 from admin_init.scaled_skip import ScaledSkip
 
-GOLDEN = Path(__file__).parents[1] / "data" / "transformer_clinic"
-
-# Our names from torch.nn's. Its cross-attention packs query, key and value; ours key and value.
-RENAMED = {
-    "self_attn.in_proj_weight": "self_attn.in_proj.weight",
-    "self_attn.in_proj_bias": "self_attn.in_proj.bias",
-    "self_attn.out_proj": "self_attn.out_proj",
-    "multihead_attn.out_proj": "cross_attn.out_proj",
-    "linear1": "ffn.fc1",
-    "linear2": "ffn.fc2",
-    "norm1": "self_attn_residual.norm",
-}
-
-
-def from_torch(state: dict[str, Tensor], decoder: bool) -> dict[str, Tensor]:
-    renamed = RENAMED | (
-        {"norm2": "cross_attn_residual.norm", "norm3": "ffn_residual.norm"}
-        if decoder
-        else {"norm2": "ffn_residual.norm"}
-    )
-    ours = {}
-    for name, tensor in state.items():
-        if "multihead_attn.in_proj_" in name:
-            prefix, kind = name.split("multihead_attn.in_proj_")
-            dim = len(tensor) // 3
-            ours[f"{prefix}cross_attn.q_proj.{kind}"] = tensor[:dim]
-            ours[f"{prefix}cross_attn.kv_proj.{kind}"] = tensor[dim:]
-            continue
-        for old, new in renamed.items():
-            if old in name:
-                ours[name.replace(old, new)] = tensor
-                break
-        else:
-            ours[name.replace("norm.", "end.norm.")] = tensor
-    return ours
+GOLDEN = ROOT / "tests" / "data" / "transformer_clinic"
 
 
 def config(**options: Any) -> TransformerConfig:
@@ -61,13 +29,6 @@ def config(**options: Any) -> TransformerConfig:
         "dropout": 0.0,
     }
     return TransformerConfig(**defaults | options)
-
-
-def perturb_(module: nn.Module) -> None:
-    # Norms and biases start at 1 and 0, where a swapped pair would go unseen.
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
 
 
 @pytest.fixture

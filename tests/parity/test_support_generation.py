@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_golden import sites_by_name
+from _helpers.named_in_torch import sites_by_name
 from torch import Tensor, nn
 
 import admin_init

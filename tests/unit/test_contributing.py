@@ -2,14 +2,12 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
+from _helpers import ROOT
 
 from admin_init.nn import RESIDUAL_STYLES, LanguageModel, Transformer, TransformerConfig
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from small_encoder import D, encoder, layer, train_omegas_
+from _helpers.perturb import train_omegas_
+from _helpers.small_encoder import D, encoder, layer
 from torch import Tensor, nn
 
 import admin_init

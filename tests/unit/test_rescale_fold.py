@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_encoder import D, disturb_, encoder, layer, train_omegas_
+from _helpers.perturb import perturb_, train_omegas_
+from _helpers.small_encoder import D, encoder, layer
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
@@ -92,7 +93,7 @@ def test_fold_keeps_outputs_and_leaves_a_plain_model(
 ) -> None:
     torch.manual_seed(2)
     model = BUILDS[name]().to(dtype)
-    disturb_(model)
+    perturb_(model)
     x = x.to(dtype)
     keys, classes = list(model.state_dict()), [type(module) for module in model.modules()]
     plain = outputs(model, x)

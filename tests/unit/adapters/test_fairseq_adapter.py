@@ -6,19 +6,16 @@ That they compute the formulas is for tests/parity/test_fairseq_adapter_parity.p
 import copy
 import pickle
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
-from small_fairseq import (
+from _helpers.perturb import perturb_, train_omegas_
+from _helpers.small_fairseq import (
     Batch,
     D,
     config,
-    fill_,
     language_model,
     logits,
     make_batch,
@@ -26,10 +23,9 @@ from small_fairseq import (
     transformer,
 )
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
 import admin_init
-from admin_init import AdminInit, find_sites
+from admin_init import find_sites
 from admin_init.nn import Transformer
 from admin_init.nn import TransformerConfig as NativeConfig
 
@@ -151,10 +147,10 @@ def test_a_layer_that_extends_forward(batch: Batch) -> None:
             self.calls += 1
             return super().forward(*args, **options)
 
-    model, expected = transformer(), fill_(transformer())
+    model, expected = transformer(), train_omegas_(perturb_(transformer()))
     for layer in model.decoder.layers:
         layer.__class__ = Counting
-    fill_(model)
+    train_omegas_(perturb_(model))
     assert torch.equal(logits(model, batch), logits(expected, batch))
     assert [layer.calls for layer in model.decoder.layers] == [1, 1]
     assert isinstance(model.decoder.layers[0], Counting)
@@ -175,7 +171,7 @@ def test_the_fused_kernel_of_inference_stays_out(
 
     monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", spy)
     without_padding = (batch[2], *batch[1:])
-    plain, model = transformer(), fill_(transformer())
+    plain, model = transformer(), train_omegas_(perturb_(transformer()))
     expected = logits(model, without_padding)
     outputs = []
     for each in (plain, model):
@@ -197,7 +193,7 @@ def test_the_fused_kernel_of_inference_stays_out(
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 @pytest.mark.parametrize("changes", [{}, {"checkpoint_activations": True}])
 def test_copies(how: str, changes: Any, batch: Batch) -> None:
-    model = fill_(transformer(**changes))
+    model = train_omegas_(perturb_(transformer(**changes)))
     expected = logits(model, batch)
     other = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
     assert torch.equal(logits(other, batch), expected)
@@ -215,7 +211,7 @@ def test_copies(how: str, changes: Any, batch: Batch) -> None:
 
 
 def test_state_dict_round_trip(batch: Batch) -> None:
-    model, other = fill_(transformer()), admin_init.install_(transformer())
+    model, other = train_omegas_(perturb_(transformer())), admin_init.install_(transformer())
     state = model.state_dict()
     assert "decoder.layers.1.encoder_attn_skip.omega" in state
     other.load_state_dict(state)
@@ -227,7 +223,7 @@ def test_state_dict_round_trip(batch: Batch) -> None:
 def test_a_plain_checkpoint_loads_as_omega_one_with_a_warning(
     batch: Batch,
 ) -> None:
-    plain, model = transformer(), fill_(transformer())
+    plain, model = transformer(), train_omegas_(perturb_(transformer()))
     with pytest.warns(UserWarning, match="The checkpoint has no omega"):
         model.load_state_dict(plain.state_dict())
     assert torch.equal(logits(model, batch), logits(plain, batch))
@@ -237,7 +233,7 @@ def test_a_plain_checkpoint_loads_as_omega_one_with_a_warning(
 
 
 def test_after_an_exception_in_any_sub_layer(batch: Batch) -> None:
-    model = fill_(transformer())
+    model = train_omegas_(perturb_(transformer()))
     expected = logits(model, batch)
 
     def fail(*_: object) -> None:
@@ -254,7 +250,7 @@ def test_after_an_exception_in_any_sub_layer(batch: Batch) -> None:
 
 
 def test_two_threads_in_the_same_sub_layer_at_once(batch: Batch) -> None:
-    model = fill_(transformer()).eval()
+    model = train_omegas_(perturb_(transformer()).eval())
     expected = logits(model, batch)
     together = threading.Barrier(2, timeout=20)
 
@@ -266,38 +262,6 @@ def test_two_threads_in_the_same_sub_layer_at_once(batch: Batch) -> None:
     with ThreadPoolExecutor(2) as pool:
         outputs = list(pool.map(lambda _: logits(model, batch), range(2)))
     assert all(torch.equal(output, expected) for output in outputs)
-
-
-@pytest.fixture
-def _compiles() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
-@pytest.mark.usefixtures("_compiles")
-def test_compile(batch: Batch) -> None:
-    model = transformer(encoder_layers=1, decoder_layers=1)
-    profile = admin_init.profile(model, [batch])
-    compiled: Any = torch.compile(model, backend="eager")
-    compiled(*batch)
-    assert admin_init.profile(compiled, [batch]).sites[4].omega == profile.sites[4].omega
-    fill_(compiled)
-    for mode in (True, False):
-        expected = logits(model.train(mode), batch)
-        torch.testing.assert_close(compiled(*batch)[0], expected)
-    torch.testing.assert_close(
-        admin_init.fold_(compiled)(*batch)[0], expected, atol=1e-5, rtol=1e-5
-    )
-
-
-@pytest.mark.usefixtures("_compiles")
-def test_a_layer_compiles_into_one_graph() -> None:
-    x, memory = torch.randn(2, 5, 3, D)
-    layer = fill_(TransformerDecoderLayerBase(config()))
-    compiled: Any = torch.compile(layer, backend="eager", fullgraph=True)
-    for _ in range(2):
-        torch.testing.assert_close(compiled(x, memory)[0], layer(x, memory)[0])
 
 
 # Profiling.
@@ -339,51 +303,3 @@ def test_layerdrop_drops_nothing_while_profiling(batch: Batch) -> None:
 
 
 # The callback.
-
-
-class Wrapped(pl.LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = transformer(dropout=0.1)
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        source, target = batch
-        output = self.model(source, source.ne(1).sum(1), target)[0]
-        return nn.functional.cross_entropy(output.flatten(0, 1), target.flatten())
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), 1e-3)
-
-
-def test_admin_init_on_a_module_that_wraps_a_fairseq_model(tmp_path: Path) -> None:
-    torch.manual_seed(5)
-    pairs = TensorDataset(*torch.randint(4, 16, (2, 8, 6)))
-    loader = DataLoader(pairs, batch_size=4)
-
-    def fit(steps: int, checkpoint: Path | None = None) -> tuple[AdminInit, Wrapped]:
-        callback, module = AdminInit(), Wrapped()
-        trainer = pl.Trainer(
-            accelerator="cpu",
-            max_steps=steps,
-            logger=False,
-            callbacks=[callback],
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(module, loader, ckpt_path=checkpoint)
-        trainer.save_checkpoint(tmp_path / "model.ckpt")
-        return callback, module
-
-    callback, module = fit(2)
-    assert callback.profile is not None
-    assert names(module) == [f"model.{name}" for name in names(transformer())]
-    for site, profiled in zip(find_sites(module), callback.profile.sites, strict=True):
-        assert site.omega is not None
-        first = site.name.endswith("layers.0.self_attn")
-        assert profiled.omega == 1 if first else profiled.omega > 1.1
-        moved = (site.omega - profiled.omega).abs().max()
-        assert moved == 0 if first else 0 < moved < 0.01
-
-    resumed, _ = fit(4, tmp_path / "model.ckpt")
-    assert resumed.profile == callback.profile

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from small_fairseq import Batch, D, fill_, language_model, logits, make_batch, transformer
+from _helpers.perturb import perturb_, train_omegas_
+from _helpers.small_fairseq import Batch, D, language_model, logits, make_batch, transformer
 from torch import nn
 
 import admin_init
@@ -28,7 +29,7 @@ def batch() -> Batch:
     ],
 )
 def test_fold(changes: dict[str, Any], batch: Batch) -> None:
-    model = fill_(transformer(**changes))
+    model = train_omegas_(perturb_(transformer(**changes)))
     for layer in model.decoder.layers:
         assert (layer.w_resid is not None) == (layer.c_attn is not None) == ("scale_fc" in changes)
         for name in ("w_resid", "c_attn"):
@@ -47,7 +48,7 @@ def test_fold(changes: dict[str, Any], batch: Batch) -> None:
 
 
 def test_fold_a_language_model(batch: Batch) -> None:
-    model = fill_(language_model(scale_attn=True, scale_resids=True))
+    model = train_omegas_(perturb_(language_model(scale_attn=True, scale_resids=True)))
     assert model.decoder.layers[0].attn_ln is not None
     expected = logits(model, batch)
     assert (expected - logits(language_model(), batch)).abs().max() > 0.1
@@ -57,7 +58,7 @@ def test_fold_a_language_model(batch: Batch) -> None:
 
 
 def test_fold_the_first_omega_of_a_stack(batch: Batch) -> None:
-    model = fill_(transformer())
+    model = train_omegas_(perturb_(transformer()))
     for site in find_sites(model):
         if site.previous is None and site.omega is not None:
             site.omega.data.fill_(2.0)
@@ -76,12 +77,12 @@ def refused(model: nn.Module, message: str) -> None:
 
 
 def test_fold_refuses_keys_that_come_from_the_encoder_too() -> None:
-    model = fill_(transformer(cross_self_attention=True, no_cross_attention=True))
+    model = train_omegas_(perturb_(transformer(cross_self_attention=True, no_cross_attention=True)))
     refused(model, r"values of `decoder.layers.1.self_attn` come from the encoder too")
 
 
 def test_fold_refuses_layers_that_may_be_dropped(batch: Batch) -> None:
-    model = fill_(transformer(decoder_layerdrop=0.2))
+    model = train_omegas_(perturb_(transformer(decoder_layerdrop=0.2)))
     refused(model, r"before `decoder.layers.1.self_attn` may be dropped \(LayerDrop, p = 0.2\)")
     expected = logits(model.eval(), batch)
     model.decoder.layers.p = 0.0
@@ -91,20 +92,20 @@ def test_fold_refuses_layers_that_may_be_dropped(batch: Batch) -> None:
 
 
 def test_fold_refuses_something_between_the_layers() -> None:
-    model = fill_(transformer())
+    model = train_omegas_(perturb_(transformer()))
     model.encoder.layers.insert(1, nn.Tanh())
     refused(model, "a Tanh stands between the layers around `encoder.layers.2.self_attn`")
 
 
 def test_fold_refuses_a_norm_at_the_end_of_the_first_branch() -> None:
-    model = fill_(transformer(scale_attn=True))
+    model = train_omegas_(perturb_(transformer(scale_attn=True)))
     find_sites(model)[4].omega.data.fill_(2.0)  # type: ignore[union-attr]
     refused(model, r"`decoder.layers.0.self_attn` ends in a layer norm \(scale_attn\)")
 
 
 @pytest.mark.parametrize("name", ["fc1", "self_attn.q_proj", "self_attn"])
 def test_fold_refuses_what_computes_more_than_it_shows(name: str) -> None:
-    model = fill_(transformer())
+    model = train_omegas_(perturb_(transformer()))
     module = model.encoder.layers[1].get_submodule(name)
 
     class Adapted(type(module)):  # type: ignore[misc]

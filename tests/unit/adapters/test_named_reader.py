@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_named import ATTENTION, PATTERNS, D, Layer, Model, sites_of
+from _helpers.small_named import ATTENTION, PATTERNS, D, Layer, Model, sites_of
 from torch import Tensor, nn
 
 import admin_init

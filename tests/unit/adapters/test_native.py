@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from _helpers.perturb import perturb_, train_omegas_
+from torch import Tensor
 
 import admin_init
 from admin_init import NotPostLNError, find_sites
@@ -28,19 +29,6 @@ def build(residual: str = "post", **changed: Any) -> Transformer:
     }
     torch.manual_seed(0)
     return Transformer(TransformerConfig(**tiny | changed))
-
-
-def disturb_(model: nn.Module) -> nn.Module:
-    """Leave no gain at 1, no bias at 0 and, but for the first, no omega alike in its channels."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if not name.endswith(".omega"):
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-            elif parameter.requires_grad:
-                parameter.copy_(torch.rand(parameter.shape, generator=generator) * 3 + 0.3)
-                parameter[::3] *= -1
-    return model
 
 
 @pytest.fixture
@@ -69,7 +57,7 @@ def test_sites_are_found_in_the_order_of_execution() -> None:
 
 
 def test_install_changes_no_output(batch: tuple[Tensor, Tensor]) -> None:
-    model = disturb_(build()).eval()
+    model = perturb_(build()).eval()
     before, keys = model(*batch), list(model.state_dict())
     admin_init.install_(model)
     assert torch.equal(model(*batch), before)
@@ -89,7 +77,7 @@ def test_an_installed_post_model_is_the_style_admin(batch: tuple[Tensor, Tensor]
     assert trained[0] == trained[1]
     profiles = [admin_init.profile(model, [batch]) for model in (installed, admin, build("post"))]
     assert profiles[0] == profiles[1] == profiles[2]
-    disturb_(admin)
+    train_omegas_(perturb_(admin))
     installed.load_state_dict(admin.state_dict(), strict=True)
     assert torch.equal(installed.eval()(*batch), admin.eval()(*batch))
 
@@ -194,7 +182,7 @@ def test_folded_with_trained_omegas(
 ) -> None:
     """Omegas that differ from channel to channel, of both signs."""
     model = admin_init.install_(build(share_embeddings=share, positions=positions))
-    disturb_(model).eval()
+    train_omegas_(perturb_(model)).eval()
     plain = build(share_embeddings=share, positions=positions).eval()
     before = model(*batch)
     folded = admin_init.fold_(copy.deepcopy(model))
@@ -215,7 +203,7 @@ def test_folded_with_trained_omegas(
 
 def test_a_folded_model_may_get_omegas_again(batch: tuple[Tensor, Tensor]) -> None:
     model = admin_init.install_(build())
-    disturb_(model).eval()
+    train_omegas_(perturb_(model)).eval()
     before = model(*batch)
     admin_init.install_(admin_init.fold_(model))
     assert all(site.installed for site in find_sites(model))

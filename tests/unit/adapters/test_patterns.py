@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from small_named import ATTENTION, FEED_FORWARD, D, Layer, Model, sites_of
+from _helpers.perturb import train_omegas_
+from _helpers.small_named import ATTENTION, FEED_FORWARD, D, Layer, Model, sites_of
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -24,14 +25,6 @@ def model() -> Model:
 def x() -> Tensor:
     torch.manual_seed(1)
     return torch.randn(3, 5, D)
-
-
-def fill_(model: nn.Module, low: float = 0.5, high: float = 4.0) -> None:
-    sites = sites_of(model)
-    admin_init.install_(model, sites=sites)
-    for site in sites:
-        assert site.omega is not None
-        nn.init.uniform_(site.omega, low, high)
 
 
 def test_sites_come_layer_by_layer_in_the_order_of_the_patterns() -> None:
@@ -106,7 +99,7 @@ def test_install_changes_no_bit_and_uninstall_leaves_nothing(model: Model, x: Te
 
 
 def test_the_branch_is_divided_by_omega(model: Model, x: Tensor) -> None:
-    fill_(model.eval())
+    train_omegas_(model.eval(), sites_of(model))
     layer: Any = model.get_submodule("encoder.layers.0")
     attention = layer.attention.output(layer.attention.mix(x).softmax(1) * x)
     h = layer.attention_norm(x + attention / layer.attention.omega)
@@ -119,7 +112,7 @@ def test_the_branch_is_divided_by_omega(model: Model, x: Tensor) -> None:
 @pytest.mark.parametrize("installed", [False, True])
 def test_profile_by_hand(model: Model, x: Tensor, installed: bool) -> None:
     if installed:
-        fill_(model)
+        train_omegas_(model, sites_of(model))
     torch.manual_seed(5)
     profile = admin_init.profile(model, [x], sites=sites_of(model))
     torch.manual_seed(5)
@@ -145,7 +138,7 @@ def test_profile_by_hand(model: Model, x: Tensor, installed: bool) -> None:
 @pytest.mark.parametrize("signed", [False, True])
 def test_fold(model: Model, x: Tensor, signed: bool) -> None:
     keys = list(model.state_dict())
-    fill_(model.eval())
+    train_omegas_(model.eval(), sites_of(model))
     if signed:
         for site in sites_of(model):
             assert site.omega is not None
@@ -158,7 +151,7 @@ def test_fold(model: Model, x: Tensor, signed: bool) -> None:
 
 @pytest.mark.parametrize("value", [0.0, float("nan")])
 def test_fold_refuses_an_omega_that_cannot_be_divided_by(model: Model, value: float) -> None:
-    fill_(model)
+    train_omegas_(model, sites_of(model))
     last = sites_of(model)[-1]
     assert last.omega is not None
     last.omega.data[2] = value
@@ -174,7 +167,7 @@ def test_fold_refuses_a_linear_that_does_more(model: Model) -> None:
             return 2 * super().forward(input)
 
     model.encoder.layers[1].fc2 = Doubled(2 * D, D)  # type: ignore[index,union-attr]
-    fill_(model)
+    train_omegas_(model, sites_of(model))
     with pytest.raises(FoldError, match=r"`encoder.layers.1.dropout` ends in a Doubled"):
         admin_init.fold_(model, sites=sites_of(model))
 
@@ -182,7 +175,7 @@ def test_fold_refuses_a_linear_that_does_more(model: Model) -> None:
 def test_fold_refuses_a_linear_that_is_shared(model: Model) -> None:
     first, second = model.encoder.layers  # type: ignore[misc]
     second.fc2 = first.fc2
-    fill_(model)
+    train_omegas_(model, sites_of(model))
     with pytest.raises(FoldError, match=r"`encoder.layers.0.dropout` is used in 2 places"):
         admin_init.fold_(model, sites=sites_of(model))
 
@@ -191,7 +184,7 @@ def test_fold_refuses_a_linear_that_is_shared(model: Model) -> None:
     "clone", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))]
 )  # fmt: skip
 def test_copies(model: Model, x: Tensor, clone: Callable[[nn.Module], Any]) -> None:
-    fill_(model.eval())
+    train_omegas_(model.eval(), sites_of(model))
     expected = model(x).detach()
     other = clone(model)
     assert torch.equal(other(x), expected)
@@ -207,7 +200,7 @@ def test_copies(model: Model, x: Tensor, clone: Callable[[nn.Module], Any]) -> N
 
 
 def test_checkpoints(model: Model, x: Tensor) -> None:
-    fill_(model.eval())
+    train_omegas_(model.eval(), sites_of(model))
     other = Model().eval()
     admin_init.install_(other, sites=sites_of(other))
     other.load_state_dict(model.state_dict())
@@ -219,7 +212,7 @@ def test_checkpoints(model: Model, x: Tensor) -> None:
 
 
 def test_activation_checkpointing(model: Model, x: Tensor) -> None:
-    fill_(model)
+    train_omegas_(model, sites_of(model))
     gradients = []
     for recompute in (False, True):
         torch.manual_seed(3)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_named import PATTERNS, D, Model, sites_of
+from _helpers.small_named import PATTERNS, D, Model, sites_of
 from torch import nn
 
 import admin_init

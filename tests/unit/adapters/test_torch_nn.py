@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from _helpers.perturb import train_omegas_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -32,16 +33,6 @@ def encoder(
     torch.manual_seed(0)
     options = {"dropout": 0.0, "batch_first": True, **options}
     return nn.TransformerEncoder(kind(D, 4, 32, **options), layers)
-
-
-def fill_(model: nn.Module) -> nn.Module:
-    """Install omegas that are far from 1."""
-    torch.manual_seed(2)
-    admin_init.install_(model)
-    for site in find_sites(model):
-        if site.omega is not None and site.omega.requires_grad:
-            nn.init.uniform_(site.omega, 3.0, 6.0)
-    return model
 
 
 @pytest.fixture
@@ -93,7 +84,7 @@ MASKS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("mask", MASKS)
 def test_eval_equals_train(x: Tensor, fused: list[str], mask: str, frozen: bool) -> None:
-    model = fill_(encoder()).requires_grad_(not frozen)
+    model = train_omegas_(encoder()).requires_grad_(not frozen)
     expected = model.train()(x, **MASKS[mask])
     model.eval()
     torch.testing.assert_close(model(x, **MASKS[mask]), expected)
@@ -114,7 +105,7 @@ def test_eval_equals_train(x: Tensor, fused: list[str], mask: str, frozen: bool)
 def test_the_fused_kernels_would_have_given_something_else(
     x: Tensor, fused: list[str], mask: str, kernels: set[str]
 ) -> None:
-    model = fill_(encoder()).eval()
+    model = train_omegas_(encoder()).eval()
     with torch.no_grad():
         rescaled = model(x, **MASKS[mask])
         for module in (model, *model.layers):  # type: ignore[misc]
@@ -132,7 +123,7 @@ def test_without_omegas_the_fused_kernels_are_back(
     if take_out == "profile":
         admin_init.profile(model, [x])
     else:
-        fill_(model)
+        train_omegas_(model)
         if take_out == "fold":
             admin_init.fold_(model.train())
         else:
@@ -177,7 +168,7 @@ def test_one_rescaled_layer_keeps_the_encoder_from_nested_tensors(
 
 
 def test_a_fused_kernel_is_not_taken_by_a_bare_layer(x: Tensor, fused: list[str]) -> None:
-    model = fill_(encoder().layers[0])
+    model = train_omegas_(encoder().layers[0])
     expected = model(x)
     model.eval()
     with torch.no_grad():
@@ -211,7 +202,7 @@ def test_copies(
     kind: type[nn.TransformerEncoderLayer],
     clone: Callable[[Path, nn.Module], Any],
 ) -> None:
-    model = fill_(encoder(kind=kind))
+    model = train_omegas_(encoder(kind=kind))
     expected = model(x)
     other = clone(tmp_path, model)
     assert torch.equal(other(x), expected)
@@ -232,7 +223,7 @@ def test_copies(
 
 
 def test_an_encoder_cloned_from_an_installed_layer(x: Tensor) -> None:
-    layer = fill_(encoder().layers[0])
+    layer = train_omegas_(encoder().layers[0])
     assert isinstance(layer, nn.TransformerEncoderLayer)
     model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
     assert torch.equal(model(x), layer(layer(x)))
@@ -240,13 +231,13 @@ def test_an_encoder_cloned_from_an_installed_layer(x: Tensor) -> None:
 
 
 def test_state_dict_round_trip(x: Tensor) -> None:
-    model, other = fill_(encoder()), admin_init.install_(encoder())
+    model, other = train_omegas_(encoder()), admin_init.install_(encoder())
     other.load_state_dict(model.state_dict())
     assert torch.equal(other(x), model(x))
 
 
 def test_a_plain_checkpoint_loads_as_omega_one_with_a_warning(x: Tensor) -> None:
-    plain, model = encoder(), fill_(encoder())
+    plain, model = encoder(), train_omegas_(encoder())
     with pytest.warns(UserWarning, match="The checkpoint has no omega"):
         model.load_state_dict(plain.state_dict())
     assert torch.equal(model(x), plain(x))
@@ -254,12 +245,12 @@ def test_a_plain_checkpoint_loads_as_omega_one_with_a_warning(x: Tensor) -> None
 
 def test_omegas_met_by_a_plain_model_are_an_error() -> None:
     with pytest.raises(RuntimeError, match=r"Unexpected key.*self_attn_skip.omega"):
-        encoder().load_state_dict(fill_(encoder()).state_dict())
+        encoder().load_state_dict(train_omegas_(encoder()).state_dict())
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_activation_checkpointing(x: Tensor, reentrant: bool) -> None:
-    model = fill_(encoder(dropout=0.2))
+    model = train_omegas_(encoder(dropout=0.2))
     gradients = []
     for recompute in (False, True):
         torch.manual_seed(3)
@@ -348,14 +339,14 @@ def test_the_meta_device(x: Tensor) -> None:
 
 
 def test_moved_to_another_type(x: Tensor) -> None:
-    model = fill_(encoder())
+    model = train_omegas_(encoder())
     expected = model(x)
     torch.testing.assert_close(model.double()(x.double()).float(), expected)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
 
 
 def test_an_installed_layer_is_still_of_its_class() -> None:
-    model = fill_(encoder(kind=OwnLayer))
+    model = train_omegas_(encoder(kind=OwnLayer))
     layer = model.get_submodule("layers.0")
     assert isinstance(layer, OwnLayer)
     assert layer.colour == "red"
@@ -407,6 +398,6 @@ def test_omega_of_one_changes_nothing_and_others_the_shortcut(x: Tensor) -> None
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.usefixtures("compiles")
 def test_export(x: Tensor, strict: bool) -> None:
-    model = fill_(encoder()).eval()
+    model = train_omegas_(encoder()).eval()
     exported = torch.export.export(model, (x,), strict=strict)
     torch.testing.assert_close(exported.module()(x), model(x))

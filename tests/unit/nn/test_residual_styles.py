@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from _helpers.perturb import perturb_
 from torch import Tensor, nn
 
 from admin_init.nn import RESIDUAL_STYLES, Transformer, TransformerConfig
@@ -39,12 +40,6 @@ def build(residual: str = "post", **options: Any) -> Transformer:
 
 def connections(model: nn.Module) -> dict[str, ResidualConnection]:
     return {n: m for n, m in model.named_modules() if isinstance(m, ResidualConnection)}
-
-
-def perturb_(model: nn.Module) -> None:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
 
 
 class TestConnections:

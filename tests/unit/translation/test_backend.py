@@ -4,7 +4,6 @@ from importlib.metadata import version
 
 import pytest
 import torch
-from forked import together
 
 from admin_init._utils.checkpoints import read_checkpoint
 from admin_init.nn import Transformer, TransformerConfig
@@ -87,33 +86,3 @@ def test_weights_of_another_shape_are_refused() -> None:
     saved["hyper_parameters"]["transformer"]["encoder_layers"] = 2
     with pytest.raises(ValueError, match=r"no checkpoint of a translation model: .*layers\.1"):
         load_module(saved)
-
-
-WITHOUT = """
-import sys
-sys.modules["fairseq"] = None
-from admin_init.translation.backend import FairseqConfig
-from admin_init._utils.checkpoints import read_checkpoint
-from admin_init.translation.checkpoint import load_module
-from admin_init.nn import TransformerConfig
-from admin_init.translation.module import TranslationModule
-config = TransformerConfig(vocabulary_size=40, dim=16, heads=2)
-assert "admin_init.fairseq" not in sys.modules
-TranslationModule(config)
-for build in (
-    lambda: TranslationModule(config, fairseq=FairseqConfig()),
-    lambda: load_module(read_checkpoint("model.ckpt")),
-):
-    try:
-        build()
-    except ValueError as error:
-        print(error)
-"""
-
-
-def test_without_fairseq_only_its_own_engine_is_missing() -> None:
-    save("model.ckpt", TranslationModule(CONFIG, fairseq=FairseqConfig()))
-    (printed,) = together(exec, WITHOUT, {}, ranks=1)
-    direct, loaded = printed.splitlines()
-    assert direct.startswith("fairseq is not installed. To get it: pip install ")
-    assert loaded == direct

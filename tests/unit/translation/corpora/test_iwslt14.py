@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-import raw_corpora
+from _helpers import raw_corpora
 
 from admin_init.errors import CorpusError
 from admin_init.translation.corpora.config import CorpusConfig

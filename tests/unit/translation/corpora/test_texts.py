@@ -14,8 +14,8 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from _helpers.raw_corpora import tar
 from backports import zstd
-from raw_corpora import tar
 
 from admin_init.errors import CorpusError
 from admin_init.translation.corpora import texts

@@ -4,7 +4,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-import raw_corpora
+from _helpers import raw_corpora
 from sacrebleu.dataset import DATASETS
 
 from admin_init.errors import CorpusError

@@ -44,13 +44,6 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_neither_workers_nor_shards_change_what_is_written(tmp_path: Path, kind: str) -> None:
-    prepare(make_corpus(), tmp_path / "one", **KINDS[kind])
-    prepare(make_corpus(), tmp_path / "many", workers=2, shard_size=17, **KINDS[kind])
-    assert files(tmp_path / "many") == files(tmp_path / "one")
-
-
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stage", [Preprocess, CountWords, SplitIntoSubwords])
 def test_an_interrupted_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: type, kind: str
