@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import admin_init.fairseq  # noqa: F401
+
 from fairseq.data import Dictionary  # isort: skip
 from fairseq.models.transformer import TransformerConfig, TransformerModelBase  # isort: skip
 from fairseq.models.transformer_lm import (  # isort: skip
