@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: install demo lab test test-slow support faults lint bench tensorboard clean
+.PHONY: install demo lab test test-slow coverage support faults lint docs links bench tensorboard clean
 
 install: $(VENV)/installed
 
@@ -29,6 +29,10 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not faults"
 
+# Which lines the unit tests run: a table, and htmlcov/index.html.
+coverage: install
+	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term --cov-report=html tests/unit
+
 # The tables of docs/, from the results of the tests that fill them.
 support faults: install
 	$(BIN)/python docs/tables.py $@
@@ -36,7 +40,16 @@ support faults: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
+
+# The documentation site, into site/. A warning is an error; links between pages are checked.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The links that lead out of it, which takes a network.
+links: install
+	$(BIN)/python docs/links.py --check
 
 # An hour on two cores that have nothing else to do; a JSON row per measurement, and a chart.
 bench: MULTI30K := --data data-bin/multi30k_8k
@@ -67,4 +80,5 @@ tensorboard: install
 	$(BIN)/tensorboard --logdir runs
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) runs build site htmlcov .coverage *.egg-info \
+		.mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -34,6 +34,15 @@ def parse(*files: str) -> Settings:
     return deepcopy(_parsed(*files))
 
 
+def parse_arguments(arguments: list[str]) -> None:
+    """Read the options of `admin-init fit`.
+
+    Raises:
+        ArgumentError: One is unknown, or has a value of another type.
+    """
+    _parser()(arguments)
+
+
 def run_folder(settings: Settings) -> str:
     """Where the logger and the checkpoints of a run go."""
     logger = settings["trainer"]["logger"]["init_args"]
