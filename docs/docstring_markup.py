@@ -1,4 +1,4 @@
-"""Docstrings in the Markdown of the site: their roles become links, their literal blocks code.
+"""Docstrings in the Markdown of the site: roles become links and formulas, literal blocks code.
 
 An extension of Griffe, which reads the docstrings for mkdocstrings, see ``mkdocs.yml``.
 """
@@ -10,6 +10,7 @@ import textwrap
 from typing import Any
 
 from griffe import Extension, Object
+from latex2mathml.converter import convert
 
 ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):`(~?)([\w.]+)`")
 MATHS = re.compile(r":math:`([^`]+)`")
@@ -28,14 +29,20 @@ class DocstringMarkup(Extension):
 def markdown(text: str, obj: Object) -> str:
     """Return a docstring with links for roles, and fenced blocks for literal ones."""
     text = LITERAL.sub(_block, text)
-    text = MATHS.sub(r"`\1`", text)
+    text = MATHS.sub(lambda match: _formula(match[1]), text)
     return ROLE.sub(lambda match: _link(match[2], shorten=bool(match[1]), obj=obj), text)
 
 
 def _block(match: re.Match[str]) -> str:
     indent, title, code = match.groups()
-    inner = textwrap.indent(textwrap.dedent(code).strip("\n"), f"{indent}    ")
-    return f"{indent}{title}:\n\n{indent}    ```python\n{inner}\n{indent}    ```\n"
+    inner = textwrap.indent(textwrap.dedent(code).strip("\n"), indent)
+    return f"{indent}{title}:\n\n{indent}```python\n{inner}\n{indent}```\n"
+
+
+def _formula(latex: str) -> str:
+    # In a span, or Markdown would take one that begins a line for a block.
+    mathml = convert(latex.replace("Var[", r"\operatorname{Var}["))
+    return f"<span>{mathml}</span>"
 
 
 def _link(name: str, *, shorten: bool, obj: Object) -> str:
