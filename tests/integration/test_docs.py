@@ -103,8 +103,6 @@ def given(code: str) -> dict[str, Any]:
         "data": data,
         "validation_data": data,
         "batch": torch.randn(4, 5, 16),
-        "rank": 0,
-        "barrier": lambda: None,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 import admin_init
-from admin_init import measures
+from admin_init import measures, nn
 from admin_init.nn import residual
 
 ROOT = Path(__file__).parents[2]
@@ -121,8 +122,25 @@ def test_every_public_name_is_in_the_reference() -> None:
         for match in re.findall(r"^(?:::: | +- )([\w.]+)$", page.read_text(), re.M)
     }
     assert shown >= {f"admin_init.{name}" for name in admin_init.__all__}
-    # Their pages list all of `__all__`.
+    # The pages of these show all of `__all__`.
     assert shown >= {measures.__name__, residual.__name__}
+    assert shown | set(residual.__all__) >= set(nn.__all__)
+    callbacks = re.findall(r"^class (\w+)\(Callback\)", _sources("callbacks"), re.M)
+    assert {name.rpartition(".")[2] for name in shown} >= set(callbacks)
+
+
+def _sources(folder: str) -> str:
+    return "\n".join(path.read_text() for path in (ROOT / "admin_init" / folder).glob("*.py"))
+
+
+def test_external_links_are_encrypted() -> None:
+    spec = importlib.util.spec_from_file_location("links", ROOT / "docs" / "links.py")
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    found = module.links(PAGES)
+    assert found["https://arxiv.org/abs/2004.08249"] == "README.md"
+    assert all(link.startswith("https://") for link in found)
 
 
 def test_every_style_is_in_the_table_of_the_lab() -> None:
