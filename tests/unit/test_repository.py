@@ -111,6 +111,12 @@ def test_a_file_or_module_that_a_page_names_is_there(page: Path) -> None:
         assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
 
 
+def test_no_walk_passes_a_module_twice() -> None:
+    for walk in (ROOT / "docs" / "walks.md").read_text().split("\n## ")[1:]:
+        passed = re.findall(r"^\d+\. `(admin_init/[\w/]+\.py)`", walk, re.M)
+        assert len(passed) == len(set(passed)), walk
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 140
 
