@@ -59,6 +59,14 @@ def test_a_workflow_has_what_it_needs(path: Path) -> None:
     assert set(names_a_make_target(path.read_text())) <= make_targets()
 
 
+def test_the_first_check_is_what_the_readme_and_contributing_name() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    assert {"lint", "docs", "test"} <= set(re.findall(r"^make ([\w-]+)$", script, re.M))
+    assert "    make test " in (ROOT / "README.md").read_text()
+    shown = names_a_make_target((ROOT / "CONTRIBUTING.md").read_text())
+    assert {"lint", "docs", "test"} <= set(shown)
+
+
 def test_ci_runs_the_oldest_python_and_torch_that_are_claimed() -> None:
     (torch,) = [name for name in PROJECT["dependencies"] if name.startswith("torch>=")]
     cells = read(GITHUB / "workflows" / "ci.yml")["jobs"]["unit"]["strategy"]["matrix"]["include"]
@@ -98,6 +106,13 @@ def test_one_version_everywhere() -> None:
 @each_page
 def test_a_make_target_that_a_page_names_is_there(page: Path) -> None:
     assert set(names_a_make_target(page.read_text())) <= make_targets()
+
+
+@each_page
+def test_what_a_page_links_to_is_in_the_repository(page: Path) -> None:
+    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", prose):
+        assert (page.parent / target).exists(), target
 
 
 @each_page
