@@ -89,7 +89,7 @@ def trained(model: Any, **kwargs: Any) -> Any:
 def test_a_checkpoint_loads_without_the_callback() -> None:
     model = trained(module())
     plain = module()
-    # As the README has it.
+    # As docs/guide/checkpoints.md has it.
     install_(plain).load_state_dict(torch.load("trained.ckpt", weights_only=True)["state_dict"])
     assert torch.equal(outputs(plain), outputs(model))
 
