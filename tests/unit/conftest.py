@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import NoReturn
 
+import numpy.testing  # noqa: F401 - older ones start a process when they are imported
 import pytest
 
 
