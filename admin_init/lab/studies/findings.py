@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from admin_init.lab.plotting import png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+NOT_APPLICABLE = "not applicable"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +66,13 @@ class Findings:
 
 
 def over_seeds(values: Iterable[float], form: str = ".3g") -> str:
-    """Write the mean over seeds, and in brackets the smallest and the largest value."""
+    """Write the mean over seeds, and in brackets the smallest and the largest value.
+
+    A measure that is NaN for a seed is not applicable.
+    """
     values = list(values)
+    if any(math.isnan(value) for value in values):
+        return NOT_APPLICABLE
     mean, low, high = sum(values) / len(values), min(values), max(values)
     if len(values) == 1:
         return f"{mean:{form}}"

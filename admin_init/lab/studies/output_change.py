@@ -15,7 +15,7 @@ from admin_init._utils.validation import MAX_SEED, check_numbers
 from admin_init.errors import AdminInitError
 from admin_init.lab.plotting import COLOURS, panels, tidy
 from admin_init.lab.studies.bench import Bench, Kind
-from admin_init.lab.studies.findings import Findings, over_seeds
+from admin_init.lab.studies.findings import NOT_APPLICABLE, Findings, over_seeds
 from admin_init.measures import depth_fits, growth_exponent
 from admin_init.measures import output_change as measure
 from admin_init.nn import RESIDUAL_STYLES
@@ -108,7 +108,7 @@ def _summarised(residual: str, rows: list[dict[str, Any]]) -> dict[str, str]:
             (values[-1] / values[0] if values[0] else math.nan for values in changes.values()),
             ".2g",
         ),
-        "exponent": over_seeds(exponents, ".2f"),
+        "exponent": NOT_APPLICABLE if kind == "falls" else over_seeds(exponents, ".2f"),
         "R2 linear": f"{fits.linear.r2:.2f}",
         "R2 log": f"{fits.logarithmic.r2:.2f}",
         "growth": f"{kind} ({kinds.count(kind)} of {len(seeds)})",
@@ -132,8 +132,13 @@ def _growth(sublayers: list[int], exponent: float) -> str:
 
 
 def _sentence(row: dict[str, str], first: int, last: int) -> str:
-    if row[f"growth to {last}"].startswith("nan"):
+    if row[f"growth to {last}"] == NOT_APPLICABLE:
         return f"{row['style']}: no change at any depth, its branches are 0 at initialization."
+    if row["exponent"] == NOT_APPLICABLE:
+        return (
+            f"{row['style']}: from {first} to {last} layers the change falls to "
+            f"{row[f'growth to {last}']} of it; growth: {row['growth']}."
+        )
     return (
         f"{row['style']}: from {first} to {last} layers the change grows "
         f"{row[f'growth to {last}']} times, with an exponent of {row['exponent']}; growth: "

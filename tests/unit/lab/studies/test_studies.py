@@ -1,6 +1,7 @@
 """The small-scale studies, on settings as small as they get."""
 
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def test_a_seed_is_written_with_what_it_stands_among() -> None:
     assert over_seeds([1.0, 2.0, 6.0]) == "3 (1 to 6)"
     assert over_seeds([1.23456]) == "1.23"
+    assert over_seeds([1.0, math.nan]) == "not applicable"
 
 
 class TestBench:
@@ -46,17 +48,19 @@ class TestBench:
 
 def test_output_of_post_ln_changes_more_than_that_of_admin() -> None:
     found = output_change(
-        "out", ["post", "admin", "rezero"], depths=(2, 8, 24), seeds=(1, 2), draws=4, dim=32,
-        max_tokens=128,
+        "out", ["post", "admin", "rezero", "layerscale"], depths=(2, 8, 24), seeds=(1, 2), draws=4,
+        dim=32, max_tokens=128,
     )  # fmt: skip
-    assert len(found.rows) == 3 * 3 * 2
+    assert len(found.rows) == 4 * 3 * 2
     change = {(r["style"], r["layers"], r["seed"]): r["change"] for r in found.rows}
     for seed in (1, 2):
         for depth in (8, 24):
             assert change["post", depth, seed] > change["admin", depth, seed] > 0
         assert change["rezero", 24, seed] == 0
     assert "no change at any depth" in found.sentences[2]
-    post, admin, _ = found.summary
+    assert "the change falls to" in found.sentences[3]
+    assert [row["exponent"] for row in found.summary[2:]] == ["not applicable"] * 2
+    post, admin, _, _ = found.summary
     exponents = [float(row["exponent"].split()[0]) for row in (post, admin)]
     assert exponents[0] > exponents[1] > 0
     assert len(found.figure.axes) >= 3
