@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +28,6 @@ class Fits:
     """Over u = N: what is expected of Post-LN."""
     logarithmic: Fit
     """Over u = ln N: what is expected of Admin and Pre-LN."""
-
-    @property
-    def better(self) -> Literal["linear", "logarithmic"]:
-        """The fit that explains more of the variance."""
-        return "linear" if self.linear.r2 > self.logarithmic.r2 else "logarithmic"
 
 
 def depth_fits(depths: Sequence[int], changes: Sequence[float]) -> Fits:
