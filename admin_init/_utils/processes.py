@@ -21,7 +21,9 @@ Result = TypeVar("Result")
 P = ParamSpec("P")
 
 
-def spread(job: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
+def imap_unordered(
+    job: Callable[[Task], Result], tasks: Iterable[Task], workers: int
+) -> Iterator[Result]:
     """Run a job on every task, in whatever order they finish.
 
     Tasks are taken from the iterator when somebody is free for them, so that few are in memory.

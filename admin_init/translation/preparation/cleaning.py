@@ -7,10 +7,10 @@ from admin_init.translation.preparation.config import PrepareConfig
 _LONGEST_WORD = 1000
 
 
-def why_dropped(
+def drop_reason(
     source: Sequence[str], target: Sequence[str], config: PrepareConfig | None = None
 ) -> str | None:
-    """Says why a training pair is left out, by the rules of Moses' ``clean-corpus-n.perl``.
+    """Return why a training pair is left out, by the rules of Moses' ``clean-corpus-n.perl``.
 
     Args:
         source: The words or subwords of one side.

@@ -9,7 +9,7 @@ from typing import Any
 from rich.progress import Progress
 
 from admin_init._utils.atomic_files import read_json, write_bytes, write_json
-from admin_init._utils.processes import spread
+from admin_init._utils.processes import imap_unordered
 from admin_init.errors import CorpusError
 from admin_init.translation.corpora.parallel import ParallelCorpus
 from admin_init.translation.preparation.config import PrepareConfig
@@ -24,7 +24,7 @@ from admin_init.translation.preparation.stages import (
     training_pairs,
 )
 from admin_init.translation.preparation.word_counts import merge_counts, most_frequent
-from admin_init.translation.preparation.workspace import Scratch
+from admin_init.translation.preparation.workspace import Workspace
 from admin_init.translation.subwords.sentencepiece import SentencePiece
 from admin_init.translation.subwords.subword_nmt import BytePairs
 from admin_init.translation.subwords.tokenizer import SUBWORD_MODELS, Subwords
@@ -34,13 +34,13 @@ _LEARNED_FROM = "learned_from.json"
 
 @dataclass
 class Pipeline:
-    """Runs the stages, and skips what an earlier run has left in the scratch folder."""
+    """Runs the stages, and skips what an earlier run has left in the workspace."""
 
     corpus: ParallelCorpus
     """What is prepared."""
     config: PrepareConfig
     """How."""
-    scratch: Scratch
+    workspace: Workspace
     """Where."""
     workers: int
     """How many processes work on shards."""
@@ -69,7 +69,7 @@ class Pipeline:
         placed = [PlacedShard(s, 0) for name in shards if name != "train" for s in shards[name]]
         self._each(
             "splitting into subwords",
-            SplitIntoSubwords(self.config, self.scratch.model),
+            SplitIntoSubwords(self.config, self.workspace.model),
             "ids",
             [*train, *placed],
         )
@@ -79,7 +79,7 @@ class Pipeline:
 
     def _shards(self, split: str, pairs: int) -> list[Shard]:
         numbers = range(-(-pairs // self.shard_size))
-        return [Shard(self.scratch.shards, split, number) for number in numbers]
+        return [Shard(self.workspace.shards, split, number) for number in numbers]
 
     def _preprocess(self, splits: dict[str, Split], shards: dict[str, list[Shard]]) -> None:
         missing = {
@@ -98,7 +98,7 @@ class Pipeline:
     def _read(self, name: str, split: Split, missing: set[Shard]) -> Iterator[RawShard]:
         reading = Reading(self.corpus.splits[name], self.shard_size)
         for number, pairs in enumerate(reading):
-            shard = Shard(self.scratch.shards, name, number)
+            shard = Shard(self.workspace.shards, name, number)
             if shard in missing:
                 yield RawShard(shard, number * self.shard_size + 1, pairs)
         if reading.sha256 != split.sha256:
@@ -108,8 +108,8 @@ class Pipeline:
             )
 
     def _learn(self, train: list[PlacedShard]) -> dict[str, int]:
-        path = self.scratch.model / SUBWORD_MODELS[self.config.subwords]
-        record = self.scratch.model / _LEARNED_FROM
+        path = self.workspace.model / SUBWORD_MODELS[self.config.subwords]
+        record = self.workspace.model / _LEARNED_FROM
         if not path.exists():
             sentencepiece = self.config.subwords == "sentencepiece"
             learn = self._sentencepiece if sentencepiece else self._byte_pairs
@@ -139,7 +139,7 @@ class Pipeline:
         self._each("counting words", CountWords(self.config), "words", train)
         counted = [placed.shard.path("words") for placed in train]
         with self._learning():
-            merged = merge_counts(counted, self.scratch.shards)
+            merged = merge_counts(counted, self.workspace.shards)
             words, distinct = most_frequent(merged, self.config.sample_words)
             subwords = BytePairs.learn(words, self.config.merges)
         return subwords, {"words": len(words), "of": distinct}
@@ -158,7 +158,7 @@ class Pipeline:
         self, description: str, job: Callable[[Any], None], tasks: Iterable[Any], number: int
     ) -> None:
         step = self.progress.add_task(description, total=number)
-        for _ in spread(job, tasks, min(self.workers, max(number, 1))):
+        for _ in imap_unordered(job, tasks, min(self.workers, max(number, 1))):
             self.progress.advance(step)
 
     @contextmanager

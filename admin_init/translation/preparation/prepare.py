@@ -17,7 +17,7 @@ from admin_init.translation.preparation.config import PrepareConfig
 from admin_init.translation.preparation.manifest import Manifest, Split
 from admin_init.translation.preparation.pipeline import Pipeline
 from admin_init.translation.preparation.shards import Reading
-from admin_init.translation.preparation.workspace import Scratch
+from admin_init.translation.preparation.workspace import Workspace
 from admin_init.translation.subwords.tokenizer import SUBWORD_MODELS
 
 
@@ -74,23 +74,23 @@ def prepare(
     with shown_progress(shown=progress) as display:
         manifest = _survey(corpus, config, versions, shard_size, display)
         plan = {"manifest": asdict(manifest), "shard_size": shard_size}
-        workspace = Scratch(destination, plan)
+        workspace = Workspace(destination, plan)
         made = _finished(destination, manifest, overwrite)
         if made is not None:
             workspace.discard()
             return made
-        with workspace as scratch:
+        with workspace:
             # Another process may have finished while this one was reading.
             made = _finished(destination, manifest, overwrite)
             if made is not None:
                 return made
-            pipeline = Pipeline(corpus, config, scratch, workers, shard_size, display)
+            pipeline = Pipeline(corpus, config, workspace, workers, shard_size, display)
             shards = pipeline.run(manifest)
-            write_data_bin(shards, manifest, scratch.result)
+            write_data_bin(shards, manifest, workspace.result)
             model = SUBWORD_MODELS[config.subwords]
-            write_bytes(scratch.result / model, (scratch.model / model).read_bytes())
-            manifest.seal(scratch.result)
-            scratch.publish()
+            write_bytes(workspace.result / model, (workspace.model / model).read_bytes())
+            manifest.seal(workspace.result)
+            workspace.publish()
     return manifest
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from admin_init.translation.preparation.cleaning import why_dropped
+from admin_init.translation.preparation.cleaning import drop_reason
 from admin_init.translation.preparation.config import PrepareConfig
 from admin_init.translation.preparation.preprocessing import Preprocessor
 from admin_init.translation.preparation.shards import IdShardBuilder, Shard, TextShard
@@ -59,7 +59,7 @@ class Preprocess:
         for line, (raw_source, raw_target) in enumerate(raw.pairs, start=raw.first_line):
             source, target = source_text(raw_source), target_text(raw_target)
             if train and self.config.length_unit == "word":
-                reason = why_dropped(source.split(), target.split(), self.config)
+                reason = drop_reason(source.split(), target.split(), self.config)
                 if reason:
                     text.dropped.setdefault(reason, []).append(line)
                     continue
@@ -83,8 +83,8 @@ class Preprocess:
         )
 
 
-def drawn_for_valid(position: int, config: PrepareConfig) -> bool:
-    """Says whether the training pair at a position, counted from 0, becomes a validation pair."""
+def is_validation_pair(position: int, config: PrepareConfig) -> bool:
+    """Say whether the training pair at a position, counted from 0, becomes a validation pair."""
     return config.valid_every is not None and (position + 1) % config.valid_every == 0
 
 
@@ -92,7 +92,7 @@ def training_pairs(placed: PlacedShard, config: PrepareConfig) -> Iterator[tuple
     """Read the pairs of a shard of ``train`` that stay there."""
     text = TextShard.load(placed.shard.path("text"))
     for position, pair in enumerate(text.pairs, start=placed.before):
-        if not drawn_for_valid(position, config):
+        if not is_validation_pair(position, config):
             yield pair
 
 
@@ -129,9 +129,9 @@ class SplitIntoSubwords:
         kept, drawn = IdShardBuilder(text.dropped), IdShardBuilder({})
         for i, (source, target) in enumerate(text.pairs):
             pieces = self._subwords.split(source), self._subwords.split(target)
-            to_valid = train and drawn_for_valid(placed.before + i, self.config)
+            to_valid = train and is_validation_pair(placed.before + i, self.config)
             ids = drawn if to_valid else kept
-            reason = why_dropped(*pieces, bounds) if train else None
+            reason = drop_reason(*pieces, bounds) if train else None
             if reason:
                 ids.drop(text.lines[i], reason)
             else:

@@ -14,7 +14,7 @@ from admin_init.errors import CorpusError
 _PLAN = "plan.json"
 
 
-class Scratch:
+class Workspace:
     """Beside the destination, in a ``with`` statement that one process at a time may enter.
 
     What a run leaves behind that was killed or interrupted, the next one finds, provided that it
@@ -22,7 +22,7 @@ class Scratch:
 
     Args:
         destination: The folder that is prepared.
-        plan: All that decides what is in the scratch folder, as JSON.
+        plan: All that decides what is in the workspace, as JSON.
     """
 
     def __init__(self, destination: Path, plan: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from unittest import mock
 import psutil
 import pytest
 
-from admin_init._utils.processes import Processes, report, spread
+from admin_init._utils.processes import Processes, imap_unordered, report
 from admin_init.errors import AdminInitError
 
 
@@ -41,7 +41,7 @@ def test_every_task_is_done_and_few_are_waiting(workers: int) -> None:
             yield number
 
     done, most = [], 0
-    for result in spread(square, tasks(), workers):
+    for result in imap_unordered(square, tasks(), workers):
         done.append(result)
         most = max(most, taken - len(done))
     assert sorted(value for value, _ in done) == [i**2 for i in range(1, 31)]
@@ -51,12 +51,12 @@ def test_every_task_is_done_and_few_are_waiting(workers: int) -> None:
 
 def test_an_error_of_a_worker_ends_it_all() -> None:
     with pytest.raises(KeyError, match="1"):
-        list(spread(fail, iter([1]), 2))
+        list(imap_unordered(fail, iter([1]), 2))
 
 
 def test_a_worker_that_the_system_ends_is_an_error_that_says_so() -> None:
     with pytest.raises(AdminInitError, match=r"worker process \d+ was ended by SIGKILL.* fewer"):
-        list(spread(die, range(9), 2))
+        list(imap_unordered(die, range(9), 2))
 
 
 def signalled(number: int) -> None:
@@ -142,7 +142,7 @@ def sleep_soundly(seconds: int) -> None:
 
 PARENT = """
 import os, time
-from admin_init._utils.processes import spread
+from admin_init._utils.processes import imap_unordered
 
 def sleep(_):
     with open("worker", "w") as file:
@@ -151,7 +151,7 @@ def sleep(_):
     time.sleep(600)
 
 if __name__ == "__main__":
-    list(spread(sleep, [1], 2))
+    list(imap_unordered(sleep, [1], 2))
 """
 
 

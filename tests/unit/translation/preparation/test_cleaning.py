@@ -2,7 +2,7 @@
 
 import pytest
 
-from admin_init.translation.preparation.cleaning import why_dropped
+from admin_init.translation.preparation.cleaning import drop_reason
 from admin_init.translation.preparation.config import PrepareConfig
 
 MOSES = PrepareConfig(length_unit="word", max_length=80, max_ratio=9)
@@ -34,11 +34,11 @@ MOSES = PrepareConfig(length_unit="word", max_length=80, max_ratio=9)
 )
 def test_lengths(lengths: tuple[int, int], config: PrepareConfig | None, reason: str) -> None:
     source, target = (["w"] * length for length in lengths)
-    assert why_dropped(source, target, config) == reason
+    assert drop_reason(source, target, config) == reason
 
 
 @pytest.mark.parametrize(("length", "dropped"), [(1000, False), (1001, True)])
 def test_endless_words(length: int, dropped: bool) -> None:
     for pair in (["a", "x" * length], ["b"]), (["a"], ["x" * length]):
-        reason = why_dropped(*pair, MOSES)
+        reason = drop_reason(*pair, MOSES)
         assert reason == ("having a word of more than 1,000 characters" if dropped else None)
