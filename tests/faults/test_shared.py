@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from _helpers.power_cut import Disk
@@ -138,7 +139,7 @@ def a_profile() -> AdminProfile:
 
 def data_bin() -> None:
     with IndexedDatasetBuilder("disk/new/out", 10) as builder:
-        builder.add([4, 5, 2])
+        builder.extend(np.array([4, 5, 2]), np.array([3]))
 
 
 def download() -> None:

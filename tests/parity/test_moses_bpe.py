@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from fairseq import options
@@ -251,7 +252,7 @@ def test_fairseq_reads_ours_and_we_read_fairseq_s(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [100, 65_499, 65_500, 70_000])
 def test_ids_take_as_many_bytes_as_in_fairseq(tmp_path: Path, size: int) -> None:
     with IndexedDatasetBuilder(tmp_path / "x", size) as builder:
-        builder.add([size - 1, 2])
+        builder.extend(np.array([size - 1, 2]), np.array([2]))
     dataset = MMapIndexedDataset(str(tmp_path / "x"))
     assert dataset[0].tolist() == [size - 1, 2]
     assert dataset._index.dtype == best_fitting_int_dtype(size)

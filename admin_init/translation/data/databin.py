@@ -223,16 +223,8 @@ class IndexedDatasetBuilder:
         self._stream = self._files.enter_context(whole_file(self._data))
         return self
 
-    def add(self, ids: Sequence[int]) -> None:
-        """Append a sentence.
-
-        Raises:
-            ValueError: An id is outside the vocabulary.
-        """
-        self.extend(np.asarray(ids, np.int64), np.asarray([len(ids)], np.int32))
-
-    def extend(self, ids: npt.NDArray[Any], sizes: npt.NDArray[np.int32]) -> None:
-        """Append many sentences.
+    def extend(self, ids: npt.NDArray[Any], sizes: npt.NDArray[np.integer[Any]]) -> None:
+        """Append sentences.
 
         Args:
             ids: Their ids, one sentence after another. *Shape:* (tokens,).

@@ -19,7 +19,8 @@ def pairs(tmp_path: Path) -> ParallelDataset:
     for side in ("source", "target"):
         with IndexedDatasetBuilder(tmp_path / side, 100) as builder:
             for size in rng.integers(1, 12, size=100):
-                builder.add([*rng.integers(4, 100, size=size), 2])
+                ids = [*rng.integers(4, 100, size=size), 2]
+                builder.extend(np.array(ids), np.array([size + 1]))
     return ParallelDataset(IndexedDataset(tmp_path / "source"), IndexedDataset(tmp_path / "target"))
 
 
@@ -171,7 +172,7 @@ def test_more_ranks_than_batches_are_refused(pairs: ParallelDataset) -> None:
 
 def test_sides_of_different_data_bins_are_refused(pairs: ParallelDataset, tmp_path: Path) -> None:
     with IndexedDatasetBuilder(tmp_path / "other", 100) as builder:
-        builder.add([2])
+        builder.extend(np.array([2]), np.array([1]))
     with pytest.raises(CorpusError, match=r"source has 100 sentences, but .*other has 1"):
         ParallelDataset(pairs.source, IndexedDataset(tmp_path / "other"))
 

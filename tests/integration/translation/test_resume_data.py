@@ -139,7 +139,7 @@ def two(folder: Path) -> str:
         sentences = IndexedDataset(folder / f"train.en-de.{lang}")
         with IndexedDatasetBuilder(other / f"train.en-de.{lang}", 40) as builder:
             for i in range(40, 60):
-                builder.add(sentences[i].tolist())
+                builder.extend(sentences[i].numpy(), sentences.sizes[i : i + 1])
     return f"{folder}{os.pathsep}{other}"
 
 

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -200,8 +201,7 @@ def test_translate_predict_and_test_share_one_path(
     sources = list(TranslationDataModule("bin", "en", "de").pairs("test").source)
     sources[7] = torch.tensor([dictionary.eos])
     with IndexedDatasetBuilder("bin/test.en-de.en", len(dictionary)) as builder:
-        for source in sources:
-            builder.add(source.tolist())
+        builder.extend(torch.cat(sources).numpy(), np.array([*map(len, sources)]))
     translator = Translator(checkpoint, data="bin")
     lines = [translator.data.tokenizer.decode(dictionary.decode(ids.tolist())) for ids in sources]
     expected = [next(translator([line])) for line in lines]

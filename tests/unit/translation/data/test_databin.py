@@ -48,8 +48,7 @@ def test_reads_the_bytes_of_fairseq(tmp_path: Path, code: int, letter: str, widt
 def test_writes_the_bytes_of_fairseq(tmp_path: Path, size: int, layout: str) -> None:
     sentences = [[4, 5, 2], [2], [65_498, 2]]
     with IndexedDatasetBuilder(tmp_path / "ours", size) as builder:
-        for sentence in sentences:
-            builder.add(sentence)
+        builder.extend(np.concatenate(sentences), np.array([*map(len, sentences)]))
     code, letter, width = (8, "H", 2) if layout == "uint16" else (9, "I", 4)
     _, index = bytes_of_fairseq(code, letter, width)
     assert (tmp_path / "ours.idx").read_bytes() == index
@@ -66,7 +65,7 @@ def test_many_sentences_at_once_are_the_same_as_one_by_one(tmp_path: Path) -> No
         builder.extend(ids[:0], sizes[:0])
     with IndexedDatasetBuilder(tmp_path / "single", 10) as builder:
         for sentence in ([4, 5, 2], [2], [6, 2]):
-            builder.add(sentence)
+            builder.extend(np.array(sentence), np.array([len(sentence)]))
     for ending in ("bin", "idx"):
         many, single = (tmp_path / f"{name}.{ending}" for name in ("many", "single"))
         assert many.read_bytes() == single.read_bytes()
@@ -87,7 +86,7 @@ def test_an_empty_data_bin(tmp_path: Path) -> None:
 
 
 def raise_after_writing(builder: IndexedDatasetBuilder, path: Path) -> None:
-    builder.add([4, 2])
+    builder.extend(np.array([4, 2]), np.array([2]))
     assert not path.exists()
     raise KeyboardInterrupt
 
@@ -103,7 +102,7 @@ def test_an_interrupted_builder_leaves_nothing(tmp_path: Path) -> None:
 def test_an_id_outside_the_vocabulary_is_refused(tmp_path: Path, ids: list[int]) -> None:
     builder = IndexedDatasetBuilder(tmp_path / "x", 10)
     with pytest.raises(ValueError, match=r"ids must be in \[0, 10\)"), builder:
-        builder.add(ids)
+        builder.extend(np.array(ids), np.array([1]))
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -127,8 +126,7 @@ def test_an_id_that_the_dictionary_does_not_have_is_refused(tmp_path: Path) -> N
 def test_the_checksum_is_of_ids_and_sizes(tmp_path: Path) -> None:
     for name, sentences in {"a": [[4, 2], [2]], "b": [[4], [2, 2]], "c": [[5, 2], [2]]}.items():
         with IndexedDatasetBuilder(tmp_path / name, 10) as builder:
-            for sentence in sentences:
-                builder.add(sentence)
+            builder.extend(np.concatenate(sentences), np.array([*map(len, sentences)]))
     checksums = {IndexedDataset(tmp_path / name).checksum for name in "abc"}
     assert len(checksums) == 3
     assert IndexedDataset(tmp_path / "a").checksum in checksums
@@ -136,8 +134,7 @@ def test_the_checksum_is_of_ids_and_sizes(tmp_path: Path) -> None:
 
 def test_pickling_does_not_copy_the_data(tmp_path: Path) -> None:
     with IndexedDatasetBuilder(tmp_path / "big", 100) as builder:
-        for _ in range(1000):
-            builder.add([7] * 50)
+        builder.extend(np.full(50_000, 7), np.full(1000, 50))
     pickled = pickle.dumps(IndexedDataset(tmp_path / "big"))
     assert len(pickled) < 1000
     assert np.array_equal(pickle.loads(pickled)[999], [7] * 50)
@@ -195,7 +192,7 @@ def test_joined_data_bins_are_one(tmp_path: Path) -> None:
     for number, sentences in enumerate(([[5, 2], [6, 7, 2]], [], [[8, 2]])):
         with IndexedDatasetBuilder(tmp_path / f"part{number}", 9) as builder:
             for ids in sentences:
-                builder.add(ids)
+                builder.extend(np.array(ids), np.array([len(ids)]))
         parts.append(IndexedDataset(tmp_path / f"part{number}", 9))
         expected += sentences
     joined = JoinedDataset(parts)
