@@ -15,7 +15,7 @@ from admin_init.errors import AdminInitError
 from admin_init.translation.data.databin import IndexedDataset
 from admin_init.translation.data.dictionary import Dictionary
 from admin_init.translation.preparation.manifest import Manifest
-from admin_init.translation.preparation.shards import IdShard
+from admin_init.translation.preparation.shards import IdPairs
 from admin_init.translation.subwords.sentencepiece import SentencePiece
 
 pytestmark = pytest.mark.faults
@@ -138,5 +138,5 @@ def test_a_shard_that_a_killed_preparation_left_does_not_run() -> None:
     for form in FORMS:
         form(Path("train.000000.ids"))
         with pytest.raises((ValueError, KeyError)):
-            IdShard.load(Path("train.000000.ids"))
+            IdPairs.load(Path("train.000000.ids"))
         assert not Path("exploited").exists()

@@ -25,7 +25,7 @@ from admin_init.translation.corpora.download import fetch
 from admin_init.translation.data.databin import IndexedDatasetBuilder
 from admin_init.translation.data.dictionary import Dictionary
 from admin_init.translation.preparation.prepare import prepare
-from admin_init.translation.preparation.shards import TextShard
+from admin_init.translation.preparation.shards import TextPairs
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
@@ -161,7 +161,7 @@ WRITERS: dict[str, tuple[Callable[[], object], list[str]]] = {
         lambda: Dictionary.from_counts({"a": 1}).save(Path("disk/new/out")),  # type: ignore[arg-type]
         ["out"],
     ),
-    "a shard": (lambda: TextShard(1, 1, pairs=[("a", "b")]).save(Path("disk/new/out")), ["out"]),
+    "a shard": (lambda: TextPairs([1], ["a"], ["b"]).save(Path("disk/new/out")), ["out"]),
     "a download": (download, ["checksums.json", "out"]),
 }
 

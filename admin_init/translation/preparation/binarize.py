@@ -12,7 +12,7 @@ from admin_init.errors import CorpusError
 from admin_init.translation.data.databin import IndexedDatasetBuilder
 from admin_init.translation.data.dictionary import Dictionary
 from admin_init.translation.preparation.manifest import Manifest, Split
-from admin_init.translation.preparation.shards import IdShard, Shard
+from admin_init.translation.preparation.shards import IdPairs, Shard
 
 
 def write_data_bin(shards: Mapping[str, Sequence[Shard]], manifest: Manifest, folder: Path) -> None:
@@ -30,7 +30,7 @@ def write_data_bin(shards: Mapping[str, Sequence[Shard]], manifest: Manifest, fo
     """
     counts: Counter[str] = Counter()
     for shard in shards["train"]:
-        counts.update(IdShard.load_counts(shard.path("ids")))
+        counts.update(IdPairs.counts(shard.path("ids")))
     dictionary = Dictionary.from_counts(counts)
     manifest.dictionary_size = len(dictionary)
     languages = manifest.settings["source_lang"], manifest.settings["target_lang"]
@@ -57,10 +57,10 @@ def _write_split(
     ):
         plain = None
         for shard in shards:
-            part = IdShard.load(shard.path("ids"))
-            ids = np.array([dictionary.index(token) for token in part.tokens], np.int64)
-            sources.extend(ids[part.source], part.source_sizes)
-            targets.extend(ids[part.target], part.target_sizes)
+            part = IdPairs.load(shard.path("ids"))
+            ids = np.array([dictionary.index(token) for token in part.vocabulary], np.int64)
+            sources.extend(ids[np.asarray(part.source)], np.asarray(part.source_sizes))
+            targets.extend(ids[np.asarray(part.target)], np.asarray(part.target_sizes))
             if part.references:
                 # Without the ending fairseq would take it for a data-bin of the kind "raw".
                 plain = plain or opened.enter_context(whole_file(f"{target_prefix}.txt"))
@@ -70,7 +70,7 @@ def _write_split(
     split.read = split.read or split.kept + sum(found.count for found in split.dropped.values())
 
 
-def _record(part: IdShard, split: Split) -> None:
+def _record(part: IdPairs, split: Split) -> None:
     split.kept += len(part.source_sizes)
     split.drawn += part.drawn
     split.source_tokens += len(part.source)

@@ -1,12 +1,12 @@
 """From a parallel corpus to a folder that can be trained on."""
 
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from typing import Any
-
-from rich.progress import Progress
 
 from admin_init._utils.atomic_files import write_bytes
 from admin_init._utils.progress import progress as shown_progress
@@ -16,7 +16,7 @@ from admin_init.translation.preparation.binarize import write_data_bin
 from admin_init.translation.preparation.config import PrepareConfig
 from admin_init.translation.preparation.manifest import Manifest, Split
 from admin_init.translation.preparation.pipeline import Pipeline
-from admin_init.translation.preparation.shards import Reading
+from admin_init.translation.preparation.reading import read_corpus
 from admin_init.translation.preparation.workspace import Workspace
 from admin_init.translation.subwords.tokenizer import SUBWORD_MODELS
 
@@ -69,23 +69,29 @@ def prepare(
     for name, value in (("workers", workers), ("shard_size", shard_size)):
         if value is None or value < 1:
             raise CorpusError(f"`{name}` must be at least 1, but is {value}.")
-    versions = _versions(config)
+    languages = {"source_lang": corpus.source_lang, "target_lang": corpus.target_lang}
+    manifest = Manifest(settings=languages | asdict(config), splits={}, versions=_versions(config))
     _check_splits(corpus, config)
+    workspace = Workspace(destination)
     with shown_progress(shown=progress) as display:
-        manifest = _survey(corpus, config, versions, shard_size, display)
-        plan = {"manifest": asdict(manifest), "shard_size": shard_size}
-        workspace = Workspace(destination, plan)
-        made = _finished(destination, manifest, overwrite)
+        read = partial(read_corpus, corpus, config, shard_size, display)
+        made = _finished(destination, manifest, read, overwrite)
         if made is not None:
             workspace.discard()
             return made
+        # What a killed run has left is of use where settings and corpus are as they were.
+        if not manifest.splits and workspace.plan | {"splits": {}} == _plan(manifest, shard_size):
+            manifest.splits = read()
         with workspace:
-            # Another process may have finished while this one was reading.
-            made = _finished(destination, manifest, overwrite)
+            # Another process may have finished meanwhile.
+            made = _finished(destination, manifest, read, overwrite)
             if made is not None:
                 return made
-            pipeline = Pipeline(corpus, config, workspace, workers, shard_size, display)
-            shards = pipeline.run(manifest)
+            if workspace.plan != _plan(manifest, shard_size):
+                workspace.clear()
+                manifest.splits = read(workspace.shards)
+                workspace.plan = _plan(manifest, shard_size)
+            shards = Pipeline(config, workspace, workers, shard_size, display).run(manifest)
             write_data_bin(shards, manifest, workspace.result)
             model = SUBWORD_MODELS[config.subwords]
             write_bytes(workspace.result / model, (workspace.model / model).read_bytes())
@@ -113,35 +119,19 @@ def _check_splits(corpus: ParallelCorpus, config: PrepareConfig) -> None:
         )
 
 
-def _survey(
-    corpus: ParallelCorpus,
-    config: PrepareConfig,
-    versions: dict[str, str],
-    part: int,
-    progress: Progress,
-) -> Manifest:
-    splits = {}
-    for name, pairs in corpus.splits.items():
-        step = progress.add_task(f"reading {name}", total=None)
-        reading = Reading(pairs, part)
-        for _ in reading:
-            progress.update(step, completed=reading.read)
-        progress.update(step, total=reading.read)
-        if not reading.read:
-            raise CorpusError(f"{name}: of 0 pairs, none can be kept. The split has none.")
-        files = list(getattr(pairs, "files", []))
-        splits[name] = Split(files=files, sha256=reading.sha256, read=reading.read)
-    if config.valid_every:
-        train = splits["train"]
-        splits["valid"] = Split(files=train.files, sha256=train.sha256, read=0)
-    languages = {"source_lang": corpus.source_lang, "target_lang": corpus.target_lang}
-    return Manifest(settings=languages | asdict(config), splits=splits, versions=versions)
-
-
-def _finished(destination: Path, manifest: Manifest, overwrite: bool) -> Manifest | None:
+def _finished(
+    destination: Path,
+    manifest: Manifest,
+    read: Callable[[], dict[str, Split]],
+    overwrite: bool,
+) -> Manifest | None:
+    """Return the manifest of a folder that is what is asked for, for which the corpus is read."""
     if not destination.exists():
         return None
     made = Manifest.load(destination)
+    if overwrite and made.settings != manifest.settings:
+        return None
+    manifest.splits = manifest.splits or read()
     differences = manifest.differences(made) or made.damages(destination)
     if not differences:
         return made
@@ -151,3 +141,7 @@ def _finished(destination: Path, manifest: Manifest, overwrite: bool) -> Manifes
             "folder, or pass overwrite=True to replace it."
         )
     return None
+
+
+def _plan(manifest: Manifest, shard_size: int) -> dict[str, Any]:
+    return {**asdict(manifest), "shard_size": shard_size}

@@ -1,46 +1,25 @@
 """What is done to every shard of a corpus, stage by stage, in whatever process.
 
-A stage reads what the stage before it has written, and writes one file. Nothing that it writes
-depends on other shards but through what its task says, so the order does not matter.
+A stage reads the file of the stage before it, and writes one. Nothing that it writes depends on
+other shards but through how many pairs come before, so the order does not matter.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 from admin_init.translation.preparation.cleaning import drop_reason
 from admin_init.translation.preparation.config import PrepareConfig
 from admin_init.translation.preparation.preprocessing import Preprocessor
-from admin_init.translation.preparation.shards import IdShardBuilder, Shard, TextShard
+from admin_init.translation.preparation.shards import IdPairs, Shard, TextPairs
 from admin_init.translation.preparation.word_counts import count_words
 from admin_init.translation.subwords.tokenizer import Subwords, load_subwords
 
 
-class RawShard(NamedTuple):
-    """What :class:`Preprocess` gets."""
-
-    shard: Shard
-    """Where it belongs."""
-    first_line: int
-    """The line of the first pair in the split, counted from 1."""
-    pairs: list[tuple[str, str]]
-    """Raw text."""
-
-
-class PlacedShard(NamedTuple):
-    """What the later stages get."""
-
-    shard: Shard
-    """Where it belongs."""
-    before: int
-    """How many pairs the shards before it in its split have after preprocessing."""
-
-
 @dataclass(frozen=True)
 class Preprocess:
-    """Makes a :class:`TextShard` of raw text."""
+    """Preprocesses the raw text of a shard, and drops training pairs by their words."""
 
     config: PrepareConfig
     """What is done."""
@@ -49,38 +28,36 @@ class Preprocess:
     target_lang: str
     """The language translated into."""
 
-    def __call__(self, raw: RawShard) -> None:
-        """Write the text of a shard."""
-        split = raw.shard.split
-        test = split.startswith("test")
-        source_text, target_text = self._test_texts if test else self._texts
-        text = TextShard(raw.first_line, len(raw.pairs))
-        train = split == "train"
-        for line, (raw_source, raw_target) in enumerate(raw.pairs, start=raw.first_line):
+    def __call__(self, shard: Shard) -> None:
+        """Write the text of a shard in place of its raw text."""
+        train = shard.split == "train"
+        source_text, target_text = self._preprocessors[shard.split.startswith("test")]
+        raw, text = TextPairs.load(shard.path("raw")), TextPairs()
+        for line, raw_source, raw_target in zip(raw.lines, raw.sources, raw.targets, strict=True):
             source, target = source_text(raw_source), target_text(raw_target)
             if train and self.config.length_unit == "word":
                 reason = drop_reason(source.split(), target.split(), self.config)
                 if reason:
                     text.dropped.setdefault(reason, []).append(line)
                     continue
-            text.pairs.append((source, target))
+            text.lines.append(line)
+            text.sources.append(source)
+            text.targets.append(target)
             if not train or self.config.valid_every:
                 text.references.append(target_text.reference(raw_target))
-        text.save(raw.shard.path("text"))
+        text.save(shard.path("text"))
+        shard.path("raw").unlink()
 
     @cached_property
-    def _texts(self) -> tuple[Preprocessor, Preprocessor]:
-        return self._preprocessors(published_test=False)
-
-    @cached_property
-    def _test_texts(self) -> tuple[Preprocessor, Preprocessor]:
-        return self._preprocessors(published_test=True)
-
-    def _preprocessors(self, *, published_test: bool) -> tuple[Preprocessor, Preprocessor]:
-        return (
-            Preprocessor(self.source_lang, self.config, published_test=published_test),
-            Preprocessor(self.target_lang, self.config, published_test=published_test),
-        )
+    def _preprocessors(self) -> dict[bool, list[Preprocessor]]:
+        """The two languages' preprocessors, for a test set or not."""
+        return {
+            test: [
+                Preprocessor(lang, self.config, published_test=test)
+                for lang in (self.source_lang, self.target_lang)
+            ]
+            for test in (False, True)
+        }
 
 
 def is_validation_pair(position: int, config: PrepareConfig) -> bool:
@@ -88,11 +65,11 @@ def is_validation_pair(position: int, config: PrepareConfig) -> bool:
     return config.valid_every is not None and (position + 1) % config.valid_every == 0
 
 
-def training_pairs(placed: PlacedShard, config: PrepareConfig) -> Iterator[tuple[str, str]]:
+def training_pairs(shard: Shard, config: PrepareConfig) -> Iterator[tuple[str, str]]:
     """Read the pairs of a shard of ``train`` that stay there."""
-    text = TextShard.load(placed.shard.path("text"))
-    for position, pair in enumerate(text.pairs, start=placed.before):
-        if not is_validation_pair(position, config):
+    text = TextPairs.load(shard.path("text"))
+    for i, pair in enumerate(zip(text.sources, text.targets, strict=True), start=shard.before):
+        if not is_validation_pair(i, config):
             yield pair
 
 
@@ -103,15 +80,15 @@ class CountWords:
     config: PrepareConfig
     """Which pairs stay in ``train``."""
 
-    def __call__(self, placed: PlacedShard) -> None:
+    def __call__(self, shard: Shard) -> None:
         """Write the counts of a shard."""
-        pairs = training_pairs(placed, self.config)
-        count_words((side for pair in pairs for side in pair), placed.shard.path("words"))
+        pairs = training_pairs(shard, self.config)
+        count_words((side for pair in pairs for side in pair), shard.path("words"))
 
 
 @dataclass(frozen=True)
 class SplitIntoSubwords:
-    """Makes an :class:`IdShard` of a :class:`TextShard`.
+    """Splits the text of a shard into subwords, and drops training pairs by these.
 
     A shard of ``train`` gives one of ``valid`` too where that is drawn from it.
     """
@@ -121,24 +98,27 @@ class SplitIntoSubwords:
     model: Path
     """The folder of the subword model."""
 
-    def __call__(self, placed: PlacedShard) -> None:
+    def __call__(self, shard: Shard) -> None:
         """Write the ids of a shard."""
-        shard, text = placed.shard, TextShard.load(placed.shard.path("text"))
         train = shard.split == "train"
         bounds = self.config if self.config.length_unit == "subword" else None
-        kept, drawn = IdShardBuilder(text.dropped), IdShardBuilder({})
-        for i, (source, target) in enumerate(text.pairs):
-            pieces = self._subwords.split(source), self._subwords.split(target)
-            to_valid = train and is_validation_pair(placed.before + i, self.config)
-            ids = drawn if to_valid else kept
-            reason = drop_reason(*pieces, bounds) if train else None
+        text = TextPairs.load(shard.path("text"))
+        kept, drawn = IdPairs(dropped=text.dropped), IdPairs()
+        for i, line in enumerate(text.lines):
+            source, target = map(self._subwords.split, (text.sources[i], text.targets[i]))
+            to_valid = train and is_validation_pair(shard.before + i, self.config)
+            kept.drawn += to_valid
+            pairs = drawn if to_valid else kept
+            reason = drop_reason(source, target, bounds) if train else None
             if reason:
-                ids.drop(text.lines[i], reason)
-            else:
-                ids.add(*pieces, None if train and not to_valid else text.references[i])
+                pairs.dropped.setdefault(reason, []).append(line)
+                continue
+            pairs.append(source, target)
+            if to_valid or not train:
+                pairs.references.append(text.references[i])
         if train and self.config.valid_every:
-            drawn.build().save(shard._replace(split="valid").path("ids"))
-        kept.build(drawn=drawn.read).save(shard.path("ids"))
+            drawn.save(shard._replace(split="valid").path("ids"))
+        kept.save(shard.path("ids"))
 
     @cached_property
     def _subwords(self) -> Subwords:

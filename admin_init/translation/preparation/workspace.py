@@ -15,20 +15,18 @@ _PLAN = "plan.json"
 
 
 class Workspace:
-    """Beside the destination, in a ``with`` statement that one process at a time may enter.
+    """A folder beside the destination, in a ``with`` statement for one process at a time.
 
-    What a run leaves behind that was killed or interrupted, the next one finds, provided that it
-    has the same plan. What ends well, or in a :class:`CorpusError`, leaves nothing behind.
+    What a run leaves behind that was killed or interrupted, the next one finds. What ends well, or
+    in a :class:`CorpusError`, leaves nothing behind.
 
     Args:
         destination: The folder that is prepared.
-        plan: All that decides what is in the workspace, as JSON.
     """
 
-    def __init__(self, destination: Path, plan: dict[str, Any]) -> None:
+    def __init__(self, destination: Path) -> None:
         self.folder = destination.with_name(f".{destination.name}.scratch")
         self._destination = destination
-        self._plan = json.loads(json.dumps(plan))
         self._lock = FileLock(self.folder / "lock")
 
     @property
@@ -61,14 +59,28 @@ class Workspace:
             # A run was killed between the two moves of `publish`.
             move_whole(self._former, self._destination)
         remove(self.result)
-        if self._former_plan() != self._plan:
-            (self.folder / _PLAN).unlink(missing_ok=True)
-            for path in (self.shards, self.model):
-                remove(path)
-        for path in (self.shards, self.model, self.result):
-            make_folder(path)
-        write_json(self.folder / _PLAN, self._plan)
+        make_folder(self.result)
         return self
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """All that decides what is in the workspace; empty unless all shards have been cut."""
+        try:
+            found: dict[str, Any] = json.loads((self.folder / _PLAN).read_bytes())
+            return found if isinstance(found, dict) else {}
+        except (OSError, ValueError):
+            return {}
+
+    @plan.setter
+    def plan(self, plan: dict[str, Any]) -> None:
+        write_json(self.folder / _PLAN, plan)
+
+    def clear(self) -> None:
+        """Remove what another run has left behind."""
+        (self.folder / _PLAN).unlink(missing_ok=True)
+        for path in (self.shards, self.model):
+            remove(path)
+            make_folder(path)
 
     def discard(self) -> None:
         """Remove what a run left behind that was killed just after :meth:`publish`."""
@@ -79,12 +91,6 @@ class Workspace:
                 shutil.rmtree(self.folder, ignore_errors=True)
         except Timeout:
             pass  # that run is still at it
-
-    def _former_plan(self) -> Any:
-        try:
-            return json.loads((self.folder / _PLAN).read_bytes())
-        except (OSError, ValueError):
-            return None
 
     def publish(self) -> None:
         """Move the result to where it is wanted, in place of what is there."""

@@ -12,7 +12,9 @@ from admin_init.errors import CorpusError
 from admin_init.translation.corpora.parallel import ParallelCorpus
 from admin_init.translation.corpora.synthetic.grammar import embedded_corpus
 from admin_init.translation.preparation.manifest import Manifest
+from admin_init.translation.preparation.pipeline import Pipeline
 from admin_init.translation.preparation.prepare import prepare
+from admin_init.translation.preparation.shards import Shard
 from admin_init.translation.preparation.stages import CountWords, Preprocess, SplitIntoSubwords
 from admin_init.translation.subwords.sentencepiece import SentencePiece
 from admin_init.translation.subwords.subword_nmt import BytePairs
@@ -31,6 +33,10 @@ class Watched(list[tuple[str, str]]):
     def __iter__(self) -> Iterator[tuple[str, str]]:
         self.readings += 1
         return super().__iter__()
+
+
+def interrupt(*_: Any) -> Never:
+    raise KeyboardInterrupt
 
 
 def make_corpus(train: list[tuple[str, str]] | None = None) -> ParallelCorpus:
@@ -56,14 +62,14 @@ def test_an_interrupted_run_goes_on(
     arguments = {"shard_size": 20, "overwrite": True, **KINDS[kind]}
     work, done = stage.__call__, []
 
-    def interrupted(self: Any, task: Any) -> None:
-        if task.shard.number == 2:
+    def interrupted(self: Any, shard: Shard) -> None:
+        if shard.number == 2:
             raise KeyboardInterrupt
-        work(self, task)
+        work(self, shard)
 
-    def remembered(self: Any, task: Any) -> None:
-        done.append((task.shard.split, task.shard.number))
-        work(self, task)
+    def remembered(self: Any, shard: Shard) -> None:
+        done.append((shard.split, shard.number))
+        work(self, shard)
 
     with monkeypatch.context() as patched:
         patched.setattr(stage, "__call__", interrupted)
@@ -80,8 +86,8 @@ def test_an_interrupted_run_goes_on(
         prepare(make_corpus(pairs), tmp_path / "bin", **arguments)
     tests = [] if stage is CountWords else [("test", 0)]
     assert done == [("train", 2), ("train", 3), *tests]
-    # Once more than needed where nothing has to be preprocessed: to see that it is the same.
-    assert pairs.readings == (4 if stage is Preprocess else 3)
+    # The second time to see that it is the same.
+    assert pairs.readings == 2
     assert {path.name for path in tmp_path.iterdir()} == {"bin"}
     prepare(make_corpus(), tmp_path / "whole", **KINDS[kind])
     assert files(tmp_path / "bin") == files(tmp_path / "whole")
@@ -97,9 +103,6 @@ def test_what_something_else_has_left_behind_is_not_taken_up(
     settings: dict[str, Any],
     train: list[tuple[str, str]] | None,
 ) -> None:
-    def interrupt(*_: Any) -> Never:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patched:
         patched.setattr("admin_init.translation.preparation.prepare.write_data_bin", interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -112,27 +115,42 @@ def test_what_something_else_has_left_behind_is_not_taken_up(
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
     class Meanwhile(Watched):
         def __iter__(self) -> Iterator[tuple[str, str]]:
-            if self.readings == 1:  # the first run has seen what there is, and is at work
-                with pytest.raises(CorpusError, match="bin is being prepared by another process"):
-                    prepare(make_corpus(), tmp_path / "bin", vocabulary_size=80)
+            with pytest.raises(CorpusError, match="bin is being prepared by another process"):
+                prepare(make_corpus(), tmp_path / "bin", vocabulary_size=80)
             return super().__iter__()
 
     pairs = Meanwhile(make_corpus().splits["train"])
     manifest = prepare(make_corpus(pairs), tmp_path / "bin", vocabulary_size=100)
-    assert pairs.readings == 2
+    assert pairs.readings == 1
     assert Manifest.load(tmp_path / "bin") == manifest
     assert {path.name for path in tmp_path.iterdir()} == {"bin"}
 
 
-def test_what_another_run_has_finished_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [80, 100])
+def test_what_another_run_has_finished_meanwhile_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Pipeline, "run", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(make_corpus(), tmp_path / "bin", vocabulary_size=size)
+
     class Meanwhile(Watched):
+        """Read to see whether what was interrupted can go on."""
+
         def __iter__(self) -> Iterator[tuple[str, str]]:
-            prepare(make_corpus(), tmp_path / "bin", vocabulary_size=80)
+            if not self.readings:
+                prepare(make_corpus(), tmp_path / "bin", vocabulary_size=80)
             return super().__iter__()
 
     pairs = Meanwhile(make_corpus().splits["train"])
-    with pytest.raises(CorpusError, match="vocabulary_size is 100, but was 80"):
-        prepare(make_corpus(pairs), tmp_path / "bin", vocabulary_size=100)
+    if size == 80:
+        found = prepare(make_corpus(pairs), tmp_path / "bin", vocabulary_size=80)
+        assert Manifest.load(tmp_path / "bin") == found
+    else:
+        with pytest.raises(CorpusError, match="vocabulary_size is 100, but was 80"):
+            prepare(make_corpus(pairs), tmp_path / "bin", vocabulary_size=100)
+    assert pairs.readings == 1
     assert Manifest.load(tmp_path / "bin").settings["vocabulary_size"] == 80
     assert {path.name for path in tmp_path.iterdir()} == {"bin"}
 
