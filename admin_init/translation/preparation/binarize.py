@@ -75,6 +75,6 @@ def _record(part: IdPairs, split: Split) -> None:
     split.drawn += part.drawn
     split.source_tokens += len(part.source)
     split.target_tokens += len(part.target)
-    for reason, lines in part.dropped.items():
-        for line in sorted(lines):
-            split.drop(line, reason)
+    dropped = ((line, reason) for reason, lines in part.dropped.items() for line in lines)
+    for line, reason in sorted(dropped):
+        split.drop(line, reason)

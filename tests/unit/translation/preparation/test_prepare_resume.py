@@ -49,6 +49,26 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def test_what_is_dropped_is_listed_in_the_order_of_the_lines(tmp_path: Path) -> None:
+    """Whichever stage dropped it: a space of no width is a word, but no subword."""
+    train = list(make_corpus().splits["train"])
+    train[1], train[60] = ("\u200b", "\u200b"), ("a " * 300, "ein")
+    for size in (9, 1000):
+        manifest = prepare(
+            make_corpus(train),
+            tmp_path / str(size),
+            shard_size=size,
+            vocabulary_size=90,
+            length_unit="word",
+        )
+        dropped = manifest.splits["train"].dropped.items()
+        assert [(why, found.lines) for why, found in dropped] == [
+            ("empty", [2]),
+            ("longer than 250 words", [61]),
+        ]
+    assert files(tmp_path / "9") == files(tmp_path / "1000")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stage", [Preprocess, CountWords, SplitIntoSubwords])
 def test_an_interrupted_run_goes_on(
