@@ -132,6 +132,41 @@ def test_what_something_else_has_left_behind_is_not_taken_up(
     assert files(tmp_path / "bin") == files(tmp_path / "whole")
 
 
+def test_a_run_interrupted_while_it_reads_is_repeated(tmp_path: Path) -> None:
+    class Interrupted(Watched):
+        def __iter__(self) -> Iterator[tuple[str, str]]:
+            yield from super().__iter__()
+            raise KeyboardInterrupt
+
+    pairs = Interrupted(embedded_corpus("large", seed=1, train=99, valid=5, test=5)["train"])
+    with pytest.raises(KeyboardInterrupt):
+        prepare(make_corpus(pairs), tmp_path / "bin", vocabulary_size=90, shard_size=9)
+    assert {path.name for path in tmp_path.iterdir()} == {".bin.scratch"}
+    again = Watched(make_corpus().splits["train"])
+    prepare(make_corpus(again), tmp_path / "bin", vocabulary_size=90, shard_size=9)
+    assert again.readings == 1
+    prepare(make_corpus(), tmp_path / "whole", vocabulary_size=90)
+    assert files(tmp_path / "bin") == files(tmp_path / "whole")
+
+
+def test_a_corpus_that_cannot_be_read_for_once_costs_no_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Missing(Watched):
+        def __iter__(self) -> Iterator[tuple[str, str]]:
+            raise CorpusError("train.en is missing.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("admin_init.translation.preparation.prepare.write_data_bin", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(make_corpus(), tmp_path / "bin", vocabulary_size=90)
+    with pytest.raises(CorpusError, match="is missing"):
+        prepare(make_corpus(Missing()), tmp_path / "bin", vocabulary_size=90)
+    monkeypatch.setattr(SentencePiece, "learn", None)
+    prepare(make_corpus(), tmp_path / "bin", vocabulary_size=90)
+    assert {path.name for path in tmp_path.iterdir()} == {"bin"}
+
+
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
     class Meanwhile(Watched):
         def __iter__(self) -> Iterator[tuple[str, str]]:
