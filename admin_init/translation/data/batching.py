@@ -132,22 +132,39 @@ def _sorted(
     excess = np.subtract(source_sizes, target_sizes, dtype=np.int32)
     np.negative(excess, out=excess, where=longest % 2 == 1)
     shuffle = [] if rng is None else [rng.integers(2**16, size=len(longest), dtype=np.uint16)]
-    excess_bits, index_bits = int(longest.max()).bit_length() + 1, len(longest).bit_length()
-    if 2 * excess_bits + index_bits > 48:  # such as 100 million pairs of up to 1,023 tokens
-        return np.lexsort((*shuffle, excess, longest))
-    # Numpy sorts numbers much faster than it finds their order, so a pair becomes a number: what
-    # counts most in its highest bits, and the pair's index in its lowest.
-    keys = longest.astype(np.int64)
-    keys <<= excess_bits
-    keys += excess
-    for random in shuffle:
-        keys <<= 16
-        keys |= random
-    keys <<= index_bits
-    keys |= np.arange(len(keys), dtype=np.uint32)
-    keys.sort()
-    keys &= 2**index_bits - 1
-    return keys
+    return _lexsort([*shuffle, excess, longest])
+
+
+def _lexsort(keys: Sequence[npt.NDArray[np.integer[Any]]]) -> npt.NDArray[np.int64]:
+    """Find the order of numpy's ``lexsort``, several times as fast where the numbers are small.
+
+    Numpy sorts numbers much faster than it finds their order. So each element becomes a number: its
+    keys in the higher bits, the last key in the highest, and its index in the lowest. Where they
+    need more than 63 bits, it is numpy's own function that sorts.
+
+    >>> months, days = np.array([5, 2, 5, 2]), np.array([30, 14, 1, 3])
+    >>> _lexsort([days, months]).tolist()
+    [3, 1, 2, 0]
+
+    Args:
+        keys: The numbers to sort by, of which the last counts most. *Shape:* (elements,) each.
+    """
+    number = len(keys[0])
+    least = [int(key.min()) for key in keys]
+    bits = [(int(key.max()) - low).bit_length() for key, low in zip(keys, least, strict=True)]
+    index_bits = number.bit_length()
+    if sum(bits) + index_bits > 63:  # as of 100 million pairs of up to 1,023 tokens
+        return np.lexsort(keys)
+    packed = np.zeros(number, np.int64)
+    for key, low, width in reversed([*zip(keys, least, bits, strict=True)]):
+        packed <<= width
+        packed += key
+        packed -= low
+    packed <<= index_bits
+    packed |= np.arange(number, dtype=np.uint32)
+    packed.sort()
+    packed &= 2**index_bits - 1
+    return packed
 
 
 def _ends(longest: Sizes, max_tokens: int) -> list[int]:
