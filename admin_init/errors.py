@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
@@ -94,18 +95,43 @@ class CorpusError(AdminInitError):
     """What the command line exits with."""
 
 
-def import_extra(module: str) -> Any:
-    """Import a module that comes with the extra ``wmt``.
+class MissingExtraError(AdminInitError, ImportError):
+    """A package of an extra is not installed."""
+
+
+_TRANSLATION = ("filelock", "sacrebleu", "sentencepiece")
+_PACKAGES = {"translation": _TRANSLATION, "lab": (*_TRANSLATION, "jinja2", "matplotlib")}
+
+
+def require_extra(extra: str, *packages: str) -> None:
+    """See that an extra is installed, before any work is done that needs it.
+
+    Args:
+        extra: The name of the extra.
+        packages: The packages that are needed; by default all of the extra.
 
     Raises:
-        CorpusError: It is not installed.
+        MissingExtraError: A package is not installed.
+    """
+    for package in packages or _PACKAGES[extra]:
+        if find_spec(package) is None:
+            raise _missing(extra, package)
+
+
+def import_extra(extra: str, module: str) -> Any:
+    """Import a module of a package that comes with an extra.
+
+    Raises:
+        MissingExtraError: It is not installed.
     """
     try:
         return import_module(module)
     except ImportError as error:
-        package = (
-            "backports.zstd" if "zstd" in module else module.partition(".")[0].replace("_", "-")
-        )
-        raise CorpusError(
-            f"These settings need {package}: pip install 'admin-init[wmt]'"
-        ) from error
+        raise _missing(extra, module) from error
+
+
+def _missing(extra: str, module: str) -> MissingExtraError:
+    package = "backports.zstd" if "zstd" in module else module.partition(".")[0].replace("_", "-")
+    return MissingExtraError(
+        f"{package} is not installed. Run `pip install 'admin-init[{extra}]'`."
+    )

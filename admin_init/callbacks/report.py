@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from admin_init.admin_profile import AdminProfile
@@ -18,7 +19,7 @@ def log_profile(loggers: Iterable[Logger], profile: AdminProfile) -> None:
     """Log omegas, and where the logger takes them the table, the JSON and a picture.
 
     TensorBoard gets omega as one curve a stack, over the index of the sub-layer; any other logger
-    one metric a site.
+    one metric a site. The picture needs matplotlib, which the extra ``lab`` installs.
     """
     for logger in loggers:
         experiment: Any = getattr(logger, "experiment", None)
@@ -31,4 +32,5 @@ def log_profile(loggers: Iterable[Logger], profile: AdminProfile) -> None:
             experiment.add_scalar(f"admin/omega/{site.stack}", site.omega, sublayers[site.stack])
         experiment.add_text("admin/profile", f"```\n{profile}\n```", 0)
         experiment.add_text("admin/json", f"```\n{json.dumps(profile.to_dict())}\n```", 0)
-        experiment.add_figure("admin/dependency", dependency_figure(profile), 0)
+        if find_spec("matplotlib"):
+            experiment.add_figure("admin/dependency", dependency_figure(profile), 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from admin_init._utils.output import results, say
-from admin_init.errors import AdminInitError
+from admin_init.errors import AdminInitError, require_extra
 
 if TYPE_CHECKING:
     # The types of the options: jsonargparse imports all of this for every command, so no more.
@@ -35,6 +35,7 @@ def prepare(
     """
     from admin_init.translation.preparation import prepare as preparation
 
+    require_extra("translation")  # before anything is downloaded
     manifest = preparation.prepare(
         corpus.open(),
         destination,

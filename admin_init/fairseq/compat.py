@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from admin_init.errors import AdminInitError
+from admin_init.errors import MissingExtraError
 from admin_init.fairseq.plain import forbid_code
 
 INSTALL = (
@@ -41,7 +41,7 @@ INSTALL = (
 _UNHASHABLE_IN = ("fairseq", "hydra")
 
 
-class FairseqNotInstalledError(AdminInitError, ImportError):
+class FairseqNotInstalledError(MissingExtraError):
     """fairseq, or a library that it needs, is not installed."""
 
 

@@ -6,6 +6,8 @@ import io
 import math
 from typing import TYPE_CHECKING, Any
 
+from admin_init.errors import import_extra
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -23,11 +25,10 @@ def look(index: int) -> dict[str, Any]:
 
 def panels(count: int, columns: int = 4, width: float = 3.4, height: float = 2.7) -> Any:
     """Make a figure of ``count`` panels; returns it and its axes, as many as asked for."""
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
     columns = min(columns, count)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    size = (width * columns, height * rows)
+    figure = import_extra("lab", "matplotlib.figure").Figure(figsize=size, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for empty in axes[count:]:
         empty.set_axis_off()

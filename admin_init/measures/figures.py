@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from admin_init.admin_profile import AdminProfile
+from admin_init.errors import import_extra
 from admin_init.measures.dependency import profile_dependency
 
 if TYPE_CHECKING:
@@ -24,11 +25,15 @@ def dependency_figure(profile: AdminProfile) -> Figure:
 
 
 def draw_dependency(shares: Mapping[str, NDArray[np.float64]]) -> Figure:
-    """Draw shares of branches in outputs, by title, as heat maps in a row."""
-    # matplotlib is heavy, and only pictures need it.
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    """Draw shares of branches in outputs, by title, as heat maps in a row.
 
-    figure = Figure(figsize=(5 * len(shares), 4.2), layout="constrained")
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    # matplotlib is heavy, and only pictures need it.
+    figure: Figure = import_extra("lab", "matplotlib.figure").Figure(
+        figsize=(5 * len(shares), 4.2), layout="constrained"
+    )
     axes = figure.subplots(1, len(shares), squeeze=False)[0]
     for axis, (name, beta) in zip(axes, shares.items(), strict=True):
         image = heat_map(axis, beta, title=f"{name}: what each output is made of")

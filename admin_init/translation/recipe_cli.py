@@ -32,7 +32,7 @@ from admin_init.callbacks.atomic_checkpoint_io import WholeCheckpointIO
 from admin_init.callbacks.divergence import DivergenceCheck
 from admin_init.callbacks.fit_log import FitLog
 from admin_init.callbacks.interruption import SaveWhenInterrupted
-from admin_init.errors import AdminInitError, OptionError
+from admin_init.errors import AdminInitError, OptionError, require_extra
 from admin_init.translation.data.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule, gathered
 
@@ -71,6 +71,7 @@ class RecipeCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         with redirect_stdout(results()):  # a help is what was asked for
             super().parse_arguments(parser, args)
+        require_extra("translation")
         settings = _of_method(self.config)
         for name in ("trainer", "model", "data"):
             if not isinstance(settings.get(name), Namespace):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sacrebleu.metrics.bleu import BLEU
+from admin_init.errors import import_extra
 
 UNKNOWN = "<unk>"
 """The piece that stands for whatever is in no dictionary."""
@@ -48,7 +48,7 @@ def score(hypotheses: Sequence[str], references: Sequence[str], target_lang: str
         ValueError: The numbers of sentences differ, or are 0.
     """
     _check_numbers(hypotheses, references)
-    metric = BLEU(trg_lang=target_lang)
+    metric = import_extra("translation", "sacrebleu").BLEU(trg_lang=target_lang)
     result = metric.corpus_score(list(hypotheses), [list(references)])
     return Bleu(result.score, str(metric.get_signature()))
 
@@ -72,7 +72,10 @@ def score_tokenised(
     # The only mark of a corpus's subwords that no sentence of words would show.
     sentencepiece = 2 * sum(r[0].startswith("▁") for r in references if r) > len(references)
     escaped = [[f"<{UNKNOWN}>" if p == UNKNOWN else p for p in pieces] for pieces in references]
-    bleu = BLEU(tokenize="none", smooth_method="none", force=True).corpus_score(
+    metric = import_extra("translation", "sacrebleu").BLEU(
+        tokenize="none", smooth_method="none", force=True
+    )
+    bleu = metric.corpus_score(
         [_words(pieces, sentencepiece) for pieces in hypotheses],
         [[_words(pieces, sentencepiece) for pieces in escaped]],
     )

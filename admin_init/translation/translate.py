@@ -13,7 +13,7 @@ import torch
 
 from admin_init._utils.checkpoints import read_checkpoint
 from admin_init._utils.validation import check_numbers
-from admin_init.errors import AdminInitError
+from admin_init.errors import AdminInitError, require_extra
 from admin_init.nn import Transformer, prepare_for_inference_
 from admin_init.translation.checkpoint import load_model
 from admin_init.translation.data.batching import collate
@@ -40,6 +40,7 @@ class Translator:
 
     Raises:
         AdminInitError: The checkpoint or the folder cannot be used.
+        MissingExtraError: The extra ``translation`` is not installed.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Translator:
         too_long: TooLong | None = None,
         report: Callable[[str], object] = warnings.warn,
     ) -> None:
+        require_extra("translation")
         saved = read_checkpoint(checkpoint)
         self.module = load_model(saved)
         if isinstance(self.module.transformer, Transformer):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from admin_init._utils.atomic_files import write_whole
-from admin_init.errors import AdminInitError
+from admin_init.errors import AdminInitError, require_extra
 from admin_init.lab.comparison.config import (
     Comparison,
     check_unchanged,
@@ -46,7 +46,9 @@ def merge(folders: Sequence[str], output: str) -> Merged:
     Raises:
         AdminInitError: The settings or corpora of two folders differ, or the figures of a run that
             both have; a folder holds no comparison; or ``output`` is one of them, or of others.
+        MissingExtraError: The extra ``lab`` is not installed.
     """
+    require_extra("lab")
     paths = [Path(folder) for folder in folders]
     if not paths:
         raise AdminInitError("`folders` must name at least one folder, but is empty.")

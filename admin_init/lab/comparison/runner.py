@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from admin_init._utils.processes import Processes, report
 from admin_init._utils.progress import progress as shown_progress
-from admin_init.errors import AdminInitError
+from admin_init.errors import AdminInitError, require_extra
 from admin_init.lab.comparison.config import Comparison, check_unchanged, write_settings
 from admin_init.lab.comparison.criteria import unigram_entropy
 from admin_init.lab.comparison.grid import Variant
@@ -52,7 +52,9 @@ def compare(comparison: Comparison, *, progress: bool = True) -> Outcome:
 
     Raises:
         AdminInitError: The folder holds runs of other settings, or the corpus cannot be used.
+        MissingExtraError: The extra ``lab`` is not installed.
     """
+    require_extra("lab")
     output = Path(comparison.output)
     _check_models(comparison)
     check_unchanged(comparison)

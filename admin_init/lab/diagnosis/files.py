@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import RenderableType
 
 from admin_init._utils.atomic_files import write_bytes, write_json
-from admin_init.errors import AdminInitError
+from admin_init.errors import AdminInitError, require_extra
 from admin_init.lab.diagnosis.diagnosis import mean_diagnosis
 from admin_init.lab.diagnosis.measured import DELTAS, diagnose_module
 from admin_init.lab.diagnosis.ramp import largest_stable_rate
@@ -56,7 +56,9 @@ def write_diagnosis(
     Raises:
         AdminInitError: An argument is out of its range, see also
             :func:`admin_init.lab.diagnosis.subject.load_subject`.
+        MissingExtraError: The extra ``lab`` is not installed.
     """
+    require_extra("lab")
     problems = []
     if not deltas or not all(0 < delta < math.inf for delta in deltas):
         problems.append(f"`deltas` must be positive numbers, one at least, but are {deltas}.")

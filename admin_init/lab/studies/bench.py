@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from admin_init.admin_profile import AdminProfile
+from admin_init.errors import require_extra
 from admin_init.nn import LanguageModel, MaskedLanguageModel, Transformer, TransformerConfig
 from admin_init.profiling import profile
 from admin_init.rescale import apply_
@@ -39,6 +40,9 @@ class Bench:
     """Probability of dropping a channel of the embeddings and of every sub-layer's output."""
     max_tokens: int = 1024
     """The most tokens of a side of a batch."""
+
+    def __post_init__(self) -> None:
+        require_extra("lab")
 
     @cached_property
     def data_bin(self) -> Path:

@@ -6,10 +6,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from os import PathLike
 
-from admin_init.errors import CorpusError
+from admin_init.errors import CorpusError, require_extra
 from admin_init.translation.corpora import mtdata_index
 from admin_init.translation.corpora.download import fetch
 from admin_init.translation.corpora.parallel import ParallelFiles
@@ -62,14 +61,11 @@ def ask_mtdata(names: Sequence[str], source_lang: str, target_lang: str) -> dict
         Each by its name.
 
     Raises:
-        CorpusError: mtdata is not installed, knows no such corpus, or it is of other languages or
-            of a kind that cannot be read here.
+        CorpusError: mtdata knows no such corpus, or it is of other languages or of a kind that
+            cannot be read here.
+        MissingExtraError: mtdata is not installed.
     """
-    if find_spec("mtdata") is None:
-        raise CorpusError(
-            f"mtdata, which knows where {', '.join(names)} are published, is not installed. Run "
-            "`pip install 'admin-init[wmt]'`."
-        )
+    require_extra("wmt", "mtdata")
     # -P: the script's neighbours must not pass for modules that mtdata imports.
     command = [sys.executable, "-P", mtdata_index.__file__, source_lang, target_lang, *names]
     done = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -11,6 +11,7 @@ from admin_init.translation.corpora.multi30k import multi30k
 from admin_init.translation.corpora.parallel import ParallelCorpus, check_languages, parallel_files
 from admin_init.translation.corpora.synthetic.grammar import embedded_corpus
 from admin_init.translation.corpora.texts import TextLimits
+from admin_init.translation.corpora.wmt import wmt
 
 _LANGUAGES = {
     "embedded": ["en-de"],
@@ -97,9 +98,6 @@ class CorpusConfig:
             return multi30k(self.folder, target_lang=self.target_lang, mirror=self.mirror)
         if self.kind == "iwslt14":
             return iwslt14(self.folder, source_lang=self.source_lang, mirror=self.mirror)
-        # Only here, because what lists sacreBLEU's test sets takes a while to import.
-        from admin_init.translation.corpora.wmt import wmt  # noqa: PLC0415
-
         return wmt(
             self.kind,
             self.folder,

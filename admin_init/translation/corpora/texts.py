@@ -21,13 +21,13 @@ from typing import IO, Any
 
 from typing_extensions import override
 
-from admin_init.errors import CorpusError, import_extra
+from admin_init.errors import AdminInitError, CorpusError, import_extra
 
 
 def _open_zst(stream: IO[bytes]) -> Any:
     # Python has it from 3.14 on.
     name = "compression.zstd" if find_spec("compression") else "backports.zstd"
-    return import_extra(name).open(stream)
+    return import_extra("wmt", name).open(stream)
 
 
 COMPRESSED: dict[str, tuple[bytes, Callable[[IO[bytes]], Any]]] = {
@@ -102,7 +102,7 @@ class Text:
                             f"({error.reason}). Convert the file to UTF-8, or remove the line from "
                             "both files."
                         ) from error
-            except CorpusError:
+            except AdminInitError:
                 raise
             except Exception as error:  # Of what an archive may raise there is no list.
                 raise CorpusError(

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Literal
 
-from sacrebleu.dataset import DATASETS
-
-from admin_init.errors import CorpusError
+from admin_init.errors import CorpusError, import_extra
 from admin_init.translation.corpora.bitext import Bitext, ask_mtdata
 from admin_init.translation.corpora.parallel import Concatenation, ParallelCorpus
 
@@ -159,6 +157,7 @@ def wmt(
             f"{', '.join(map(' '.join, TASKS))}, but are {year} {target_lang}."
         )
     task = TASKS[year, target_lang]
+    test = _test_set(task.test, target_lang)
     names = {"train": tuple(bitexts) or task.train, "valid": task.valid}
     known = {name: corpus for name, corpus in CORPORA.items() if _ISO_639_3[target_lang] in name}
     unknown = [name for name in names["train"] if name not in known]
@@ -168,16 +167,15 @@ def wmt(
         for split, parts in names.items()
         if parts
     }
-    test = _test_set(task.test, target_lang).open(folder, mirror)
     return ParallelCorpus(
         source_lang="en",
         target_lang=target_lang,
-        splits={**splits, "test": test},
+        splits={**splits, "test": test.open(folder, mirror)},
     )
 
 
 def _test_set(name: str, target_lang: str) -> Bitext:
-    dataset = DATASETS[name]
+    dataset = import_extra("translation", "sacrebleu.dataset").DATASETS[name]
     source, target = dataset.langpairs[f"en-{target_lang}"]
     [(url, md5)] = zip(dataset.data or [], dataset.md5 or [], strict=True)
     return Bitext(url=url, members=(source, target), checksum=f"md5:{md5}")

@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from admin_init.errors import CorpusError
+from admin_init.errors import CorpusError, require_extra
 from admin_init.translation.corpora.parallel import check_languages
 from admin_init.translation.data.batching import TranslationBatch
 from admin_init.translation.data.databin import IndexedDataset, JoinedDataset
@@ -62,6 +62,7 @@ class TranslationDataModule(PreparedFolder, LightningDataModule):
         num_workers: int = 0,
         seed: int = 1,
     ) -> None:
+        require_extra("translation")
         LightningDataModule.__init__(self)
         PreparedFolder.__init__(self, data, source_lang, target_lang)
         check_languages(source_lang, target_lang)

@@ -61,8 +61,9 @@ def prepare(
         What was read, kept and dropped; its ``str`` is for people.
 
     Raises:
-        CorpusError: The corpus cannot be used, the folder holds something else or is being
-            prepared by another process, or the settings need what is not installed.
+        CorpusError: The corpus cannot be used, or the folder holds something else or is being
+            prepared by another process.
+        MissingExtraError: The settings need what is not installed.
     """
     destination = Path(destination)
     config = PrepareConfig(**settings)
@@ -105,7 +106,7 @@ def _versions(config: PrepareConfig) -> dict[str, str]:
     if config.subwords == "subword-nmt" or config.normalize:
         packages.append("sacremoses")
     for package in packages:
-        import_extra(package)
+        import_extra("translation" if package == "sentencepiece" else "wmt", package)
     return {package: version(package.replace("_", "-")) for package in packages}
 
 

@@ -14,7 +14,7 @@ class Preprocessor:
             not normalize: Moses tokens then come from the text itself, with plain apostrophes.
 
     Raises:
-        CorpusError: The settings need sacremoses, which is not installed.
+        MissingExtraError: The settings need sacremoses, which is not installed.
     """
 
     def __init__(self, lang: str, config: PrepareConfig, *, published_test: bool = False) -> None:

@@ -10,17 +10,17 @@ class Moses:
         lang: The language, such as ``en``: it decides about apostrophes and abbreviations.
 
     Raises:
-        CorpusError: sacremoses is not installed.
+        MissingExtraError: sacremoses is not installed.
     """
 
     def __init__(self, lang: str) -> None:
-        sacremoses = import_extra("sacremoses")
+        sacremoses = import_extra("wmt", "sacremoses")
         # With perl_parity, because the published data were made by the Perl scripts.
         self._normalizer = sacremoses.MosesPunctNormalizer(lang, perl_parity=True)
         self._tokenizer = sacremoses.MosesTokenizer(lang)
         self._detokenizer = sacremoses.MosesDetokenizer(lang)
         # Not sacremoses' remove_control_chars, which glues together what a tab had kept apart.
-        self._non_printing = import_extra("regex").compile(r"\p{C}")
+        self._non_printing = import_extra("wmt", "regex").compile(r"\p{C}")
 
     def normalize(self, text: str) -> str:
         """Return what ``normalize-punctuation.perl | remove-non-printing-char.perl`` would."""

@@ -6,9 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Self
 
-import sentencepiece
-
-from admin_init.errors import CorpusError
+from admin_init.errors import CorpusError, import_extra
 
 
 class SentencePiece:
@@ -16,11 +14,15 @@ class SentencePiece:
 
     Args:
         model: The serialized SentencePiece model.
+
+    Raises:
+        MissingExtraError: sentencepiece is not installed.
     """
 
     def __init__(self, model: bytes) -> None:
         self.model = model
         """What :meth:`load` reads from a file."""
+        sentencepiece = import_extra("translation", "sentencepiece")
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
 
     @classmethod
@@ -35,6 +37,7 @@ class SentencePiece:
         Raises:
             CorpusError: SentencePiece cannot learn from these sentences.
         """
+        sentencepiece = import_extra("translation", "sentencepiece")
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(

@@ -23,13 +23,14 @@ class BytePairs:
         model: The merge operations, as subword-nmt writes them, in UTF-8.
 
     Raises:
-        CorpusError: subword-nmt is not installed, or these are no merge operations.
+        CorpusError: These are no merge operations.
+        MissingExtraError: subword-nmt is not installed.
     """
 
     def __init__(self, model: bytes) -> None:
         self.model = model
         """What :meth:`load` reads from a file."""
-        apply_bpe = import_extra("subword_nmt.apply_bpe")
+        apply_bpe = import_extra("wmt", "subword_nmt.apply_bpe")
         try:
             # What is wrong it prints, and ends the process.
             with contextlib.redirect_stderr(io.StringIO()) as complaint:
@@ -49,9 +50,10 @@ class BytePairs:
             merges: The most operations. Fewer come out where no pair is left that occurs twice.
 
         Raises:
-            CorpusError: subword-nmt is not installed, or there are no words.
+            CorpusError: There are no words.
+            MissingExtraError: subword-nmt is not installed.
         """
-        learn_bpe = import_extra("subword_nmt.learn_bpe")
+        learn_bpe = import_extra("wmt", "subword_nmt.learn_bpe")
         codes = io.StringIO()
         words = (f"{word} {count}" for word, count in counts)
         try:
@@ -68,7 +70,8 @@ class BytePairs:
         """Read merge operations.
 
         Raises:
-            CorpusError: subword-nmt is not installed, or the file is missing or damaged.
+            CorpusError: The file is missing or damaged.
+            MissingExtraError: subword-nmt is not installed.
         """
         try:
             return cls(Path(path).read_bytes())

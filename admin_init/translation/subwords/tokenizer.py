@@ -58,7 +58,8 @@ def load_tokenizer(folder: str | PathLike[str]) -> Tokenizer:
             have put a SentencePiece model beside.
 
     Raises:
-        CorpusError: The subword model is missing or damaged, or what it needs is not installed.
+        CorpusError: The subword model is missing or damaged.
+        MissingExtraError: What the subword model needs is not installed.
     """
     folder = Path(folder)
     settings = Manifest.load(folder).settings if (folder / NAME).exists() else {}
@@ -73,7 +74,8 @@ def load_subwords(folder: str | PathLike[str], config: PrepareConfig) -> Subword
     """Load the subword model of a prepared folder.
 
     Raises:
-        CorpusError: The file is missing or damaged, or what it needs is not installed.
+        CorpusError: The file is missing or damaged.
+        MissingExtraError: What the subword model needs is not installed.
     """
     path = Path(folder) / SUBWORD_MODELS[config.subwords]
     if config.subwords == "sentencepiece":

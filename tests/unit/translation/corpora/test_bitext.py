@@ -1,16 +1,17 @@
 import gzip
+import sys
 from pathlib import Path
 
 import pytest
 
-from admin_init.errors import CorpusError
-from admin_init.translation.corpora import bitext
+from admin_init.errors import MissingExtraError
 from admin_init.translation.corpora.bitext import Bitext, ask_mtdata
 
 
 def test_without_mtdata_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bitext, "find_spec", lambda _: None)
-    with pytest.raises(CorpusError, match=r"not installed\. Run `pip install 'admin-init\[wmt\]'`"):
+    monkeypatch.setitem(sys.modules, "mtdata", None)
+    message = r"mtdata is not installed\. Run `pip install 'admin-init\[wmt\]'`\."
+    with pytest.raises(MissingExtraError, match=message):
         ask_mtdata(["Statmt-europarl-7-deu-eng"], "en", "de")
 
 

@@ -17,7 +17,7 @@ import pytest
 from _helpers.raw_corpora import tar
 from backports import zstd
 
-from admin_init.errors import CorpusError
+from admin_init.errors import CorpusError, MissingExtraError
 from admin_init.translation.corpora import texts
 from admin_init.translation.corpora.texts import Text, TextLimits
 
@@ -244,5 +244,6 @@ def test_a_bomb_beside_the_text_in_an_archive_is_refused_too(
 def test_zstandard_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("a.en.zst").write_bytes(zstd.compress(CONTENT))
     monkeypatch.setitem(sys.modules, "backports.zstd", None)
-    with pytest.raises(CorpusError, match=r"backports\.zstd: pip install 'admin-init\[wmt\]'"):
+    message = r"backports\.zstd is not installed\. Run `pip install 'admin-init\[wmt\]'`\."
+    with pytest.raises(MissingExtraError, match=message):
         list(Text(Path("a.en.zst")))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from admin_init.errors import CorpusError
+from admin_init.errors import CorpusError, MissingExtraError
 from admin_init.translation.corpora.parallel import ParallelCorpus
 from admin_init.translation.data.databin import IndexedDataset
 from admin_init.translation.data.datamodule import TranslationDataModule
@@ -164,9 +164,10 @@ def test_what_is_not_installed_is_said_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(CorpusError) as caught:
+    with pytest.raises(MissingExtraError) as caught:
         prepare(make_corpus(), tmp_path / "bin", **MOSES)
-    assert str(caught.value) == f"These settings need {package}: pip install 'admin-init[wmt]'"
+    message = f"{package} is not installed. Run `pip install 'admin-init[wmt]'`."
+    assert str(caught.value) == message
     assert not list(tmp_path.iterdir())
 
 

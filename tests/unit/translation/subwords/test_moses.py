@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from admin_init.errors import CorpusError
+from admin_init.errors import MissingExtraError
 from admin_init.translation.subwords.moses import Moses
 
 
@@ -34,7 +34,7 @@ def test_normalizes_as_the_perl_scripts() -> None:
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sacremoses", None)
-    with pytest.raises(CorpusError) as caught:
+    with pytest.raises(MissingExtraError) as caught:
         Moses("en")
-    message = "These settings need sacremoses: pip install 'admin-init[wmt]'"
+    message = "sacremoses is not installed. Run `pip install 'admin-init[wmt]'`."
     assert str(caught.value) == message

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from admin_init.errors import CorpusError
+from admin_init.errors import CorpusError, MissingExtraError
 from admin_init.translation.subwords.subword_nmt import BytePairs
 
 # Those of Sennrich et al. (2016), section 3.2.
@@ -67,6 +67,6 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     for module in [name for name in sys.modules if name.startswith("subword_nmt")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "subword_nmt", None)
-    message = r"^These settings need subword-nmt: pip install 'admin-init\[wmt\]'$"
-    with pytest.raises(CorpusError, match=message):
+    message = r"^subword-nmt is not installed\. Run `pip install 'admin-init\[wmt\]'`\.$"
+    with pytest.raises(MissingExtraError, match=message):
         BytePairs.learn(COUNTS, 5)
