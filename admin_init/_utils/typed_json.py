@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import reprlib
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -33,7 +34,8 @@ def from_json(cls: type[T], values: Any, *, complete: bool = False) -> T:
             try:
                 found[name] = _fitting(hints[name], values[name], complete)
             except TypeError as error:
-                fault = f"must be a {field.type}, but is {reprlib.repr(values[name])}"
+                plain = re.sub(r"Annotated\[(.*?), .*\]", r"\1", str(field.type))
+                fault = f"must be a {plain}, but is {reprlib.repr(values[name])}"
                 problems.append(f"`{name}` {error if error.args else fault}")
         elif complete or field.default is field.default_factory is dataclasses.MISSING:
             problems.append(f"`{name}` is missing")

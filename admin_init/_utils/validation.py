@@ -1,11 +1,17 @@
-"""Checks that all configurations share."""
+"""Types of numbers within bounds, and the check of values by their types.
+
+Not jsonargparse's number types: they parse a number into an object of their own class, with which
+``torch.load(weights_only=True)`` refuses a checkpoint, and nothing checks what Python code gives.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, is_dataclass
+from functools import cache
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from admin_init.errors import AdminInitError
 
@@ -13,47 +19,96 @@ MAX_SEED = 2**32 - 1
 """The largest seed that NumPy takes, and Lightning with it."""
 
 
-def check_given(config: Any) -> None:
-    """See that no field of a dataclass is None that must not be, and that its numbers are finite.
+@dataclass(frozen=True)
+class Bound:
+    """Condition on a number, as an annotation of its type."""
 
-    The command line takes YAML's ``null`` for a value of any type, and ``.nan`` for any float.
-
-    Raises:
-        AdminInitError: A field is neither.
-    """
-    values = {field: getattr(config, field.name) for field in fields(config)}
-    problems = [
-        f"`{field.name}` must be {field.type}, but is None."
-        for field, value in values.items()
-        if value is None and "None" not in str(field.type)
-    ]
-    problems += [
-        f"`{field.name}` must be finite, but is {value}."
-        for field, value in values.items()
-        if not all(map(math.isfinite, _floats(value)))
-    ]
-    if problems:
-        raise AdminInitError("\n".join(problems))
+    words: str
+    """What the number must be."""
+    holds: Callable[[Any], bool]
 
 
-def check_numbers(least: float, most: float = math.inf, **values: Any) -> None:
-    """See that numbers, or sequences of numbers, lie within bounds.
+def at_least(least: float) -> Bound:
+    """Bound a number from below."""
+    return Bound(f"at least {least}", lambda value: value >= least)
+
+
+POSITIVE = Bound("positive", lambda value: value > 0)
+
+PositiveInt = Annotated[int, at_least(1)]
+NonNegativeInt = Annotated[int, at_least(0)]
+NonNegativeFloat = Annotated[float, at_least(0)]
+PositiveFloat = Annotated[float, POSITIVE]
+Probability = Annotated[float, Bound("at least 0 and below 1", lambda value: 0 <= value < 1)]
+Seed = Annotated[int, Bound(f"from 0 to {MAX_SEED}", lambda value: 0 <= value <= MAX_SEED)]
+
+
+def check(
+    owner: Any, values: Mapping[str, Any], error: type[AdminInitError] = AdminInitError
+) -> None:
+    """See that values fit their types: within bounds, one of the choices, finite, not None.
 
     Args:
-        least: The lower bound.
-        most: The upper bound.
-        values: What is checked, by name.
+        owner: What has the types: a dataclass, a function, or a dictionary of types by name.
+        values: Values by name, such as ``vars(self)`` or a function's ``locals()``.
+        error: The class of the error.
 
     Raises:
-        AdminInitError: A value is outside, is no number, or is a sequence without any.
+        AdminInitError: Some do not; the message names them all.
     """
-    wanted = f"at least {least}" if most == math.inf else f"from {least} to {most}"
-    for name, value in values.items():
-        numbers = value if isinstance(value, Sequence) else [value]
-        if not numbers or not all(n is not None and least <= n <= most for n in numbers):
-            raise AdminInitError(f"`{name}` must be {wanted}, but is {value}.")
+    if found := type_problems(owner, values, error):
+        raise error("\n".join(found))
 
 
-def _floats(value: Any) -> list[float]:
-    items = value if isinstance(value, list | tuple) else [value]
-    return [item for item in items if isinstance(item, float)]
+def type_problems(
+    owner: Any,
+    values: Mapping[str, Any],
+    error: type[AdminInitError] = AdminInitError,
+    within: str = "",
+) -> list[str]:
+    """List what :func:`check` refuses, also in the fields of dataclasses among the values.
+
+    Raises:
+        AdminInitError: A value is None that must not be: no other rule could be applied.
+    """
+    found, lacking = [], False
+    for name, hint in (owner if isinstance(owner, dict) else _hints(owner)).items():
+        value = values.get(name)
+        if is_dataclass(value):
+            found += type_problems(type(value), vars(value), error, f"{within}{name}.")
+        elif name in values and (fault := _fault(hint, value)):
+            found.append(f"`{within}{name}` must be {fault}.")
+            lacking |= value is None
+    if lacking:
+        raise error("\n".join(found))
+    return found
+
+
+@cache
+def _hints(owner: Any) -> dict[str, Any]:
+    return get_type_hints(owner, include_extras=True)
+
+
+def _fault(hint: Any, value: Any) -> str | None:
+    """Say what a value must be that does not fit its type, and what it is."""
+    if value is not None and NoneType in get_args(hint):
+        hint = get_args(hint)[0]
+    kind, arguments = get_origin(hint), get_args(hint)
+    if kind is Annotated:
+        plain, bound = arguments
+        if (fault := _fault(plain, value)) and value is not None:
+            return fault
+        fits, wanted = not fault and (value is None or bound.holds(value)), bound.words
+    elif kind is Literal:
+        fits, wanted = value in arguments, f"one of {', '.join(arguments)}"
+    elif isinstance(value, list | tuple) and arguments:
+        faults = (fault for item in value if (fault := _fault(arguments[0], item)))
+        if value or get_origin(arguments[0]) is not Annotated:
+            return next(faults, None)
+        fits, wanted = False, "one number at least"
+    elif value is None:
+        fits = hint is Any or NoneType in arguments
+        wanted = getattr(hint, "__name__", hint)
+    else:
+        fits, wanted = not isinstance(value, float) or math.isfinite(value), "finite"
+    return None if fits else f"{wanted}, but is {value!r}"

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from admin_init._utils.output import results, say
-from admin_init._utils.validation import check_numbers
+from admin_init._utils.validation import PositiveInt, check
 from admin_init.errors import AdminInitError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _profile_recipe(recipe: str, output: str, batches: int, rule: Rule) -> int:
     from admin_init.profiling import profile as take_profile
     from admin_init.translation.recipe_cli import recipe_cli
 
-    check_numbers(1, batches=batches)
+    check({"batches": PositiveInt}, locals())
     usage = {"usage": "admin-init profile --recipe FILE --output FILE [--OPTION VALUE ...]"}
     built = recipe_cli(["--config", recipe], run=False, parser_settings=usage)
     built.model.attach(built.datamodule)

@@ -10,6 +10,7 @@ from fairseq.search import BeamSearch
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor, nn
 
+from admin_init._utils.validation import PositiveInt, check
 from admin_init.errors import AdminInitError
 from admin_init.fairseq.architecture import BUILD_ERRORS, build, complete_options, dictionary, shape
 from admin_init.nn import TransformerConfig
@@ -87,7 +88,7 @@ class FairseqTransformer(nn.Module):
         self,
         source: Tensor,
         *,
-        beam_size: int = 5,
+        beam_size: PositiveInt = 5,
         length_penalty: float = 1.0,
         max_len_a: float = 0.0,
         max_len_b: int = 200,
@@ -103,9 +104,8 @@ class FairseqTransformer(nn.Module):
             NotFiniteError: The scores of a sentence are not finite, as the model's logits are
                 not.
         """
+        check(FairseqTransformer.beam_search, locals())
         limits = length_limits(self.config, source, max_len_a, max_len_b)
-        if beam_size < 1:
-            raise ValueError(f"`beam_size` must be at least 1, but is {beam_size}.")
         self._check(source)
         training = [module for module in self.modules() if module.training]
         # Made anew each time: it holds the model, and must not be a part of it. It also leaves

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
-from admin_init._utils.validation import check_given
+from admin_init._utils.validation import (
+    NonNegativeInt,
+    PositiveInt,
+    Probability,
+    at_least,
+    type_problems,
+)
 from admin_init.errors import AdminInitError
 from admin_init.nn.residual import RESIDUAL_STYLES
 
@@ -21,31 +27,31 @@ class TransformerConfig:
         AdminInitError: Values that make no model; the message lists every one of them.
     """
 
-    vocabulary_size: int | None = None
+    vocabulary_size: Annotated[int | None, at_least(1)] = None
     """Number of token ids V, of source and target alike. None where the data are yet to tell."""
 
-    dim: int = 512
+    dim: PositiveInt = 512
     """Number of channels D of the residual stream."""
 
-    ffn_dim: int = 2048
+    ffn_dim: PositiveInt = 2048
     """Number of inner channels of the feed-forward sub-layers."""
 
-    heads: int = 8
+    heads: PositiveInt = 8
     """Number of attention heads; divides `dim`."""
 
-    encoder_layers: int = 6
+    encoder_layers: NonNegativeInt = 6
     """Number of encoder layers; 0 in a decoder-only model."""
 
-    decoder_layers: int = 6
+    decoder_layers: NonNegativeInt = 6
     """Number of decoder layers; 0 in an encoder-only model."""
 
-    dropout: float = 0.1
+    dropout: Probability = 0.1
     """Probability of dropping a channel of the embeddings and of every sub-layer's output."""
 
-    attention_dropout: float = 0.0
+    attention_dropout: Probability = 0.0
     """Probability of dropping an attention weight."""
 
-    activation_dropout: float = 0.0
+    activation_dropout: Probability = 0.0
     """Probability of dropping an inner channel of the feed-forward sub-layers."""
 
     residual: str = "post"
@@ -57,38 +63,21 @@ class TransformerConfig:
     positions: Positions = "sinusoidal"
     """Kind of position embeddings."""
 
-    max_positions: int = 1024
+    max_positions: PositiveInt = 1024
     """Length of the longest sequence, in tokens."""
 
     padding_idx: int = 1
     """Token id of padding."""
 
     def __post_init__(self) -> None:
-        check_given(self)
-        problems = [
-            f"`{name}` must be at least 1, but is {value}."
-            for name in _COUNTS
-            if (value := getattr(self, name)) is not None and value < 1
-        ]
-        problems += [
-            f"`{name}` must be at least 0, but is {value}."
-            for name in _LAYERS
-            if (value := getattr(self, name)) < 0
-        ]
-        if not any(getattr(self, name) for name in _LAYERS):
+        problems = type_problems(type(self), vars(self))
+        if not (self.encoder_layers or self.decoder_layers):
             problems.append(
                 "`encoder_layers` or `decoder_layers` must be at least 1, but both are 0."
             )
-        problems += [
-            f"`{name}` must be at least 0 and below 1, but is {value}."
-            for name in _PROBABILITIES
-            if not 0 <= (value := getattr(self, name)) < 1
-        ]
-        problems += [
-            f"`{name}` must be one of {', '.join(known)}, but is {value!r}."
-            for name, known in _choices().items()
-            if (value := getattr(self, name)) not in known
-        ]
+        if self.residual not in RESIDUAL_STYLES:
+            known = ", ".join(sorted(RESIDUAL_STYLES))
+            problems.append(f"`residual` must be one of {known}, but is {self.residual!r}.")
         if self.heads > 0 and self.dim % self.heads:
             problems.append(
                 f"`dim` must be divisible by `heads` = {self.heads}, but is {self.dim}."
@@ -104,22 +93,3 @@ class TransformerConfig:
             )
         if problems:
             raise AdminInitError("\n".join(problems))
-
-
-_COUNTS = (
-    "vocabulary_size",
-    "dim",
-    "ffn_dim",
-    "heads",
-    "max_positions",
-)
-_LAYERS = ("encoder_layers", "decoder_layers")
-_PROBABILITIES = ("dropout", "attention_dropout", "activation_dropout")
-
-
-def _choices() -> dict[str, tuple[str, ...]]:
-    return {
-        "residual": tuple(sorted(RESIDUAL_STYLES)),
-        "share_embeddings": get_args(Sharing),
-        "positions": get_args(Positions),
-    }

@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from admin_init._utils.checkpoints import has_omegas
-from admin_init.errors import AdminInitError
+from admin_init._utils.validation import Probability, check
 from admin_init.nn import TransformerConfig
 from admin_init.nn.loss import label_smoothed_cross_entropy
 from admin_init.translation.backend import FairseqConfig
@@ -66,13 +66,10 @@ class TranslationModule(TranslationModel, pl.LightningModule):
         optimization: OptimizationConfig = _OPTIMIZATION,
         search: SearchConfig = _SEARCH,
         *,
-        label_smoothing: float = 0.1,
+        label_smoothing: Probability = 0.1,
         fairseq: FairseqConfig | None = None,
     ) -> None:
-        if label_smoothing is None or not 0 <= label_smoothing < 1:
-            raise AdminInitError(
-                f"`label_smoothing` must be at least 0 and below 1, but is {label_smoothing}."
-            )
+        check(TranslationModule.__init__, locals())
         config: TransformerConfig = as_config(TransformerConfig, transformer)
         super().__init__(config, search, fairseq=fairseq)
         self.optimization: OptimizationConfig = as_config(OptimizationConfig, optimization)

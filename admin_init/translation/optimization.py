@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from admin_init._utils.validation import check_given
+from admin_init._utils.validation import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    type_problems,
+)
 from admin_init.errors import AdminInitError
 
 Optimizer = Literal["adam", "radam"]
@@ -28,50 +33,32 @@ class OptimizationConfig:
     optimizer: Optimizer = "adam"
     """Adam (Kingma and Ba 2015) or RAdam (Liu et al. 2020), weight decay decoupled in both."""
 
-    learning_rate: float = 1e-3
+    learning_rate: PositiveFloat = 1e-3
     """The highest learning rate, which the warm-up ends at."""
 
-    warmup_steps: int = 4000
+    warmup_steps: NonNegativeInt = 4000
     """Updates of linear warm-up; 0 for none."""
 
-    initial_learning_rate: float = 1e-7
+    initial_learning_rate: NonNegativeFloat = 1e-7
     """Where the warm-up begins."""
 
     schedule: Schedule = "inverse_sqrt"
     """What follows the warm-up. `linear` reaches zero at `total_steps`."""
 
-    total_steps: int = 0
+    total_steps: NonNegativeInt = 0
     """Number of updates, which only `linear` needs."""
 
     betas: tuple[float, float] = (0.9, 0.98)
     """Decay of the optimizer's first and second moments."""
 
-    eps: float = 1e-8
+    eps: NonNegativeFloat = 1e-8
     """What the optimizer adds to its denominator."""
 
-    weight_decay: float = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay. AdminInit keeps omega out of it."""
 
     def __post_init__(self) -> None:
-        check_given(self)
-        problems = [
-            f"`{name}` must be at least 0, but is {value}."
-            for name in (
-                "warmup_steps",
-                "initial_learning_rate",
-                "total_steps",
-                "eps",
-                "weight_decay",
-            )
-            if not (value := getattr(self, name)) >= 0
-        ]
-        problems += [
-            f"`{name}` must be one of {', '.join(get_args(known))}, but is {value!r}."
-            for name, known in (("optimizer", Optimizer), ("schedule", Schedule))
-            if (value := getattr(self, name)) not in get_args(known)
-        ]
-        if not self.learning_rate > 0:
-            problems.append(f"`learning_rate` must be positive, but is {self.learning_rate}.")
+        problems = type_problems(type(self), vars(self))
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             problems.append(
                 f"`betas` must be two numbers, at least 0 and below 1, but is {self.betas}."

@@ -27,7 +27,7 @@ from admin_init._utils.option_parser import OptionParser
 from admin_init._utils.output import results, say
 from admin_init._utils.processes import end_with_parent
 from admin_init._utils.progress import has_bars
-from admin_init._utils.validation import MAX_SEED, check_numbers
+from admin_init._utils.validation import Seed, check
 from admin_init.callbacks.atomic_checkpoint_io import WholeCheckpointIO
 from admin_init.callbacks.divergence import DivergenceCheck
 from admin_init.callbacks.fit_log import FitLog
@@ -78,7 +78,7 @@ class RecipeCLI(LightningCLI):
                 given = settings.get(name)
                 raise AdminInitError(f"`{name}` must be a mapping of options, but is {given}.")
         self._search = settings.model.search
-        check_numbers(0, MAX_SEED, seed_everything=settings.seed_everything)
+        check({"seed_everything": Seed}, settings)
         if method := self.config.get("subcommand"):
             _check_checkpoint(method, settings.ckpt_path)
 

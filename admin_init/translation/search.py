@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from admin_init._utils.validation import check_given, check_numbers
+from admin_init._utils.validation import Bound, NonNegativeFloat, NonNegativeInt, PositiveInt, check
 from admin_init.errors import AdminInitError, NotFiniteError
 from admin_init.nn import Transformer, TransformerConfig
 
@@ -24,24 +24,21 @@ class SearchConfig:
         AdminInitError: A value is out of its range.
     """
 
-    beam_size: int = 5
+    beam_size: PositiveInt = 5
     """Number of hypotheses per sentence; 1 for greedy search."""
 
-    length_penalty: float = 1.0
+    length_penalty: Annotated[float, Bound("from -10 to 10", lambda value: abs(value) <= 10)] = 1.0
     """Exponent of the length that scores are divided by, from -10 to 10: beyond, scores of long
     translations leave the range of float32."""
 
-    max_len_a: float = 0.0
+    max_len_a: NonNegativeFloat = 0.0
     """Tokens that a translation may have per source token."""
 
-    max_len_b: int = 200
+    max_len_b: NonNegativeInt = 200
     """Tokens that it may have in addition."""
 
     def __post_init__(self) -> None:
-        check_given(self)
-        check_numbers(1, beam_size=self.beam_size)
-        check_numbers(-10, 10, length_penalty=self.length_penalty)
-        check_numbers(0, max_len_a=self.max_len_a, max_len_b=self.max_len_b)
+        check(type(self), vars(self))
 
 
 class Hypothesis(NamedTuple):
@@ -59,7 +56,7 @@ def beam_search(
     model: Transformer,
     source: Tensor,
     *,
-    beam_size: int = 5,
+    beam_size: PositiveInt = 5,
     length_penalty: float = 1.0,
     max_len_a: float = 0.0,
     max_len_b: int = 200,
@@ -94,8 +91,8 @@ def beam_search(
         AdminInitError: An argument makes no search; the message says which.
         NotFiniteError: The scores of a sentence are not finite, as the model's logits are not.
     """
+    check(beam_search, locals())
     limits = length_limits(model.config, source, max_len_a, max_len_b)
-    check_numbers(1, beam_size=beam_size)
     if eos in forbidden:
         raise AdminInitError(f"`forbidden` must not hold `eos` = {eos}: no translation could end.")
     vocabulary = torch.arange(model.output_proj.out_features, device=source.device)

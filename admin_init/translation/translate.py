@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from admin_init._utils.checkpoints import read_checkpoint
-from admin_init._utils.validation import check_numbers
+from admin_init._utils.validation import PositiveInt, check
 from admin_init.errors import AdminInitError, require_extra
 from admin_init.nn import Transformer, prepare_for_inference_
 from admin_init.translation.checkpoint import load_model
@@ -84,14 +84,14 @@ class Translator:
         self._too_long = too_long
         self._report = report
 
-    def __call__(self, lines: Iterable[str], batch_size: int = 64) -> Iterator[str]:
+    def __call__(self, lines: Iterable[str], batch_size: PositiveInt = 64) -> Iterator[str]:
         """Translate lines, in their order, some at a time; an empty line stays empty.
 
         Raises:
             AdminInitError: ``batch_size`` is not positive, or a line is longer than the model's
                 positions; its predecessors have been translated by then.
         """
-        check_numbers(1, batch_size=batch_size)
+        check(Translator.__call__, locals())
         lines = iter(lines)
         return self.translate_batches(iter(lambda: list(islice(lines, batch_size)), []))
 

@@ -7,11 +7,18 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 from admin_init._utils.atomic_files import read_checked, write_checked
 from admin_init._utils.typed_json import fits, from_json
-from admin_init._utils.validation import MAX_SEED, check_given, check_numbers
+from admin_init._utils.validation import (
+    POSITIVE,
+    NonNegativeInt,
+    PositiveInt,
+    Probability,
+    at_least,
+    type_problems,
+)
 from admin_init.errors import AdminInitError
 from admin_init.lab.comparison.criteria import Criteria
 from admin_init.lab.comparison.grid import Grid, Precision, Variant
@@ -36,7 +43,7 @@ class Comparison:
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     """What to train on; prepared in `output`/data-bin."""
 
-    vocabulary_size: int = 4000
+    vocabulary_size: PositiveInt = 4000
     """The most subwords of both languages together."""
 
     grid: Grid = field(default_factory=Grid)
@@ -54,29 +61,29 @@ class Comparison:
     search: dict[str, Any] = field(default_factory=dict)
     """How translations are searched for, see SearchConfig."""
 
-    label_smoothing: float = 0.1
+    label_smoothing: Probability = 0.1
     """Probability mass spread over the vocabulary."""
 
-    max_steps: int | None = 500
+    max_steps: Annotated[int | None, at_least(1)] = 500
     """Updates of each run; null where `max_minutes` alone decides."""
 
-    max_minutes: float | None = None
+    max_minutes: Annotated[float | None, POSITIVE] = None
     """Minutes of training and validation of each run, also those before an interruption. Whichever
     comes first, ends the run; what comes of minutes depends on the machine."""
 
-    max_tokens: int = 1024
+    max_tokens: PositiveInt = 1024
     """The most tokens of a side of a batch."""
 
     precision: Precision = "32-true"
     """Numeric precision, as in `Trainer(precision=...)`."""
 
-    validate_every: int = 100
+    validate_every: PositiveInt = 100
     """Updates between two validations; each also writes a checkpoint."""
 
     bleu: bool = False
     """Whether to translate and score the test split."""
 
-    average: int = 1
+    average: PositiveInt = 1
     """How many of the last checkpoints, one a validation, are averaged into the model that is
     scored."""
 
@@ -92,41 +99,28 @@ class Comparison:
     """What is measured of the grid's styles at their initialization, with its seeds on the
     embedded corpus, for the same report; see `admin-init study`."""
 
-    monitor_every: int = 0
+    monitor_every: NonNegativeInt = 0
     """Updates between two measurements of StabilityMonitor, which go to TensorBoard; 0 for none."""
 
     share: str = "1/1"
     """Which of the runs: of `2/3` every third, beginning with the second. Several computers can
     share a grid so; `admin-init merge` unites what they have done."""
 
-    workers: int = 1
+    workers: PositiveInt = 1
     """Runs at a time, each in a process of its own."""
 
-    threads: int = 1
+    threads: PositiveInt = 1
     """Threads of each process."""
 
     criteria: Criteria = field(default_factory=Criteria)
     """What counts as failed."""
 
     def __post_init__(self) -> None:
-        check_given(self)
-        check_given(self.grid)
-        check_given(self.criteria)
-        for seed in self.grid.seed:
-            check_numbers(0, MAX_SEED, **{"grid.seed": seed})
-        problems = [
-            f"`{name}` must be at least 1, but is {value}."
-            for name in _COUNTS
-            if (value := getattr(self, name)) is not None and value < 1
-        ]
+        problems = type_problems(type(self), vars(self))
         if self.max_minutes is None and self.max_steps is None:
             problems.append("`max_steps` or `max_minutes` must be given, but both are null.")
-        if self.max_minutes is not None and not self.max_minutes > 0:
-            problems.append(f"`max_minutes` must be positive, but is {self.max_minutes}.")
         if self.ramp and self.max_steps is None:
             problems.append("`ramp` needs `max_steps`, over which it grows, but that is null.")
-        if self.monitor_every < 0:
-            problems.append(f"`monitor_every` must be at least 0, but is {self.monitor_every}.")
         share = self.share.split("/")
         if len(share) != 2 or not all(map(str.isdecimal, share)) or not _is_share(*share):
             problems.append(f"`share` must be of the form `2/3`, but is {self.share!r}.")
@@ -143,17 +137,6 @@ class Comparison:
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             problems.append(f"`grid` must give every run once, but gives {twice} several times.")
-        known = get_args(Precision)
-        problems += [
-            f"`precision` must be one of {', '.join(known)}, but is {value!r}."
-            for value in (self.precision, *(self.grid.precision or []))
-            if value not in known
-        ]
-        problems += [
-            f"`grid.max_tokens` must be at least 1, but is {value}."
-            for value in self.grid.max_tokens or []
-            if value < 1
-        ]
         alone = [variant.depth for variant in variants if 0 in variant.layers]
         if self.bleu and alone:
             problems.append(
@@ -166,9 +149,6 @@ class Comparison:
         """List the runs of this computer's share of the grid."""
         first, step = map(int, self.share.split("/"))
         return self.grid.variants()[first - 1 :: step]
-
-
-_COUNTS = ("max_steps", "max_tokens", "validate_every", "average", "workers", "threads")
 
 
 def _is_share(first: str, step: str) -> bool:

@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from admin_init._utils.validation import PositiveInt, Seed
 from admin_init.errors import AdminInitError
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"]
@@ -74,7 +75,7 @@ class Grid:
     learning_rate: list[float] = field(default_factory=lambda: [1e-3])
     """Highest learning rates."""
 
-    seed: list[int] = field(default_factory=lambda: [1])
+    seed: list[Seed] = field(default_factory=lambda: [1])
     """Seeds of the initialization, the batches and dropout."""
 
     width: list[int] | None = None
@@ -83,7 +84,7 @@ class Grid:
     warmup_steps: list[int] | None = None
     """Values of `optimization.warmup_steps`."""
 
-    max_tokens: list[int] | None = None
+    max_tokens: list[PositiveInt] | None = None
     """Batch sizes, values of `max_tokens`."""
 
     precision: list[Precision] | None = None

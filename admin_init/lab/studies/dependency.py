@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from admin_init._utils.validation import MAX_SEED, check_numbers
+from admin_init._utils.validation import PositiveInt, Seed, check
 from admin_init.lab.plotting import panels
 from admin_init.lab.studies.bench import Bench, Kind
 from admin_init.lab.studies.findings import Findings, over_seeds
@@ -27,11 +27,11 @@ _ABREAST = 4
 def dependency(
     output: str = "runs/lab/dependency",
     residuals: Sequence[str] = ("post", "pre", "admin"),
-    depths: Sequence[int] = (6, 18),
-    seeds: Sequence[int] = (1, 2, 3),
+    depths: Sequence[PositiveInt] = (6, 18),
+    seeds: Sequence[Seed] = (1, 2, 3),
     kind: Kind = "encoder",
-    dim: int = 32,
-    max_tokens: int = 1024,
+    dim: PositiveInt = 32,
+    max_tokens: PositiveInt = 1024,
 ) -> Findings:
     """Map how much each sub-layer's output depends on each branch, at initialization.
 
@@ -44,8 +44,7 @@ def dependency(
         dim: Channels of the residual stream; the FFN has four times as many.
         max_tokens: Size of the batch.
     """
-    check_numbers(1, depths=depths, dim=dim, max_tokens=max_tokens)
-    check_numbers(0, MAX_SEED, seeds=seeds)
+    check(dependency, locals())
     bench = Bench(folder=output, dim=dim, ffn_dim=4 * dim, max_tokens=max_tokens)
     maps: dict[tuple[str, int], list[NDArray[np.float64]]] = {}
     rows: list[dict[str, Any]] = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from admin_init._utils.validation import MAX_SEED, check_numbers
+from admin_init._utils.validation import PositiveInt, Seed, check
 from admin_init.lab.plotting import look, panels, tidy
 from admin_init.lab.studies.bench import Bench, Kind, profile_translator
 from admin_init.lab.studies.findings import Findings, over_seeds
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 def omegas(
     output: str = "runs/lab/omegas",
-    depths: Sequence[int] = (6, 18, 60),
-    seeds: Sequence[int] = (1, 2, 3),
-    dim: int = 32,
-    max_tokens: int = 1024,
+    depths: Sequence[PositiveInt] = (6, 18, 60),
+    seeds: Sequence[Seed] = (1, 2, 3),
+    dim: PositiveInt = 32,
+    max_tokens: PositiveInt = 1024,
 ) -> Findings:
     """Compare profiled omegas with the closed forms and with DeepNorm's alpha, at N-N layers.
 
@@ -36,8 +36,7 @@ def omegas(
         dim: Channels of the residual stream; the FFN has four times as many.
         max_tokens: Size of the batch.
     """
-    check_numbers(1, depths=depths, dim=dim, max_tokens=max_tokens)
-    check_numbers(0, MAX_SEED, seeds=seeds)
+    check(omegas, locals())
     bench = Bench(folder=output, dim=dim, ffn_dim=4 * dim, max_tokens=max_tokens)
     rows = [
         {

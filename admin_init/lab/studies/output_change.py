@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from admin_init._utils.validation import MAX_SEED, check_numbers
+from admin_init._utils.validation import PositiveFloat, PositiveInt, Seed, check
 from admin_init.errors import AdminInitError
 from admin_init.lab.plotting import COLOURS, panels, tidy
 from admin_init.lab.studies.bench import Bench, Kind
@@ -34,13 +34,13 @@ _SPAN = 30
 def output_change(
     output: str = "runs/lab/output_change",
     residuals: Sequence[str] | None = None,
-    depths: Sequence[int] = DEPTHS,
-    seeds: Sequence[int] = (1, 2, 3, 4, 5),
-    draws: int = 8,
+    depths: Sequence[PositiveInt] = DEPTHS,
+    seeds: Sequence[Seed] = (1, 2, 3, 4, 5),
+    draws: PositiveInt = 8,
     kind: Kind = "encoder",
-    delta: float = 1e-4,
-    dim: int = 32,
-    max_tokens: int = 512,
+    delta: PositiveFloat = 1e-4,
+    dim: PositiveInt = 32,
+    max_tokens: PositiveInt = 512,
 ) -> Findings:
     """Measure the squared output change at initialization over depth, for every style.
 
@@ -58,12 +58,9 @@ def output_change(
         dim: Channels of the residual stream; the FFN has four times as many.
         max_tokens: Size of the batch.
     """
-    check_numbers(1, depths=depths, draws=draws, dim=dim, max_tokens=max_tokens)
-    check_numbers(0, MAX_SEED, seeds=seeds)
+    check(output_change, locals())
     if len(set(depths)) < 3:
         raise AdminInitError(f"`depths` must hold three different numbers, but is {depths}.")
-    if not 0 < delta < math.inf:
-        raise AdminInitError(f"`delta` must be a positive number, but is {delta}.")
     bench = Bench(folder=output, dim=dim, ffn_dim=4 * dim, max_tokens=max_tokens)
     styles = list(RESIDUAL_STYLES) if residuals is None else list(residuals)
     rows = []

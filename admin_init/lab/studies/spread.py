@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 
-from admin_init._utils.validation import MAX_SEED, check_numbers
+from admin_init._utils.validation import PositiveInt, Seed, at_least, check
 from admin_init.admin_profile import AdminProfile
 from admin_init.lab.plotting import look, panels, tidy
 from admin_init.lab.studies.bench import Bench, profile_translator
@@ -28,11 +28,11 @@ _DRAW, _DROPOUT, _PADDING = "dropout's draw", "dropout on or off", "padding coun
 
 def omega_spread(
     output: str = "runs/lab/omega_spread",
-    depth: int = 18,
-    seeds: Sequence[int] = (1, 2, 3),
-    batch_sizes: Sequence[int] = (64, 128, 256, 512, 1024, 2048, 4096),
-    batches: int = 8,
-    dim: int = 32,
+    depth: PositiveInt = 18,
+    seeds: Sequence[Seed] = (1, 2, 3),
+    batch_sizes: Sequence[Annotated[int, at_least(4)]] = (64, 128, 256, 512, 1024, 2048, 4096),
+    batches: PositiveInt = 8,
+    dim: PositiveInt = 32,
 ) -> Findings:
     """Measure how omegas differ between seeds, batches, batch sizes, with dropout and padding.
 
@@ -44,13 +44,11 @@ def omega_spread(
         output: Folder that is written.
         depth: Number of layers of encoder and decoder.
         seeds: Seeds of the weights.
-        batch_sizes: The most tokens of a side of a batch.
+        batch_sizes: The most tokens of a side of a batch, of which a quarter is taken too.
         batches: How many batches of each size a model is profiled on, one at a time.
         dim: Channels of the residual stream; the FFN has four times as many.
     """
-    check_numbers(1, depth=depth, batches=batches, dim=dim)
-    check_numbers(4, batch_sizes=batch_sizes)  # of which a quarter is taken too
-    check_numbers(0, MAX_SEED, seeds=seeds)
+    check(omega_spread, locals())
     bench = Bench(folder=output, dim=dim, ffn_dim=4 * dim)
     rows: list[dict[str, Any]] = []
     firsts: list[AdminProfile] = []

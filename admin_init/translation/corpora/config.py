@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from admin_init._utils.validation import PositiveInt, check
 from admin_init.errors import CorpusError
 from admin_init.translation.corpora.iwslt14 import iwslt14
 from admin_init.translation.corpora.multi30k import multi30k
@@ -45,10 +46,10 @@ class CorpusConfig:
     bitexts: list[str] = field(default_factory=list)
     """What `wmt14` and `wmt17` train on instead of their own corpora: ids of mtdata."""
 
-    max_line_bytes: int = TextLimits.max_line_bytes
+    max_line_bytes: PositiveInt = TextLimits.max_line_bytes
     """Most bytes of a line of the files; a longer one is refused."""
 
-    max_expansion: int = TextLimits.max_expansion
+    max_expansion: PositiveInt = TextLimits.max_expansion
     """Most times its size to which a compressed file may unpack, beyond the first 64 MiB; natural
     text stays below 10. What unpacks to more is refused."""
 
@@ -74,9 +75,7 @@ class CorpusConfig:
             CorpusError: The settings describe no corpus, or a file cannot be downloaded, is missing
                 or damaged.
         """
-        for name in ("max_line_bytes", "max_expansion"):
-            if (value := getattr(self, name)) is None or value < 1:
-                raise CorpusError(f"`{name}` must be at least 1, but is {value}.")
+        check(type(self), vars(self), CorpusError)
         limits = TextLimits(max_line_bytes=self.max_line_bytes, max_expansion=self.max_expansion)
         return self._open().within(limits)
 

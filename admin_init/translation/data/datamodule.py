@@ -1,5 +1,7 @@
 """The batches of a data-bin, for Lightning."""
 
+from __future__ import annotations
+
 from os import PathLike
 from typing import Any
 
@@ -8,6 +10,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from admin_init._utils.validation import NonNegativeInt, PositiveInt, check
 from admin_init.errors import CorpusError, require_extra
 from admin_init.translation.corpora.parallel import check_languages
 from admin_init.translation.data.batching import TranslationBatch
@@ -57,19 +60,16 @@ class TranslationDataModule(PreparedFolder, LightningDataModule):
         source_lang: str,
         target_lang: str,
         *,
-        max_tokens: int = 4096,
+        max_tokens: PositiveInt = 4096,
         left_pad_source: bool = False,
-        num_workers: int = 0,
-        seed: int = 1,
+        num_workers: NonNegativeInt = 0,
+        seed: NonNegativeInt = 1,
     ) -> None:
         require_extra("translation")
         LightningDataModule.__init__(self)
         PreparedFolder.__init__(self, data, source_lang, target_lang)
         check_languages(source_lang, target_lang)
-        bounds = (("max_tokens", max_tokens, 1), ("num_workers", num_workers, 0), ("seed", seed, 0))
-        for name, value, least in bounds:
-            if value is None or value < least:
-                raise CorpusError(f"`{name}` must be at least {least}, but is {value}.")
+        check(TranslationDataModule.__init__, locals(), CorpusError)
         # A checkpoint remembers them, as primitives: `admin-init translate` needs the subwords.
         self.save_hyperparameters(
             {"data": str(data), "source_lang": source_lang, "target_lang": target_lang}

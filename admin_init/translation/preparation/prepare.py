@@ -10,6 +10,7 @@ from typing import Any
 
 from admin_init._utils.atomic_files import write_bytes
 from admin_init._utils.progress import progress as shown_progress
+from admin_init._utils.validation import PositiveInt, check
 from admin_init.errors import CorpusError, import_extra
 from admin_init.translation.corpora.parallel import ParallelCorpus
 from admin_init.translation.preparation.binarize import write_data_bin
@@ -25,8 +26,8 @@ def prepare(
     corpus: ParallelCorpus,
     destination: str | PathLike[str],
     *,
-    workers: int = 1,
-    shard_size: int = 50_000,
+    workers: PositiveInt = 1,
+    shard_size: PositiveInt = 50_000,
     overwrite: bool = False,
     progress: bool = True,
     **settings: Any,
@@ -67,9 +68,7 @@ def prepare(
     """
     destination = Path(destination)
     config = PrepareConfig(**settings)
-    for name, value in (("workers", workers), ("shard_size", shard_size)):
-        if value is None or value < 1:
-            raise CorpusError(f"`{name}` must be at least 1, but is {value}.")
+    check(prepare, locals(), CorpusError)
     languages = {"source_lang": corpus.source_lang, "target_lang": corpus.target_lang}
     manifest = Manifest(settings=languages | asdict(config), splits={}, versions=_versions(config))
     _check_splits(corpus, config)

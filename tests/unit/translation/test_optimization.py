@@ -107,5 +107,5 @@ def test_bad_values_are_named(settings: dict[str, Any], message: str) -> None:
 
 
 def test_all_problems_are_listed_at_once() -> None:
-    with pytest.raises(ValueError, match=r"warmup_steps(.|\n)*learning_rate"):
+    with pytest.raises(ValueError, match=r"learning_rate(.|\n)*warmup_steps"):
         OptimizationConfig(learning_rate=-1.0, warmup_steps=-1)

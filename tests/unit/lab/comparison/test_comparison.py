@@ -43,7 +43,7 @@ def test_what_must_be_positive(name: str) -> None:
         ({"max_minutes": float("nan")}, "`max_minutes` must be finite, but is nan"),
         ({"monitor_every": -1}, "`monitor_every` must be at least 0, but is -1"),
         ({"precision": "8"}, "`precision` must be one of 32-true, .*, but is '8'"),
-        ({"grid": Grid(precision=["32"])}, "`precision` must be one of"),  # type: ignore[list-item]
+        ({"grid": Grid(precision=["32"])}, "`grid.precision` must be one of"),  # type: ignore[list-item]
         ({"grid": Grid(max_tokens=[0])}, "`grid.max_tokens` must be at least 1, but is 0"),
     ],
 )

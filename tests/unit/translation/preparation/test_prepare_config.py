@@ -17,8 +17,8 @@ from admin_init.translation.preparation.config import PrepareConfig
         ({"min_length": 9, "max_length": 8}, "`max_length` must be at least 9, but is 8"),
         ({"max_ratio": 0.5}, "`max_ratio` must be at least 1, but is 0.5"),
         ({"valid_every": 1}, "`valid_every` must be at least 2, but is 1"),
-        ({"subwords": "bpe"}, "`subwords` must be sentencepiece or subword-nmt, but is 'bpe'"),
-        ({"length_unit": []}, r"`length_unit` must be word or subword, but is \[\]"),
+        ({"subwords": "bpe"}, "`subwords` must be one of sentencepiece, subword-nmt, but is 'bpe'"),
+        ({"length_unit": []}, r"`length_unit` must be one of word, subword, but is \[\]"),
         ({"aggressive_hyphens": True}, "set `subwords` to `subword-nmt`"),
     ],
 )
