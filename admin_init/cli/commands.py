@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -99,6 +99,8 @@ def compare(**settings: Any) -> int:
     from admin_init.lab.comparison.config import Comparison
 
     comparison = Comparison(**settings)
+    if comparison == Comparison():
+        raise AdminInitError("a comparison needs a `--config FILE` that says what to compare.")
     return _report(comparison, lab.compare(comparison))
 
 
@@ -114,23 +116,29 @@ def merge(folders: Sequence[str], output: str) -> int:
     return _report(*lab.merge(folders, output))
 
 
+def studies() -> Mapping[str, Callable[..., Any]]:
+    """Load the studies, by name."""
+    from admin_init.lab.studies import STUDIES
+
+    return STUDIES
+
+
 def study(name: str, **settings: Any) -> int:
     """Measure residual styles in the small: draw, and say what is found.
 
     Args:
         name: Which study.
-        settings: Its options.
+        settings: The options of each study, by its name.
     """
     from rich.console import Console
 
-    from admin_init.lab import studies
-
-    findings = studies.STUDIES[name](**settings)
+    options = {key: value for key, value in settings[name].items() if key != "config"}
+    findings = studies()[name](**options)
     console = Console(file=results())
     console.print(findings.table())
     for sentence in findings.sentences:
         console.print(sentence, highlight=False, markup=False)
-    for path in findings.save(settings["output"]):
+    for path in findings.save(options["output"]):
         say(str(path))
     return 0
 

@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from pathlib import PurePath
@@ -43,31 +43,40 @@ class Command(NamedTuple):
     """A function from the options to the exit code; None for the commands of LightningCLI."""
     listed: tuple[str, str, str] | None = None
     """An option that takes several words, what each is, and its help."""
+    named: Callable[[], Mapping[str, Callable[..., Any]]] | None = None
+    """Loads the functions whose options are given after the name of one, if there are such."""
+    signalled: str | None = None
+    """What is said, before the command to repeat, when a signal ends it at once: empty if there is
+    nothing to repeat, None if signals are left alone."""
 
 
-def _own(
-    run: Callable[..., int],
-    required: str,
-    example: str,
-    listed: tuple[str, str, str] | None = None,
-) -> Command:
-    return Command(_purpose(run), required, example, run, listed)
+def _own(run: Callable[..., int], required: str, example: str, **settings: Any) -> Command:
+    return Command(_purpose(run), required, example, run, **settings)
+
+
+def _evaluation(name: str, purpose: str) -> Command:
+    example = f"admin-init {name} --config {_RECIPE} --ckpt_path {_CHECKPOINT}"
+    return Command(purpose, "--config FILE --ckpt_path FILE", example, signalled="")
 
 
 def _purpose(run: Callable[..., Any]) -> str:
     return (inspect.getdoc(run) or "").partition("\n")[0]
 
 
+_KEPT = " What is done is kept. To go on: "
+
 COMMANDS = {
     "prepare": _own(
         commands.prepare,
         "--destination FOLDER",
         "admin-init prepare --corpus.kind embedded --destination data-bin/embedded",
+        signalled=_KEPT,
     ),
     "compare": _own(
         commands.compare,
         "--config FILE",
         "admin-init compare --config recipes/demo/compare.yaml",
+        signalled=_KEPT,
     ),
     "merge": _own(
         commands.merge,
@@ -79,27 +88,19 @@ COMMANDS = {
         commands.study,
         "NAME",
         "admin-init study dependency --output runs/lab/dependency",
+        named=commands.studies,
     ),
     "fit": Command(
         "Train a model, as a recipe says.",
         "--config FILE",
         f"admin-init fit --config {_RECIPE}",
+        signalled=" No update was under way. To begin again: ",
     ),
-    "validate": Command(
-        "Compute the validation NLL of a checkpoint.",
-        "--config FILE --ckpt_path FILE",
-        f"admin-init validate --config {_RECIPE} --ckpt_path {_CHECKPOINT}",
+    "validate": _evaluation("validate", "Compute the validation NLL of a checkpoint."),
+    "test": _evaluation(
+        "test", "Translate the test split with a checkpoint, and score it with sacreBLEU."
     ),
-    "test": Command(
-        "Translate the test split with a checkpoint, and score it with sacreBLEU.",
-        "--config FILE --ckpt_path FILE",
-        f"admin-init test --config {_RECIPE} --ckpt_path {_CHECKPOINT}",
-    ),
-    "predict": Command(
-        "Translate the test split with a checkpoint.",
-        "--config FILE --ckpt_path FILE",
-        f"admin-init predict --config {_RECIPE} --ckpt_path {_CHECKPOINT}",
-    ),
+    "predict": _evaluation("predict", "Translate the test split with a checkpoint."),
     "profile": _own(
         model_commands.profile,
         "--recipe FILE --output FILE",
@@ -170,18 +171,13 @@ def _underscored(argument: str) -> str:
 
 def _signals(name: str, arguments: list[str]) -> AbstractContextManager[None]:
     """Let SIGINT and SIGTERM end a command at once that a repeated one takes up."""
-    of_trainer = name in COMMANDS and COMMANDS[name].run is None
-    if not of_trainer and name not in ("compare", "prepare"):
+    told = COMMANDS[name].signalled if name in COMMANDS else None
+    if told is None:
         return nullcontext()
 
     def answer(number: signal.Signals) -> None:
-        line = f"admin-init {name}: {WORDS[number]}."
-        command = shlex.join(["admin-init", name, *arguments])
-        if name == "fit":
-            line += f" No update was under way. To begin again: {command}"
-        elif not of_trainer:
-            line += f" What is done is kept. To go on: {command}"
-        end_at_once(number, line)
+        again = told and told + shlex.join(["admin-init", name, *arguments])
+        end_at_once(number, f"admin-init {name}: {WORDS[number]}.{again}")
 
     return on_signals(answer)
 
@@ -223,8 +219,6 @@ def _overview() -> str:
 
 
 def _run_own(name: str, run: Callable[..., int], arguments: list[str]) -> int:
-    if name == "compare" and not arguments:
-        raise AdminInitError("a comparison needs a `--config FILE` that says what to compare.")
     parser = command_parser(name)
     try:
         parsed = parser.parse_args(arguments)
@@ -234,9 +228,6 @@ def _run_own(name: str, run: Callable[..., int], arguments: list[str]) -> int:
     except TypeError as error:
         raise AdminInitError(f"the options cannot be used: {error}") from error
     settings.pop("config", None)
-    if name == "study":
-        settings |= settings.pop(settings["name"])
-        settings.pop("config", None)
     with results_only():
         return run(**settings)
 
@@ -245,14 +236,12 @@ def command_parser(name: str) -> ArgumentParser:
     """Build the parser of one of :data:`COMMANDS` that is not LightningCLI's."""
     command = COMMANDS[name]
     parser = _parser(prog=f"admin-init {name}", **_help(name))
-    if name == "study":
-        from admin_init.lab.studies import STUDIES
-
-        studies = parser.add_subcommands(dest="name", metavar="NAME", title="studies")
-        for key, study in STUDIES.items():
-            one = _parser(description=_purpose(study), exit_on_error=False)
-            one.add_function_arguments(study, as_group=False)
-            studies.add_subcommand(key, one, help=_purpose(study))
+    if command.named is not None:
+        names = parser.add_subcommands(dest="name", metavar="NAME", title=command.named.__name__)
+        for key, function in command.named().items():
+            one = _parser(description=_purpose(function), exit_on_error=False)
+            one.add_function_arguments(function, as_group=False)
+            names.add_subcommand(key, one, help=_purpose(function))
         return parser
     if command.listed is not None:
         # Or the list would have to be typed as JSON.
