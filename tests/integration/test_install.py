@@ -19,6 +19,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import admin_init
+from admin_init.errors import _PACKAGES
 
 ROOT = Path(admin_init.__file__).parents[1]
 BUILD = "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
@@ -214,8 +215,18 @@ def test_classes_name_the_extra_that_they_need(answers: Any) -> None:
     ] * 3 + ["MissingExtraError: matplotlib is not installed. Run `pip install 'admin-init[lab]'`."]
 
 
-def test_extras_are_those_that_errors_name() -> None:
-    extras = PROJECT["optional-dependencies"]
+def test_what_is_required_of_an_extra_is_what_it_installs() -> None:
+    for extra, packages in _PACKAGES.items():
+        texts = [f"admin-init[{extra}]"]
+        for text in texts:
+            wanted = Requirement(text)
+            for part in wanted.extras:
+                texts += PROJECT["optional-dependencies"][part]
+        names = {Requirement(text).name for text in texts} - {"admin-init"}
+        assert names == set(packages)
+
+
+def test_the_extras_that_errors_name_exist() -> None:
     for path in (ROOT / "admin_init").rglob("*.py"):
         for name in re.findall(r"""(?:require|import)_extra\("(\w+)\"""", path.read_text()):
-            assert name in extras, path
+            assert name in PROJECT["optional-dependencies"], path
