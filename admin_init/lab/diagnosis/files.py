@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from rich.console import RenderableType
 
 from admin_init._utils.atomic_files import write_bytes, write_json
+from admin_init._utils.validation import PositiveFloat, PositiveInt, type_problems
 from admin_init.errors import AdminInitError, require_extra
 from admin_init.lab.diagnosis.diagnosis import mean_diagnosis
 from admin_init.lab.diagnosis.measured import DELTAS, diagnose_module
@@ -32,10 +32,10 @@ def write_diagnosis(
     output: str | os.PathLike[str],
     *,
     checkpoint: str | os.PathLike[str] | None = None,
-    batches: int = 1,
-    deltas: Sequence[float] = DELTAS,
+    batches: PositiveInt = 1,
+    deltas: Sequence[PositiveFloat] = DELTAS,
     seed: int | None = None,
-    ramp_steps: int | None = None,
+    ramp_steps: PositiveInt | None = None,
     usage: str | None = None,
 ) -> list[RenderableType]:
     """Diagnose the model of a recipe or a checkpoint, and write :data:`FILES`.
@@ -59,11 +59,7 @@ def write_diagnosis(
         MissingExtraError: The extra ``lab`` is not installed.
     """
     require_extra("lab")
-    problems = []
-    if not deltas or not all(0 < delta < math.inf for delta in deltas):
-        problems.append(f"`deltas` must be positive numbers, one at least, but are {deltas}.")
-    if ramp_steps is not None and ramp_steps < 1:
-        problems.append(f"`ramp_steps` must be at least 1, but is {ramp_steps}.")
+    problems = type_problems(write_diagnosis, locals())
     if Path(output).exists() and not Path(output).is_dir():
         problems.append(f"`output` must be a folder, but {output} is a file.")
     if problems:

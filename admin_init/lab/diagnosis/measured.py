@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from admin_init._utils.isolation import preserved
+from admin_init._utils.validation import PositiveFloat, check
 from admin_init.errors import AdminInitError
 from admin_init.lab.diagnosis.diagnosis import Diagnosis, Sublayer
 from admin_init.measures import (
@@ -43,7 +43,7 @@ def diagnose_module(
     module: TranslationModule,
     batch: TranslationBatch,
     *,
-    deltas: Sequence[float] = DELTAS,
+    deltas: Sequence[PositiveFloat] = DELTAS,
     seed: int = 0,
 ) -> Diagnosis:
     """Measure ``module`` on a batch, and leave it as it was.
@@ -55,11 +55,10 @@ def diagnose_module(
         seed: Seed of the signs of these changes.
 
     Raises:
-        AdminInitError: The module is not built yet, or its Transformer is fairseq's.
-        ValueError: ``deltas`` is empty, or holds one that is not positive.
+        AdminInitError: The module is not built yet, or its Transformer is fairseq's; or ``deltas``
+            is empty, or holds one that is not positive.
     """
-    if not deltas or not all(0 < delta < math.inf for delta in deltas):
-        raise ValueError(f"`deltas` must be positive numbers, one at least, but are {deltas}.")
+    check(diagnose_module, locals())
     model = observable(module)
     padding = module.config.padding_idx
 

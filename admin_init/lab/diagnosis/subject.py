@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from admin_init._utils.checkpoints import read_checkpoint
+from admin_init._utils.validation import PositiveInt, check
 from admin_init.adapters.discovery import resolve_sites
 from admin_init.admin_profile import AdminProfile
 from admin_init.callbacks.admin_init import AdminInit
@@ -38,7 +39,7 @@ def load_subject(
     recipe: str | os.PathLike[str],
     *,
     checkpoint: str | os.PathLike[str] | None = None,
-    batches: int = 1,
+    batches: PositiveInt = 1,
     seed: int | None = None,
     usage: str | None = None,
 ) -> Subject:
@@ -58,8 +59,7 @@ def load_subject(
         AdminInitError: The recipe cannot be built or the checkpoint cannot be read, they do not
             belong together, there are fewer batches, or the model cannot be observed.
     """
-    if batches < 1:
-        raise AdminInitError(f"`batches` must be at least 1, but is {batches}.")
+    check(load_subject, locals())
     saved = None if checkpoint is None else read_checkpoint(checkpoint)
     seeded = [] if seed is None else ["--seed_everything", str(seed)]
     settings = {} if usage is None else {"usage": usage}

@@ -154,7 +154,7 @@ def test_a_decoder_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (("--batches", "0"), "`batches` must be at least 1, but is 0"),
         (("--batches", "999"), "`batches` must be at most "),
-        (("--deltas", "[1e-4, -1]"), "`deltas` must be positive numbers"),
+        (("--deltas", "[1e-4, -1]"), "`deltas` must be positive, but is -1"),
         (("--largest_stable_rate", "true", "--ramp_steps", "0"), "`ramp_steps` must be at least"),
         (("--output", "fit.yaml"), "fit.yaml is a file"),
     ],

@@ -202,8 +202,9 @@ def test_batches_are_averaged() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match=r"`deltas` must be positive numbers, .* but are \(0,\)"):
-        diagnose_module(module(), batch(), deltas=(0,))
+    for deltas, fault in (((0,), "positive, but is 0"), ((), r"one number at least, but is \(\)")):
+        with pytest.raises(ValueError, match=f"`deltas` must be {fault}"):
+            diagnose_module(module(), batch(), deltas=deltas)
     with pytest.raises(AdminInitError, match="is not built"):
         diagnose_module(TranslationModule(), batch())
     other = module()
