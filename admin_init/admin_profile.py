@@ -51,14 +51,18 @@ class AdminProfile:
     """Version of this package that measured it."""
 
     def __post_init__(self) -> None:
-        problems = [f"`rule` is {self.rule!r}"] * (self.rule not in RULES)
         # They reach terminals, where what cannot be printed may be a command.
         texts = [self.dtype, self.version]
         texts += [text for site in self.sites for text in (site.name, site.stack)]
         if unprintable := [text for text in texts if not text.isprintable()]:
             raise ProfileError(f"This is no valid profile: {unprintable[0]!a} cannot be printed.")
-        problems += ["there are no sites"] * (not self.sites)
-        problems += [f"`batches` must be at least 1, but is {self.batches}"] * (self.batches < 1)
+        problems = []
+        if self.rule not in RULES:
+            problems.append(f"`rule` is {self.rule!r}")
+        if not self.sites:
+            problems.append("there are no sites")
+        if self.batches < 1:
+            problems.append(f"`batches` must be at least 1, but is {self.batches}")
         for site in self.sites:
             if not (math.isfinite(site.omega) and site.omega > 0):
                 problems.append(f"omega of `{site.name}` must be positive, but is {site.omega}")
@@ -135,5 +139,5 @@ class AdminProfile:
             raise ProfileError(f"There is no profile at {path}.") from error
         except OSError as error:
             raise ProfileError(f"The profile {path} cannot be read: {error.strerror}.") from error
-        except (ValueError, TypeError, OverflowError) as error:
+        except AdminInitError as error:
             raise ProfileError(f"{path} holds no profile of this package: {error}") from error

@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeVar
 
+from admin_init._utils.typed_json import from_json
 from admin_init.errors import AdminInitError
 
 T = TypeVar("T")
@@ -115,13 +116,13 @@ def write_checked(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
     write_json(path, {**values, "checksum": _checksum(json.loads(json.dumps(values)))})
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Return what a JSON file holds.
+def read_json(path: str | os.PathLike[str], hint: Any = Any) -> Any:
+    """Return what a JSON file holds, as a value of the type ``hint``.
 
     Raises:
-        AdminInitError: The file is damaged.
+        AdminInitError: The file is damaged, or holds a value of another type.
     """
-    return _of_file(path, parse_json)
+    return _of_file(path, lambda content: from_json(hint, parse_json(content)))
 
 
 def read_checked(path: str | os.PathLike[str], build: Callable[[dict[str, Any]], T]) -> T:

@@ -5,16 +5,24 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from admin_init._utils.atomic_files import read_json, set_aside, write_json
-from admin_init._utils.typed_json import fits
 from admin_init.errors import AdminInitError
 from admin_init.translation.scoring import Bleu, TokenisedBleu
 
 NAME = "test.json"
-_KEYS = {"data", "sha256", "checkpoint"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    data: str
+    sha256: str
+    checkpoint: str
+    sacrebleu: float | None = None
+    signature: str | None = None
+    tokenised_bleu: str | None = None
 
 
 def record_test(
@@ -39,9 +47,8 @@ def record_test(
     with checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     entries = _entries(path) if path.exists() else []
-    same = {"data": str(data), "sha256": digest}
-    entries = [entry for entry in entries if entry | same != entry]
-    others = [entry["checkpoint"] for entry in entries if entry["data"] == str(data)]
+    entries = [entry for entry in entries if (entry.data, entry.sha256) != (str(data), digest)]
+    others = [entry.checkpoint for entry in entries if entry.data == str(data)]
     if others:
         warnings.warn(
             f"The test set of {data} has been scored before with {', '.join(others)} of the same "
@@ -49,26 +56,25 @@ def record_test(
             "that validation chose.",
             stacklevel=2,
         )
-    scores = {
-        "checkpoint": checkpoint.name,
-        "sacrebleu": bleu.score,
-        "signature": bleu.signature,
-        "tokenised_bleu": tokenised.line,
-    }
-    write_json(path, [*entries, same | scores])
-
-
-def _entries(path: Path) -> list[dict[str, Any]]:
-    try:
-        entries: list[dict[str, Any]] = read_json(path)
-        if fits(list[dict[str, Any]], entries) and all(entry.keys() >= _KEYS for entry in entries):
-            return entries
-        fault = f"{path} cannot be used: it holds no list of scores."
-    except AdminInitError as error:
-        fault = str(error)
-    # The scores that were just computed must not be lost by it.
-    aside = set_aside(path)
-    warnings.warn(
-        f"{fault} It is now {aside.name}: what was scored before is not known.", stacklevel=3
+    scores = _Entry(
+        data=str(data),
+        sha256=digest,
+        checkpoint=checkpoint.name,
+        sacrebleu=bleu.score,
+        signature=bleu.signature,
+        tokenised_bleu=tokenised.line,
     )
-    return []
+    write_json(path, [asdict(entry) for entry in (*entries, scores)])
+
+
+def _entries(path: Path) -> list[_Entry]:
+    try:
+        entries: list[_Entry] = read_json(path, list[_Entry])
+        return entries
+    except AdminInitError as error:
+        # The scores that were just computed must not be lost by it.
+        aside = set_aside(path)
+        warnings.warn(
+            f"{error} It is now {aside.name}: what was scored before is not known.", stacklevel=3
+        )
+        return []

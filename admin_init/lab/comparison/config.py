@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from admin_init._utils.atomic_files import read_checked, write_checked
-from admin_init._utils.typed_json import fits, from_json
+from admin_init._utils.typed_json import from_json
 from admin_init._utils.validation import (
     POSITIVE,
     NonNegativeInt,
@@ -198,7 +198,7 @@ def read_settings(folder: Path) -> tuple[Comparison, float]:
 
 def _settings(values: dict[str, Any]) -> tuple[Comparison, float]:
     entropy = values.pop("entropy")
-    if not (fits(float, entropy) and 0 < entropy < math.inf):
+    if type(entropy) not in (int, float) or not 0 < entropy < math.inf:
         raise AdminInitError(f"`entropy` must be a positive number, but is {entropy!r}.")
     missing = [name for name in ("corpus", "grid") if name not in values]
     if missing:

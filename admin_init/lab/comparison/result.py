@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from admin_init._utils.atomic_files import read_checked, set_aside
-from admin_init._utils.typed_json import fits, from_json
+from admin_init._utils.typed_json import from_json
 from admin_init.errors import AdminInitError
 from admin_init.lab.comparison.config import Comparison
 from admin_init.lab.comparison.grid import Precision, Variant, check_depth
@@ -77,7 +77,8 @@ class Result:
 
         def build(values: dict[str, Any]) -> Result:
             result = from_json(cls, values)
-            _check_course(result.history)
+            if not from_json(_Course, result.history).validation:
+                raise AdminInitError("its `history` has no validation.")
             check_depth(result.depth)
             for name in (result.run, result.variant.name):
                 if name != path.parent.name:
@@ -120,23 +121,14 @@ class _Norms:
     norms: dict[str, float]
 
 
-_COURSE = {
-    "train_loss": list[float],
-    "grad_norm": list[float],
-    "validation": list[_Validation],
-    "layer_grad_norm": list[_Norms],
-}
-
-
-def _check_course(history: dict[str, Any]) -> None:
-    """See that a history has what a run is judged by and what is drawn of it."""
-    given = {"layer_grad_norm": []} | history  # older ones have none
-    wrong = [name for name, hint in _COURSE.items() if not fits(hint, given.get(name))]
-    if wrong or not history["validation"]:
-        wrong = wrong or ["validation"]
-        raise AdminInitError(
-            f"its `history` lacks {' and '.join(wrong)}, or has other values there."
-        )
+@dataclass
+class _Course:
+    train_loss: list[float]
+    grad_norm: list[float]
+    validation: list[_Validation]
+    layer_grad_norm: list[_Norms] = field(default_factory=list)
+    spikes: list[int] = field(default_factory=list)
+    seconds: float | None = None
 
 
 def kept(comparison: Comparison, variant: Variant, entropy: float) -> Result | None:

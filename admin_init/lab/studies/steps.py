@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 from admin_init._utils.atomic_files import read_checked, set_aside
 from admin_init._utils.typed_json import from_json
@@ -40,7 +40,7 @@ def run_studies(comparison: Comparison) -> None:
         found.save(folder)
 
 
-def _measured(path: Path) -> tuple[set[Any], set[Any]] | None:
+def _measured(path: Path) -> tuple[set[str], set[int]] | None:
     """Return the styles and seeds of a study that was done before, if it can be used."""
     if not path.exists():
         return None
@@ -66,16 +66,18 @@ def studied(comparison: Comparison) -> list[Step]:
 
 @dataclass
 class _Found:
-    rows: list[dict[str, Any]]
+    rows: list[_Row]
     summary: list[dict[str, str]]
     sentences: list[str]
 
 
+class _Row(TypedDict):
+    style: str
+    seed: int
+
+
 def _load(path: Path) -> _Found:
-    found = read_checked(path, partial(from_json, _Found))
-    if not all({"style", "seed"} <= row.keys() for row in found.rows):
-        raise AdminInitError(f"{path} cannot be used: a row has no style, or no seed.")
-    return found
+    return read_checked(path, partial(from_json, _Found))
 
 
 def _folder(comparison: Comparison, name: str) -> Path:

@@ -9,7 +9,7 @@ from http.client import HTTPException
 from os import PathLike
 from pathlib import Path
 from shutil import copyfileobj
-from typing import Any
+from typing import TypedDict
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -25,10 +25,12 @@ from admin_init._utils.atomic_files import (
     read_json,
     write_json,
 )
-from admin_init.errors import CorpusError
+from admin_init.errors import AdminInitError, CorpusError
 
 RECORDS = "checksums.json"
 """What was downloaded into a folder: of each file its SHA-256, its size and where it came from."""
+
+_Record = TypedDict("_Record", {"sha256": str, "bytes": int, "from": str})
 
 
 def fetch(
@@ -123,12 +125,13 @@ def _add(path: Path, origin: str, checksum: str | None, *, trusted: bool) -> Non
     move_whole(part, path)
 
 
-def _records(path: Path) -> dict[str, Any]:
+def _records(path: Path) -> dict[str, _Record]:
     if not path.exists():
         return {}
     try:
-        return {name: record for name, record in read_json(path).items() if record["sha256"]}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        records: dict[str, _Record] = read_json(path, dict[str, _Record])
+        return records
+    except AdminInitError as error:
         raise CorpusError(f"{path} is damaged. Delete it, and nothing is checked by it.") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, Self
 
+from admin_init._utils.typed_json import from_json
 from admin_init._utils.validation import PositiveInt, at_least, check
 from admin_init.errors import CorpusError
 
@@ -79,4 +80,4 @@ class PrepareConfig:
     def from_settings(cls, settings: dict[str, Any]) -> Self:
         """Read what is meant for this class from the settings of a manifest."""
         names = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in settings.items() if name in names})
+        return from_json(cls, {name: settings[name] for name in names & settings.keys()})

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from admin_init._utils.atomic_files import parse_checked, write_checked
-from admin_init.errors import CorpusError
+from admin_init._utils.typed_json import from_json
+from admin_init.errors import AdminInitError, CorpusError
 from admin_init.translation.preparation.config import PrepareConfig
 
 NAME = "prepare.json"
@@ -81,19 +82,12 @@ class Manifest:
             CorpusError: The folder has none, or it is damaged.
         """
         try:
-            content = parse_checked((folder / NAME).read_bytes())
-            for split in content["splits"].values():
-                split["dropped"] = {why: Dropped(**is_) for why, is_ in split["dropped"].items()}
-            content["splits"] = {name: Split(**is_) for name, is_ in content["splits"].items()}
+            manifest = from_json(cls, parse_checked((folder / NAME).read_bytes()))
             # An older version did not have every setting, and did what is the default now.
-            content["settings"] = asdict(PrepareConfig()) | content["settings"]
-            manifest = cls(**content)
-            # What it says has to be possible, and can be shown.
+            manifest.settings = asdict(PrepareConfig()) | manifest.settings
             PrepareConfig.from_settings(manifest.settings)
-            str(manifest)
-            "".join(manifest.outputs.values())
             return manifest
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, AdminInitError) as error:
             raise CorpusError(
                 f"{folder} exists, but is no prepared corpus: its {NAME} cannot be read "
                 f"({str(error).rstrip('.')}). "
@@ -132,7 +126,7 @@ class Manifest:
     def __str__(self) -> str:
         rows = [f"dictionary: {self.dictionary_size:,} ids"]
         if self.learned_from:
-            of = self.learned_from["of"]
+            of = self.learned_from.get("of", 0)
             rows[0] += "".join(
                 f", subwords learned from {number:,} of {of:,} {kind}"
                 for kind, number in self.learned_from.items()

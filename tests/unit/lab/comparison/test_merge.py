@@ -165,8 +165,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut": (lambda path: path.write_text('{"run":'), "it is no JSON"),
     "a list": (lambda path: path.write_text("[]"), "it holds a list"),
     "deep": (lambda path: path.write_text("[" * 100_000), "it is no JSON"),
-    "a string": (lambda path: edited(path, seed="1"), "`seed` must be a int, but is '1'"),
-    "no course": (lambda path: edited(path, history={}), "its `history` lacks train_loss"),
+    "a string": (lambda path: edited(path, seed="1"), "`seed` is '1': expected `int`"),
+    "no course": (lambda path: edited(path, history={}), "missing required field `train_loss`"),
     "outside": (
         lambda path: edited(path, residual="../../../x"),
         "it is the result of '../../../x_18-18",
