@@ -5,17 +5,56 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 
+from admin_init._utils.typed_json import from_json
 from admin_init.callbacks.lightning_compat import Callback
 from admin_init.measures.gradients import gradient_norms
 from admin_init.measures.spikes import SpikeDetector
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
+
+
+@dataclass
+class Validation:
+    """One validation of a run."""
+
+    step: int
+    """Updates made before it."""
+    nll: float
+    """NLL, nats per target token, not smoothed."""
+    source_gain: float
+    """How much the NLL rises when the sources are shuffled."""
+
+
+@dataclass
+class LayerNorms:
+    """2-norms of the gradients by sub-layer, at one update."""
+
+    step: int
+    """Number of the update, from 1."""
+    norms: dict[str, float]
+
+
+@dataclass(kw_only=True)
+class Course:
+    """Course of a run: its losses, gradient norms and validations."""
+
+    train_loss: list[float]
+    """Training loss of every update."""
+    grad_norm: list[float]
+    """2-norm of all gradients together, at every update."""
+    validation: list[Validation]
+    layer_grad_norm: list[LayerNorms] = field(default_factory=list)
+    """Gradient norms of the sub-layers, once a validation."""
+    spikes: list[int] = field(default_factory=list)
+    """Numbers of the updates whose loss was a spike; found when the run has ended."""
 
 
 class History(Callback):
@@ -43,35 +82,28 @@ class History(Callback):
         self.max_seconds = max_seconds
         self.norms_every = norms_every
         self.initial = initial
-        self.train_loss: list[float] = []
-        """Training loss of every update."""
-        self.grad_norm: list[float] = []
-        """2-norm of all gradients together, at every update."""
-        self.layer_grad_norm: list[dict[str, Any]] = []
-        """`step` and `norms`, 2-norms of the gradients by sub-layer, once a validation."""
+        self.course = Course(train_loss=[], grad_norm=[], validation=[])
         self.initial_nll: float | None = None
         """Validation NLL before the first update, where asked for."""
-        self.validation: list[dict[str, float]] = []
-        """`step`, `nll` and `source_gain` of every validation."""
         self.seconds = 0.0
         """Time spent in training and validation."""
         self._started = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the course so far."""
-        return {
-            "train_loss": self.train_loss,
-            "grad_norm": self.grad_norm,
-            "layer_grad_norm": self.layer_grad_norm,
-            "initial_nll": self.initial_nll,
-            "validation": self.validation,
-            "seconds": self._elapsed(),
-        }
+        course: dict[str, Any] = msgspec.to_builtins(self.course)
+        return {**course, "initial_nll": self.initial_nll, "seconds": self._elapsed()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the course of the run that is resumed."""
-        for name, value in state_dict.items():
-            setattr(self, name, value)
+        """Take up the course of the run that is resumed.
+
+        Raises:
+            AdminInitError: A part of it is missing, unknown or of another type.
+        """
+        course = dict(state_dict)
+        self.initial_nll = course.pop("initial_nll", None)
+        self.seconds = float(course.pop("seconds"))
+        self.course = from_json(Course, course)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -96,13 +128,13 @@ class History(Callback):
         """Record the gradient norm."""
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
-        self.grad_norm.append(norm)
+        self.course.grad_norm.append(norm)
         pl_module.log("grad_norm", norm)
         step = trainer.global_step + 1
         if step % self.norms_every == 0:
             norms = gradient_norms(pl_module.transformer.named_parameters())  # type: ignore[union-attr]
-            self.layer_grad_norm.append(
-                {"step": step, "norms": {name: float(norm) for name, norm in norms.items()}}
+            self.course.layer_grad_norm.append(
+                LayerNorms(step, {name: float(norm) for name, norm in norms.items()})
             )
 
     def on_train_batch_end(
@@ -114,7 +146,7 @@ class History(Callback):
         batch_idx: int,
     ) -> None:
         """Record the loss, and stop where it is not finite or the time is over."""
-        self.train_loss.append(float(outputs["loss"]))
+        self.course.train_loss.append(float(outputs["loss"]))
         self._stop_if_over(trainer)
         if self.on_update is not None:
             self.on_update(trainer.global_step)
@@ -122,12 +154,12 @@ class History(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record the validation."""
         metrics = trainer.callback_metrics
-        self.validation.append(
-            {
-                "step": trainer.global_step,
-                "nll": float(metrics["val_nll"]),
-                "source_gain": float(metrics["val_source_gain"]),
-            }
+        self.course.validation.append(
+            Validation(
+                trainer.global_step,
+                float(metrics["val_nll"]),
+                float(metrics["val_source_gain"]),
+            )
         )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -136,7 +168,8 @@ class History(Callback):
         self._started = 0.0
 
     def _stop_if_over(self, trainer: pl.Trainer) -> None:
-        diverged = bool(self.train_loss) and not math.isfinite(self.train_loss[-1])
+        losses = self.course.train_loss
+        diverged = bool(losses) and not math.isfinite(losses[-1])
         if diverged or self._elapsed() >= self.max_seconds:
             trainer.should_stop = True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from admin_init._utils.typed_json import from_json
 from admin_init.errors import AdminInitError
 from admin_init.lab.comparison.config import Comparison
 from admin_init.lab.comparison.grid import Precision, Variant, check_depth
-from admin_init.lab.comparison.history import loss_spikes
+from admin_init.lab.comparison.history import Course, loss_spikes
 from admin_init.translation.scoring import Bleu
 
 RESULT = "result.json"
@@ -62,9 +62,8 @@ class Result:
     """Median over the updates of the 2-norm of all gradients."""
     seconds: float
     """Time of training and validation, the only field that a repeated run changes."""
-    history: dict[str, Any]
-    """Losses and gradient norms of all updates, all validations, and `spikes`, the numbers of the
-    updates whose loss was a spike."""
+    history: Course
+    """Losses and gradient norms of all updates, and all validations."""
 
     @classmethod
     def load(cls, path: Path) -> Result:
@@ -76,8 +75,11 @@ class Result:
         """
 
         def build(values: dict[str, Any]) -> Result:
+            # Older ones have the seconds twice.
+            if isinstance(history := values.get("history"), dict):
+                history.pop("seconds", None)
             result = from_json(cls, values)
-            if not from_json(_Course, result.history).validation:
+            if not result.history.validation:
                 raise AdminInitError("its `history` has no validation.")
             check_depth(result.depth)
             for name in (result.run, result.variant.name):
@@ -100,35 +102,12 @@ class Result:
     @property
     def updates(self) -> int:
         """How many updates it made."""
-        return len(self.history["train_loss"])
+        return len(self.history.train_loss)
 
     def row(self) -> dict[str, Any]:
         """Return what is the same whenever and wherever the run is computed, for tables."""
         values = {k: v for k, v in asdict(self).items() if k not in ("history", "seconds")}
         return values | {"updates": self.updates}
-
-
-@dataclass
-class _Validation:
-    step: int
-    nll: float
-    source_gain: float
-
-
-@dataclass
-class _Norms:
-    step: int
-    norms: dict[str, float]
-
-
-@dataclass
-class _Course:
-    train_loss: list[float]
-    grad_norm: list[float]
-    validation: list[_Validation]
-    layer_grad_norm: list[_Norms] = field(default_factory=list)
-    spikes: list[int] = field(default_factory=list)
-    seconds: float | None = None
 
 
 def kept(comparison: Comparison, variant: Variant, entropy: float) -> Result | None:
@@ -155,35 +134,43 @@ def finished(comparison: Comparison, variant: Variant, entropy: float) -> Result
         return None
     before = Result.load(path)
     bleu = None if before.bleu is None else Bleu(before.bleu, before.bleu_signature or "")
-    # Older ones have the seconds in their history, too.
-    course = {"initial_nll": before.initial_nll} | before.history | {"seconds": before.seconds}
-    return judged(comparison, variant, course, entropy, bleu)
+    return judged(
+        comparison,
+        variant,
+        before.history,
+        entropy,
+        bleu,
+        initial_nll=before.initial_nll,
+        seconds=before.seconds,
+    )
 
 
 def judged(
     comparison: Comparison,
     variant: Variant,
-    course: dict[str, Any],
+    course: Course,
     entropy: float,
     bleu: Bleu | None,
+    *,
+    initial_nll: float | None,
+    seconds: float,
 ) -> Result:
-    """Make the result of a run from its course, the state of its History."""
-    history = {k: v for k, v in course.items() if k not in ("seconds", "initial_nll")}
-    last = course["validation"][-1]
-    nlls = [entry["nll"] for entry in course["validation"]]
-    verdict = comparison.criteria.judge(nlls, last["source_gain"], entropy)
-    norms = [norm for norm in course["grad_norm"] if math.isfinite(norm)]
+    """Make the result of a run from its course."""
+    last = course.validation[-1]
+    nlls = [validation.nll for validation in course.validation]
+    verdict = comparison.criteria.judge(nlls, last.source_gain, entropy)
+    norms = [norm for norm in course.grad_norm if math.isfinite(norm)]
     return Result(
         run=variant.name,
         **variant._asdict(),
         trained=verdict.trained,
         reason=verdict.reason,
-        val_nll=last["nll"],
-        initial_nll=course["initial_nll"],
-        source_gain=last["source_gain"],
+        val_nll=last.nll,
+        initial_nll=initial_nll,
+        source_gain=last.source_gain,
         bleu=None if bleu is None else bleu.score,
         bleu_signature=None if bleu is None else bleu.signature,
         grad_norm=statistics.median(norms) if norms else math.nan,
-        seconds=course["seconds"],
-        history=history | {"spikes": loss_spikes(course["train_loss"])},
+        seconds=seconds,
+        history=replace(course, spikes=loss_spikes(course.train_loss)),
     )

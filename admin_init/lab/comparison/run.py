@@ -144,12 +144,12 @@ def train(
     )
     checkpoint = folder / "last.ckpt"
     trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.exists() else None)
-    course = history.state_dict()
-    if not course["validation"] or course["validation"][-1]["step"] < trainer.global_step:
+    course = history.course
+    if not course.validation or course.validation[-1].step < trainer.global_step:
         trainer.save_checkpoint(checkpoint, weights_only=False)
         trainer.validate(module, data, verbose=False)
     bleu = None
-    if comparison.bleu and math.isfinite(course["validation"][-1]["nll"]):
+    if comparison.bleu and math.isfinite(course.validation[-1].nll):
         if comparison.average > 1:
             snapshots = sorted(folder.glob(f"{SNAPSHOT}*.ckpt"), key=_step)[-comparison.average :]
             module.load_state_dict(average_checkpoints(snapshots)["state_dict"])
@@ -158,7 +158,15 @@ def train(
     elif comparison.bleu:
         # A model that computes NaN has nothing to search for.
         bleu = Bleu(0.0, "")
-    result = judged(comparison, variant, course, entropy, bleu)
+    result = judged(
+        comparison,
+        variant,
+        course,
+        entropy,
+        bleu,
+        initial_nll=history.initial_nll,
+        seconds=history.seconds,
+    )
     _log_outcome(trainer.logger, variant, result)
     write_checked(folder / RESULT, asdict(result))
     return result

@@ -155,13 +155,13 @@ def _draw(
     loss, nll, norm = axes
     style = look(number)
     course = run.history
-    losses = course["train_loss"]
+    losses = course.train_loss
     loss.plot(*_smoothed(losses, window), linewidth=1, **style)
-    spikes = [step for step in course.get("spikes", []) if math.isfinite(losses[step - 1])]
+    spikes = [step for step in course.spikes if math.isfinite(losses[step - 1])]
     loss.plot(spikes, [losses[step - 1] for step in spikes], "x", color=style["color"])
-    norm.plot(*_smoothed(course["grad_norm"], window), linewidth=1, label=label, **style)
-    steps = [entry["step"] for entry in course["validation"]]
-    nlls = [entry["nll"] for entry in course["validation"]]
+    norm.plot(*_smoothed(course.grad_norm, window), linewidth=1, label=label, **style)
+    steps = [validation.step for validation in course.validation]
+    nlls = [validation.nll for validation in course.validation]
     nll.plot(steps, nlls, marker=MARKERS[number % len(MARKERS)], markersize=4, **style)
 
 
@@ -172,8 +172,8 @@ def _smoothed(values: list[float], window: int) -> tuple[Any, Any]:
 
 
 def _norms(group: Group) -> list[dict[str, float]]:
-    recorded = [run.history.get("layer_grad_norm", []) for run in group.runs]
-    return [entries[0]["norms"] for entries in recorded if entries]
+    recorded = [run.history.layer_grad_norm for run in group.runs]
+    return [entries[0].norms for entries in recorded if entries]
 
 
 def _of_stack(group: Group, stack: str) -> Any:

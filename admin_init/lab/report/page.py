@@ -201,7 +201,7 @@ def _run_cells(group: Group, run: Result) -> dict[str, str]:
         "source gain": f"{run.source_gain:.3f}",
         "BLEU": "" if run.bleu is None else f"{run.bleu:.1f}",
         "grad norm": f"{run.grad_norm:.3g}",
-        "spikes": str(len(run.history.get("spikes", []))),
+        "spikes": str(len(run.history.spikes)),
         "updates": str(run.updates),
         "seconds": f"{run.seconds:.0f}",
     }

@@ -19,7 +19,7 @@ def judge_ramp(comparison: Comparison, run: Result) -> LargestStableRate:
     """Judge the training losses of a ramp, see :class:`LargestStableRate`."""
     steps = comparison.max_steps or run.updates
     judge = LargestStableRate()
-    for step, loss in enumerate(run.history["train_loss"]):
+    for step, loss in enumerate(run.history.train_loss):
         judge.update(run.learning_rate * step / steps, loss)
     return judge
 

@@ -47,8 +47,8 @@ def run(data: Path, variant: Variant = POST, **changed: Any) -> Result:
 def test_a_budget_in_minutes_alone(data: Path) -> None:
     result = run(data, max_steps=None, max_minutes=0.02)
     assert 1.2 <= result.seconds < 30
-    assert result.updates == len(result.history["train_loss"]) > 5
-    assert result.history["validation"][-1]["step"] == result.updates
+    assert result.updates == len(result.history.train_loss) > 5
+    assert result.history.validation[-1].step == result.updates
     assert result.row()["updates"] == result.updates
 
 
@@ -66,7 +66,7 @@ def test_the_minutes_before_an_interruption_count(data: Path) -> None:
     assert replace(again, seconds=0.0) == replace(first, seconds=0.0)
     more = train(replace(comparison, max_minutes=0.02), POST, 4.0)
     assert more.updates > first.updates
-    assert more.history["train_loss"][: first.updates] == first.history["train_loss"]
+    assert more.history.train_loss[: first.updates] == first.history.train_loss
     assert 1.2 <= more.seconds < 30
 
 
@@ -118,14 +118,14 @@ def test_bf16_weights(data: Path, residual: str) -> None:
 
 def test_spikes_are_updates_above_the_running_median(data: Path) -> None:
     result = run(data, POST._replace(learning_rate=0.5), max_steps=40, validate_every=20)
-    losses, spikes = result.history["train_loss"], []
+    losses, spikes = result.history.train_loss, []
     for update in range(2, 41):
         before = sorted(losses[: update - 1])
         median = (before[(update - 2) // 2] + before[(update - 1) // 2]) / 2
         if losses[update - 1] > median + 0.1:
             spikes.append(update)
     assert 0 < len(spikes) < 40
-    assert result.history["spikes"] == spikes
+    assert result.history.spikes == spikes
 
 
 def test_a_result_of_an_earlier_version_can_be_read(data: Path) -> None:

@@ -14,6 +14,7 @@ from admin_init._utils.atomic_files import write_checked, write_json
 from admin_init.lab.comparison.config import Comparison, write_settings
 from admin_init.lab.comparison.criteria import Criteria
 from admin_init.lab.comparison.grid import Grid, Variant
+from admin_init.lab.comparison.history import Course, Validation
 from admin_init.lab.comparison.merge import merge
 from admin_init.lab.comparison.result import Result, judged
 from admin_init.lab.report.page import write_report
@@ -23,15 +24,21 @@ GRID = Grid(residual=["post", "pre"], learning_rate=[1e-3, 2e-3], seed=[1, 2])
 
 def result(comparison: Comparison, variant: Variant, **changed: Any) -> Result:
     nll = math.nan if variant.residual == "post" else 2 + variant.learning_rate * variant.seed
-    course: dict[str, Any] = {
+    course = {
         "train_loss": [5.0, 4.0],
         "grad_norm": [1.0, 2.0],
-        "layer_grad_norm": [],
-        "initial_nll": 6.0,
-        "validation": [{"step": 2, "nll": nll, "source_gain": 0.5}],
-        "seconds": 7.0,
+        "validation": [Validation(2, nll, 0.5)],
     }
-    return judged(comparison, variant, course | changed, 4.0, None)
+    seconds = changed.pop("seconds", 7.0)
+    return judged(
+        comparison,
+        variant,
+        Course(**course | changed),
+        4.0,
+        None,
+        initial_nll=6.0,
+        seconds=seconds,
+    )
 
 
 def computer(folder: str, **settings: Any) -> Comparison:

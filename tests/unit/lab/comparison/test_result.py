@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from admin_init._utils.atomic_files import write_checked, write_json
+from admin_init.errors import AdminInitError
 from admin_init.lab.comparison.config import Comparison
 from admin_init.lab.comparison.grid import Grid
+from admin_init.lab.comparison.history import Course, History, LayerNorms, Validation
 from admin_init.lab.comparison.result import Result, judged, kept
 
 COMPARISON = Comparison(output="out", grid=Grid(residual=["pre"]))
 (VARIANT,) = COMPARISON.variants()
 PATH = Path("out", VARIANT.name, "result.json")
+COURSE = Course(
+    train_loss=[5.0, float("nan")],
+    grad_norm=[1.0, 2.0],
+    layer_grad_norm=[LayerNorms(1, {"encoder": 1.0})],
+    validation=[Validation(2, 3.0, 0.5)],
+)
 
 
 @pytest.fixture
 def result() -> Result:
     """A result, as a run writes it."""
-    course = {
-        "train_loss": [5.0, float("nan")],
-        "grad_norm": [1.0, 2.0],
-        "layer_grad_norm": [{"step": 1, "norms": {"encoder": 1.0}}],
-        "initial_nll": None,
-        "validation": [{"step": 2, "nll": 3.0, "source_gain": 0.5}],
-        "seconds": 7.0,
-    }
-    made = judged(COMPARISON, VARIANT, course, 4.0, None)
+    made = judged(COMPARISON, VARIANT, COURSE, 4.0, None, initial_nll=None, seconds=7.0)
     write_checked(PATH, asdict(made))
     return made
 
@@ -42,16 +43,37 @@ def test_a_result_comes_back_from_its_file(result: Result) -> None:
 def test_one_of_an_older_version_has_no_checksum(result: Result) -> None:
     values = asdict(result)
     del values["history"]["layer_grad_norm"], values["history"]["spikes"]
+    values["history"]["seconds"] = 7.0
     write_json(PATH, values)
-    assert repr(kept(COMPARISON, VARIANT, 4.0)) == repr(
-        judged(
-            COMPARISON,
-            VARIANT,
-            values["history"] | {"seconds": 7.0, "initial_nll": None},
-            4.0,
-            None,
-        )
-    )
+    old = kept(COMPARISON, VARIANT, 4.0)
+    assert repr(old) == repr(replace(result, history=replace(result.history, layer_grad_norm=[])))
+
+
+def test_the_course_comes_back_from_a_checkpoint() -> None:
+    history, resumed = History(), History()
+    history.course, history.initial_nll, history.seconds = COURSE, 6.0, 7.0
+    state = history.state_dict()
+    assert json.loads(json.dumps(state)).keys() == state.keys()
+    resumed.load_state_dict(state)
+    assert repr(resumed.course) == repr(COURSE)
+    assert (resumed.initial_nll, resumed.seconds) == (6.0, 7.0)
+    del state["spikes"], state["layer_grad_norm"], state["initial_nll"]  # of an earlier version
+    resumed.load_state_dict(state)
+    assert resumed.course.layer_grad_norm == []
+    assert resumed.initial_nll is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"on_update": 1}, "Course: unknown field 'on_update'"),
+        ({"train_loss": ["a"]}, r"Course: `train_loss\[0\]` is 'a': expected `float`"),
+        ({"validation": [{}]}, r"Course: `validation\[0\]` is {}: object missing"),
+    ],
+)
+def test_a_checkpoint_of_another_course_is_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(AdminInitError, match=message):
+        History().load_state_dict(History().state_dict() | changed)
 
 
 def test_one_that_is_not_there_is_none() -> None:

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from admin_init.lab.comparison.config import Comparison
+from admin_init.lab.comparison.history import Course, LayerNorms, Validation
 from admin_init.lab.comparison.result import Result
 from admin_init.lab.comparison.runner import Outcome
 from admin_init.lab.report.curves import curves, gradient_norms, outcomes
@@ -37,15 +38,11 @@ def result(residual: str = "admin", seed: int = 1, **changed: Any) -> Result:
         "bleu_signature": "nrefs:1|case:mixed|version:9.9",
         "grad_norm": 0.123456,
         "seconds": 61.7,
-        "history": {
-            "train_loss": [5.0, 4.0, 3.0],
-            "grad_norm": [3.0, 2.0, 1.0],
-            "validation": [
-                {"step": 2, "nll": 3.5, "source_gain": 0.1},
-                {"step": 3, "nll": 2.5, "source_gain": 0.75},
-            ],
-            "seconds": 61.7,
-        },
+        "history": Course(
+            train_loss=[5.0, 4.0, 3.0],
+            grad_norm=[3.0, 2.0, 1.0],
+            validation=[Validation(2, 3.5, 0.1), Validation(3, 2.5, 0.75)],
+        ),
     }
     return Result(**settings | changed)
 
@@ -61,12 +58,11 @@ def diverged(seed: int = 1) -> Result:
         source_gain=nan,
         bleu=0.0,
         grad_norm=nan,
-        history={
-            "train_loss": [5.0, math.inf, nan],
-            "grad_norm": [nan, nan, nan],
-            "validation": [{"step": 3, "nll": nan, "source_gain": nan}],
-            "seconds": 1.0,
-        },
+        history=Course(
+            train_loss=[5.0, math.inf, nan],
+            grad_norm=[nan, nan, nan],
+            validation=[Validation(3, nan, nan)],
+        ),
     )
 
 
@@ -146,7 +142,7 @@ def test_learning_rate_sensitivity_is_over_the_rates_of_a_style() -> None:
 
 def test_the_figure_draws_every_run_and_names_every_style_once() -> None:
     spiky = result(seed=2)
-    spiky.history["spikes"] = [2]
+    spiky.history.spikes = [2]
     runs = [result(seed=1), spiky, diverged(), result(depth="6-6")]
     loss, nll, norm, *shallow = curves(runs, 4.0).axes
     assert [len(axis.lines) for axis in (loss, nll, norm)] == [2 * 3, 3 + 1, 3]
@@ -176,7 +172,7 @@ def test_outcomes_are_ranked_and_a_failed_run_is_hollow() -> None:
 def test_many_styles_are_smoothed_and_shown_six_in_a_row() -> None:
     runs = [result(style) for style in "abcdefgh"]
     for run in runs:
-        run.history["train_loss"] = run.history["grad_norm"] = [*[1.0] * 10, 9.0, 1.0]
+        run.history.train_loss = run.history.grad_norm = [*[1.0] * 10, 9.0, 1.0]
     loss, _, norm, _, _, others = curves(runs, 4.0).axes
     for axis in (loss, norm):
         assert np.asarray(axis.lines[0].get_xydata()).tolist() == [[11, 1.0], [12, 1.0]]
@@ -227,7 +223,7 @@ def test_gradient_norms_are_drawn_by_sublayer_where_recorded() -> None:
     runs = [result(seed=seed) for seed in (1, 2)]
     for run, scale in zip(runs, (1.0, 3.0), strict=True):
         norms = {f"encoder.layers.{i}.{place}": scale for i in (0, 1) for place in ("a", "b")}
-        run.history["layer_grad_norm"] = [{"step": 2, "norms": norms | {"output_proj": 9.0}}]
+        run.history.layer_grad_norm = [LayerNorms(2, norms | {"output_proj": 9.0})]
     drawn = gradient_norms(runs)
     assert drawn is not None
     (axis,) = drawn.axes

@@ -9,6 +9,7 @@ from test_report import result
 
 from admin_init.errors import AdminInitError
 from admin_init.lab.comparison.config import Comparison
+from admin_init.lab.comparison.history import Course, Validation
 from admin_init.lab.comparison.run import build
 from admin_init.lab.comparison.runner import Outcome
 from admin_init.lab.report.page import sentences, table
@@ -18,9 +19,11 @@ RAMP = Comparison(ramp=True, max_steps=100)
 
 
 def ramped(residual: str, losses: list[float], **changed: Any) -> Any:
-    history = {"train_loss": losses, "grad_norm": [1.0] * len(losses), "validation": [
-        {"step": len(losses), "nll": 1.0, "source_gain": 0.0}
-    ]}  # fmt: skip
+    history = Course(
+        train_loss=losses,
+        grad_norm=[1.0] * len(losses),
+        validation=[Validation(len(losses), 1.0, 0.0)],
+    )
     return result(residual, learning_rate=0.05, history=history, **changed)
 
 
