@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -21,7 +21,7 @@ from admin_init._utils.validation import (
 )
 from admin_init.errors import AdminInitError
 from admin_init.lab.comparison.criteria import Criteria
-from admin_init.lab.comparison.grid import Grid, Precision, Variant
+from admin_init.lab.comparison.grid import AXES, Grid, Precision, Variant
 from admin_init.translation.backend import FairseqConfig
 from admin_init.translation.corpora.config import CorpusConfig
 
@@ -149,6 +149,16 @@ class Comparison:
         """List the runs of this computer's share of the grid."""
         first, step = map(int, self.share.split("/"))
         return self.grid.variants()[first - 1 :: step]
+
+    def of(self, variant: Variant) -> Comparison:
+        """Return the settings of one run: those of all, and in their place what its axes give."""
+        point: dict[str, Any] = {
+            name: None if value is None else [value] for name, value in variant.axes.items()
+        }
+        own = replace(self, grid=replace(self.grid, **point), share="1/1")
+        for name, value in variant.others.items():
+            own = replace(own, **AXES[name].replaced(own, value))
+        return own
 
 
 def _is_share(first: str, step: str) -> bool:

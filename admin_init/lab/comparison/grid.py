@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from admin_init._utils.typed_json import from_json
 from admin_init._utils.validation import PositiveInt, Seed
 from admin_init.errors import AdminInitError
+from admin_init.nn import TransformerConfig
+from admin_init.translation.optimization import OptimizationConfig
+
+if TYPE_CHECKING:
+    from admin_init.lab.comparison.config import Comparison
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"]
 
 
-class Variant(NamedTuple):
-    """One point of the grid: one run. What is None is common to all runs."""
+class Axis(NamedTuple):
+    """Everything that is said of an axis whose values replace settings of a comparison."""
+
+    name: str
+    """Format of a value in the name of a run."""
+    title: str
+    """Format of a value in a report."""
+    replaced: Callable[[Comparison, Any], dict[str, Any]]
+    """Returns what a value replaces of the settings that all runs have in common."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One point of the grid: one run."""
 
     residual: str
     """Residual style."""
@@ -22,17 +41,29 @@ class Variant(NamedTuple):
     learning_rate: float
     """Highest learning rate."""
     seed: int
-    """Of the initialization, the order of the batches and dropout."""
-    width: int | None = None
-    """Channels of the residual stream."""
-    warmup_steps: int | None = None
-    """Updates of linear warm-up."""
-    max_tokens: int | None = None
-    """The most tokens of a side of a batch."""
-    precision: Precision | None = None
-    """Numeric precision, as in `Trainer(precision=...)`."""
-    beta2: float | None = None
-    """Decay of the optimizer's second moments."""
+    """Seed of the initialization, the order of the batches and dropout."""
+    others: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Values of the other axes that the grid gives, by name."""
+
+    @classmethod
+    def pop_from(cls, values: dict[str, Any]) -> Variant:
+        """Take the :attr:`axes` of a variant out of a mapping, and build it from them.
+
+        Raises:
+            AdminInitError: A value is missing, or is none of its axis.
+        """
+        others = {name: v for name in AXES if (v := values.pop(name, None)) is not None}
+        from_json(Grid, {name: [value] for name, value in others.items()})  # has their types
+        always = {name: values.pop(name) for name in _ALWAYS if name in values}
+        variant = from_json(cls, {**always, "others": others})
+        check_depth(variant.depth)
+        return variant
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """Its value of every axis of the grid; None where all runs have that in common."""
+        always = {name: getattr(self, name) for name in _ALWAYS}
+        return {**always, **{name: self.others.get(name) for name in AXES}}
 
     @property
     def layers(self) -> tuple[int, int]:
@@ -41,22 +72,30 @@ class Variant(NamedTuple):
         return int(encoder), int(decoder)
 
     @property
-    def kind(self) -> str:
-        """All but the seed: what runs that differ in nothing else share."""
-        parts = {
-            "d": self.width,
-            "warmup": self.warmup_steps,
-            "tokens": self.max_tokens,
-            "": self.precision,
-            "beta": None if self.beta2 is None else f"{self.beta2:g}",
-        }
-        given = "".join(f"_{name}{value}" for name, value in parts.items() if value is not None)
-        return f"{self.residual}_{self.depth}_lr{self.learning_rate:g}{given}"
+    def group(self) -> str:
+        """Name of all but the seed: what runs that differ in nothing else share."""
+        others = [AXES[n].name.format(self.others[n]) for n in AXES if n in self.others]
+        return "_".join([self.residual, self.depth, f"lr{self.learning_rate:g}", *others])
 
     @property
     def name(self) -> str:
         """Name of the run, and of its folder."""
-        return f"{self.kind}_seed{self.seed}"
+        return f"{self.group}_seed{self.seed}"
+
+
+def _width(common: Comparison, dim: int) -> dict[str, Any]:
+    default, shape = TransformerConfig(), common.transformer
+    ratio = shape.get("ffn_dim", default.ffn_dim) / shape.get("dim", default.dim)
+    return {"transformer": shape | {"dim": dim, "ffn_dim": round(dim * ratio)}}
+
+
+def _warmup_steps(common: Comparison, steps: int) -> dict[str, Any]:
+    return {"optimization": common.optimization | {"warmup_steps": steps}}
+
+
+def _beta2(common: Comparison, beta2: float) -> dict[str, Any]:
+    beta1, _ = common.optimization.get("betas", OptimizationConfig().betas)
+    return {"optimization": common.optimization | {"betas": (beta1, beta2)}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,50 +117,59 @@ class Grid:
     seed: list[Seed] = field(default_factory=lambda: [1])
     """Seeds of the initialization, the batches and dropout."""
 
-    width: list[int] | None = None
+    width: list[int] | None = field(
+        default=None, metadata={"axis": Axis("d{}", "width {}", _width)}
+    )
     """Values of `transformer.dim`; `transformer.ffn_dim` keeps its ratio to it."""
 
-    warmup_steps: list[int] | None = None
+    warmup_steps: list[int] | None = field(
+        default=None, metadata={"axis": Axis("warmup{}", "warm-up {}", _warmup_steps)}
+    )
     """Values of `optimization.warmup_steps`."""
 
-    max_tokens: list[PositiveInt] | None = None
+    max_tokens: list[PositiveInt] | None = field(
+        default=None,
+        metadata={"axis": Axis("tokens{}", "{} tokens", lambda _, value: {"max_tokens": value})},
+    )
     """Batch sizes, values of `max_tokens`."""
 
-    precision: list[Precision] | None = None
+    precision: list[Precision] | None = field(
+        default=None, metadata={"axis": Axis("{}", "{}", lambda _, value: {"precision": value})}
+    )
     """Values of `precision`."""
 
-    beta2: list[float] | None = None
+    beta2: list[float] | None = field(
+        default=None, metadata={"axis": Axis("beta{:g}", "beta2 {:g}", _beta2)}
+    )
     """Values of the second of `optimization.betas`."""
 
     def variants(self) -> list[Variant]:
-        """List the runs; those of one seed together.
+        """List the runs; those of one seed together, and styles side by side.
 
         Raises:
             AdminInitError: A depth is not of the form `18-18`, or has no decoder.
         """
         for depth in self.depth:
             check_depth(depth)
-        values = [
-            [None] if (axis := getattr(self, name)) is None else axis for name in _SLOWEST_FIRST
-        ]
+        given = {
+            name: values for name in reversed(AXES) if (values := getattr(self, name)) is not None
+        }
         return [
-            Variant(**dict(zip(_SLOWEST_FIRST, point, strict=True)))
-            for point in itertools.product(*values)
+            Variant(residual, depth, learning_rate, seed, dict(zip(given, others, strict=True)))
+            for seed in self.seed
+            for others in itertools.product(*given.values())
+            for depth in self.depth
+            for learning_rate in self.learning_rate
+            for residual in self.residual
         ]
 
 
-# So that the report lists styles side by side.
-_SLOWEST_FIRST = (
-    "seed",
-    "precision",
-    "beta2",
-    "max_tokens",
-    "warmup_steps",
-    "width",
-    "depth",
-    "learning_rate",
-    "residual",
-)
+AXES: dict[str, Axis] = {
+    each.name: each.metadata["axis"] for each in fields(Grid) if "axis" in each.metadata
+}
+"""The axes that may be left out, in the order of a run's name."""
+
+_ALWAYS = ("residual", "depth", "learning_rate", "seed")
 
 
 def check_depth(depth: str) -> None:

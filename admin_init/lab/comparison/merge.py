@@ -137,7 +137,7 @@ def _figures(result: Result) -> str:
     """Return what the same run gives everywhere; as text, in which NaN equals NaN."""
     # The verdict depends on the criteria, which are applied anew.
     return json.dumps(
-        {k: v for k, v in asdict(result).items() if k not in ("seconds", "trained", "reason")}
+        {k: v for k, v in result.to_dict().items() if k not in ("seconds", "trained", "reason")}
     )
 
 

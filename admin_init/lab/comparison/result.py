@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from admin_init._utils.atomic_files import read_checked, set_aside
 from admin_init._utils.typed_json import from_json
 from admin_init.errors import AdminInitError
 from admin_init.lab.comparison.config import Comparison
-from admin_init.lab.comparison.grid import Precision, Variant, check_depth
+from admin_init.lab.comparison.grid import Variant
 from admin_init.lab.comparison.history import Course, loss_spikes
 from admin_init.translation.scoring import Bleu
 
@@ -24,26 +26,8 @@ RESULT = "result.json"
 class Result:
     """What came of a run."""
 
-    run: str
-    """Name of the run, and of its folder."""
-    residual: str
-    """Residual style."""
-    depth: str
-    """Encoder and decoder layers."""
-    learning_rate: float
-    """Highest learning rate."""
-    seed: int
-    """Of the initialization, the batches and dropout."""
-    width: int | None = None
-    """Channels of the residual stream; None where it is no axis of the grid, and so below."""
-    warmup_steps: int | None = None
-    """Updates of linear warm-up."""
-    max_tokens: int | None = None
-    """The most tokens of a side of a batch."""
-    precision: Precision | None = None
-    """Numeric precision, as in `Trainer(precision=...)`."""
-    beta2: float | None = None
-    """Decay of the optimizer's second moments."""
+    variant: Variant
+    """The point of the grid."""
     trained: bool
     """Whether it trained, by the criteria of the comparison."""
     reason: str
@@ -78,11 +62,12 @@ class Result:
             # Older ones have the seconds twice.
             if isinstance(history := values.get("history"), dict):
                 history.pop("seconds", None)
-            result = from_json(cls, values)
+            run = values.pop("run", None)
+            variant = Variant.pop_from(values)
+            result = from_json(cls, {**values, "variant": asdict(variant)})
             if not result.history.validation:
                 raise AdminInitError("its `history` has no validation.")
-            check_depth(result.depth)
-            for name in (result.run, result.variant.name):
+            for name in (run, variant.name):
                 if name != path.parent.name:
                     raise AdminInitError(f"it is the result of {name!r}.")
             return result
@@ -90,23 +75,19 @@ class Result:
         return read_checked(path, build)
 
     @property
-    def variant(self) -> Variant:
-        """The point of the grid."""
-        return Variant(**{name: getattr(self, name) for name in Variant._fields})
-
-    @property
-    def kind(self) -> str:
-        """All axes of the grid but the seed: what the seeds of one setting share."""
-        return self.variant.kind
-
-    @property
     def updates(self) -> int:
         """How many updates it made."""
         return len(self.history.train_loss)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return primitives only, as :meth:`load` reads them: the axes beside the other fields."""
+        values: dict[str, Any] = msgspec.to_builtins(self)
+        del values["variant"]
+        return {"run": self.variant.name, **self.variant.axes, **values}
+
     def row(self) -> dict[str, Any]:
         """Return what is the same whenever and wherever the run is computed, for tables."""
-        values = {k: v for k, v in asdict(self).items() if k not in ("history", "seconds")}
+        values = {k: v for k, v in self.to_dict().items() if k not in ("history", "seconds")}
         return values | {"updates": self.updates}
 
 
@@ -161,8 +142,7 @@ def judged(
     verdict = comparison.criteria.judge(nlls, last.source_gain, entropy)
     norms = [norm for norm in course.grad_norm if math.isfinite(norm)]
     return Result(
-        run=variant.name,
-        **variant._asdict(),
+        variant=variant,
         trained=verdict.trained,
         reason=verdict.reason,
         val_nll=last.nll,

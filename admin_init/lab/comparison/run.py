@@ -6,7 +6,6 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,41 +45,22 @@ def build(
         TypeError: A setting is unknown, or is one that the grid gives.
         ValueError: A setting is out of its range.
     """
+    own = comparison.of(variant)
     encoder_layers, decoder_layers = variant.layers
+    ramp = {"warmup_steps": own.max_steps, "initial_learning_rate": 0.0} if own.ramp else {}
     return TranslationModule(
         TransformerConfig(
-            **_shape(comparison.transformer, variant.width),
+            **own.transformer,
             vocabulary_size=vocabulary_size,
             residual=variant.residual,
             encoder_layers=encoder_layers,
             decoder_layers=decoder_layers,
         ),
-        OptimizationConfig(**_updates(comparison, variant), learning_rate=variant.learning_rate),
-        SearchConfig(**comparison.search),
-        label_smoothing=comparison.label_smoothing,
-        fairseq=comparison.fairseq,
+        OptimizationConfig(**own.optimization | ramp, learning_rate=variant.learning_rate),
+        SearchConfig(**own.search),
+        label_smoothing=own.label_smoothing,
+        fairseq=own.fairseq,
     )
-
-
-def _shape(common: dict[str, Any], width: int | None) -> dict[str, Any]:
-    if width is None:
-        return common
-    default = TransformerConfig()
-    ratio = common.get("ffn_dim", default.ffn_dim) / common.get("dim", default.dim)
-    return {**common, "dim": width, "ffn_dim": round(width * ratio)}
-
-
-def _updates(comparison: Comparison, variant: Variant) -> dict[str, Any]:
-    common = comparison.optimization
-    changed: dict[str, Any] = {}
-    if variant.warmup_steps is not None:
-        changed["warmup_steps"] = variant.warmup_steps
-    if variant.beta2 is not None:
-        beta1, _ = common.get("betas", OptimizationConfig().betas)
-        changed["betas"] = (beta1, variant.beta2)
-    if comparison.ramp:
-        changed |= {"warmup_steps": comparison.max_steps, "initial_learning_rate": 0.0}
-    return common | changed
 
 
 def train(
@@ -97,13 +77,14 @@ def train(
         entropy: Unigram entropy of the target side, in nats.
         on_update: Called with the number of updates after each of them.
     """
+    own = comparison.of(variant)
     folder = Path(comparison.output) / variant.name
     pl.seed_everything(variant.seed, verbose=False)
     data = TranslationDataModule(
         Path(comparison.output) / "data-bin",
         comparison.corpus.source_lang,
         comparison.corpus.target_lang,
-        max_tokens=variant.max_tokens or comparison.max_tokens,
+        max_tokens=own.max_tokens,
         seed=variant.seed,
     )
     module = build(comparison, variant, data.vocabulary_size)
@@ -127,7 +108,7 @@ def train(
     trainer = pl.Trainer(
         accelerator="auto",
         devices=1,
-        precision=variant.precision or comparison.precision,
+        precision=own.precision,
         max_steps=-1 if comparison.max_steps is None else comparison.max_steps,
         max_epochs=-1,
         val_check_interval=comparison.validate_every,
@@ -168,13 +149,13 @@ def train(
         seconds=history.seconds,
     )
     _log_outcome(trainer.logger, variant, result)
-    write_checked(folder / RESULT, asdict(result))
+    write_checked(folder / RESULT, result.to_dict())
     return result
 
 
 def _log_outcome(logger: Any, variant: Variant, result: Result) -> None:
     """Fill the run's line of TensorBoard's HParams table."""
-    given = {axis: value for axis, value in variant._asdict().items() if value is not None}
+    given = {axis: value for axis, value in variant.axes.items() if value is not None}
     metrics = {
         "final/trained": float(result.trained),
         "final/val_nll": result.val_nll,

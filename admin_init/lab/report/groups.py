@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from admin_init.lab.comparison.grid import AXES, Variant
 from admin_init.lab.comparison.result import Result
 
 _TITLES = {
@@ -65,14 +66,15 @@ def groups(results: Sequence[Result]) -> list[Group]:
     """Group runs by everything but the seed, in the order of the results."""
     found: dict[str, list[Result]] = {}
     for result in results:
-        found.setdefault(result.kind, []).append(result)
-    varied = [axis for axis in _AXES if len({getattr(result, axis) for result in results}) > 1]
-    others = [axis for axis in varied if axis != "learning_rate"]
+        found.setdefault(result.variant.group, []).append(result)
+    variants = [result.variant for result in results]
+    rates = len({variant.learning_rate for variant in variants}) > 1
+    varied = [name for name in AXES if len({v.others.get(name) for v in variants}) > 1]
     return [
         Group(
-            style=_TITLES.get(runs[0].residual, runs[0].residual),
-            setting=_setting(runs[0], varied),
-            beside_rate=_setting(runs[0], others),
+            style=_TITLES.get(runs[0].variant.residual, runs[0].variant.residual),
+            setting=_setting(runs[0].variant, rate=rates, varied=varied),
+            beside_rate=_setting(runs[0].variant, rate=False, varied=varied),
             runs=runs,
         )
         for runs in found.values()
@@ -107,18 +109,10 @@ def interval(values: Sequence[float], digits: int) -> str:
     return texts[0] if len(set(texts)) == 1 else f"{texts[0]} ({texts[1]}-{texts[2]})"
 
 
-_AXES = {
-    "learning_rate": "learning rate {:g}",
-    "width": "width {}",
-    "warmup_steps": "warm-up {}",
-    "max_tokens": "{} tokens",
-    "precision": "{}",
-    "beta2": "beta2 {:g}",
-}
-
-
-def _setting(run: Result, varied: Sequence[str]) -> str:
-    values = {axis: getattr(run, axis) for axis in varied}
-    # An axis that only other runs of a merged report have.
-    parts = [_AXES[axis].format(value) for axis, value in values.items() if value is not None]
-    return ", ".join([f"{run.depth} layers", *parts])
+def _setting(variant: Variant, *, rate: bool, varied: Sequence[str]) -> str:
+    parts = [f"{variant.depth} layers"]
+    if rate:
+        parts.append(f"learning rate {variant.learning_rate:g}")
+    # Not an axis that only other runs of a merged report have.
+    given = [name for name in varied if name in variant.others]
+    return ", ".join([*parts, *(AXES[name].title.format(variant.others[name]) for name in given)])

@@ -31,8 +31,8 @@ def sensitivities(results: Sequence[Result]) -> list[str]:
             initial: dict[int, float] = {}
             for run in (run for group in found for run in group.runs):
                 if run.initial_nll is not None and math.isfinite(run.initial_nll):
-                    losses.setdefault(run.seed, {})[run.learning_rate] = run.val_nll
-                    initial[run.seed] = run.initial_nll
+                    losses.setdefault(run.variant.seed, {})[run.variant.learning_rate] = run.val_nll
+                    initial[run.variant.seed] = run.initial_nll
             rates = {rate for of_seed in losses.values() for rate in of_seed}
             if len(rates) > 1 and all(set(of_seed) == rates for of_seed in losses.values()):
                 values = [lr_sensitivity(losses[seed], initial[seed]) for seed in losses]
@@ -70,7 +70,7 @@ def rates_figure(results: Sequence[Result], entropy: float) -> Figure | None:
             axis.plot([_rate(group) for group in ranked], means, label=style, **look(number))
             for run in (run for group in ranked for run in group.runs):
                 axis.plot(
-                    run.learning_rate,
+                    run.variant.learning_rate,
                     _up_to(edge, run),
                     MARKERS[number % len(MARKERS)],
                     color=look(number)["color"],
@@ -99,7 +99,7 @@ def _rates(styles: dict[str, list[Group]]) -> list[float]:
 
 
 def _rate(group: Group) -> float:
-    return group.runs[0].learning_rate
+    return group.runs[0].variant.learning_rate
 
 
 def _up_to(edge: float, run: Result) -> float:

@@ -142,8 +142,8 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 def _compared(comparison: Comparison, outcome: Outcome) -> list[tuple[str, str]]:
     """List what the runs differ in, and what they have in common."""
     found = groups(outcome.results)
-    rates = sorted({run.learning_rate for run in outcome.results})
-    seeds = sorted({run.seed for run in outcome.results})
+    rates = sorted({run.variant.learning_rate for run in outcome.results})
+    seeds = sorted({run.variant.seed for run in outcome.results})
     common = comparison.transformer | comparison.optimization
     return [
         ("styles", ", ".join(dict.fromkeys(group.style for group in found))),
@@ -195,7 +195,7 @@ def _run_cells(group: Group, run: Result) -> dict[str, str]:
     return {
         "style": group.style,
         "layers": group.setting.replace(" layers", ""),
-        "seed": str(run.seed),
+        "seed": str(run.variant.seed),
         "outcome": "trained" if run.trained else "failed",
         "val NLL": f"{run.val_nll:.3f}",
         "source gain": f"{run.source_gain:.3f}",

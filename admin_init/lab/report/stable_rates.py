@@ -20,7 +20,7 @@ def judge_ramp(comparison: Comparison, run: Result) -> LargestStableRate:
     steps = comparison.max_steps or run.updates
     judge = LargestStableRate()
     for step, loss in enumerate(run.history.train_loss):
-        judge.update(run.learning_rate * step / steps, loss)
+        judge.update(run.variant.learning_rate * step / steps, loss)
     return judge
 
 
@@ -29,7 +29,7 @@ def ramp_cells(comparison: Comparison, group: Group) -> dict[str, str]:
     judged = [judge_ramp(comparison, run) for run in group.runs]
     diverged = [judge for judge in judged if judge.diverged_at is not None]
     reasons = [
-        f"seed {run.seed}: {judge.reason or 'no divergence'}"
+        f"seed {run.variant.seed}: {judge.reason or 'no divergence'}"
         for run, judge in zip(group.runs, judged, strict=True)
     ]
     return {
@@ -52,7 +52,8 @@ def ramp_summary(comparison: Comparison, results: Sequence[Result]) -> list[str]
         listed = ", ".join(f"{style} {interval(rates[style], 4)}" for style in ranked)
         sentences.append(
             f"Largest stable learning rate at {setting}, on a ramp to "
-            f"{found[0].runs[0].learning_rate:g} in {comparison.max_steps} updates: {listed}."
+            f"{found[0].runs[0].variant.learning_rate:g} in {comparison.max_steps} updates: "
+            f"{listed}."
         )
     return sentences
 

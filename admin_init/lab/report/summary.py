@@ -82,4 +82,4 @@ def _failure(group: Group) -> str:
 
 def _reason(group: Group) -> str:
     run = group.failure
-    return "" if run is None else f"seed {run.seed}: {run.reason}"
+    return "" if run is None else f"seed {run.variant.seed}: {run.reason}"

@@ -72,14 +72,14 @@ def test_the_minutes_before_an_interruption_count(data: Path) -> None:
 
 @pytest.mark.parametrize("residual", ["post", "admin"])
 def test_the_loss_before_the_first_update_disturbs_nothing(data: Path, residual: str) -> None:
-    variant = POST._replace(residual=residual)
+    variant = replace(POST, residual=residual)
     plain, sensitive = run(data, variant), run(data, variant, sensitivity=True)
     assert plain.initial_nll is None
     assert replace(sensitive, initial_nll=None, seconds=plain.seconds) == plain
     # With a learning rate of next to nothing it is the final one.
     still = run(
         data,
-        variant._replace(learning_rate=1e-12),
+        replace(variant, learning_rate=1e-12),
         sensitivity=True,
         optimization={"warmup_steps": 0, "schedule": "constant"},
     )
@@ -96,13 +96,13 @@ def test_the_monitor_disturbs_nothing_and_logs(data: Path) -> None:
 
 def test_batch_size_and_precision(data: Path) -> None:
     plain = run(data)
-    tokens = run(data, POST._replace(max_tokens=600))
+    tokens = run(data, replace(POST, others={"max_tokens": 600}))
     assert tokens.history == run(data, max_tokens=600).history != plain.history
-    assert (tokens.run, tokens.max_tokens) == ("post_1-1_lr0.005_tokens600_seed1", 600)
-    mixed = run(data, POST._replace(precision="bf16-mixed"))
+    assert tokens.variant.name == "post_1-1_lr0.005_tokens600_seed1"
+    mixed = run(data, replace(POST, others={"precision": "bf16-mixed"}))
     assert mixed.history == run(data, precision="bf16-mixed").history != plain.history
     assert mixed.val_nll == pytest.approx(plain.val_nll, rel=0.01)
-    saved = torch.load(Path("out-3", mixed.run, "last.ckpt"), weights_only=True)
+    saved = torch.load(Path("out-3", mixed.variant.name, "last.ckpt"), weights_only=True)
     assert {w.dtype for w in saved["state_dict"].values() if w.is_floating_point()} == {
         torch.float32
     }
@@ -110,14 +110,16 @@ def test_batch_size_and_precision(data: Path) -> None:
 
 @pytest.mark.parametrize("residual", ["post", "admin"])
 def test_bf16_weights(data: Path, residual: str) -> None:
-    result = run(data, POST._replace(residual=residual, precision="bf16-true"), sensitivity=True)
+    result = run(
+        data, replace(POST, residual=residual, others={"precision": "bf16-true"}), sensitivity=True
+    )
     assert math.isfinite(result.val_nll)
     assert result.initial_nll is not None
     assert result.val_nll < result.initial_nll
 
 
 def test_spikes_are_updates_above_the_running_median(data: Path) -> None:
-    result = run(data, POST._replace(learning_rate=0.5), max_steps=40, validate_every=20)
+    result = run(data, replace(POST, learning_rate=0.5), max_steps=40, validate_every=20)
     losses, spikes = result.history.train_loss, []
     for update in range(2, 41):
         before = sorted(losses[: update - 1])
@@ -145,11 +147,11 @@ def test_a_result_of_an_earlier_version_can_be_read(data: Path) -> None:
     path.write_text(json.dumps(values))
     assert Result.load(path) == result
     assert Result.load(path).variant == POST
-    assert Result.load(path).kind == "post_1-1_lr0.005"
+    assert Result.load(path).variant.group == "post_1-1_lr0.005"
 
 
 def test_a_diverged_run_that_lost_its_result_makes_no_other_update(data: Path) -> None:
-    diverging = POST._replace(learning_rate=1e30)
+    diverging = replace(POST, learning_rate=1e30)
     first = run(data, diverging)
     assert first.updates < 10
     path = Path("out-0", diverging.name, "result.json")

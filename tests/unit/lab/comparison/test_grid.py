@@ -1,10 +1,19 @@
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import call
 
+from admin_init._utils.atomic_files import write_checked, write_json
+from admin_init.errors import AdminInitError
+from admin_init.lab.comparison import grid
 from admin_init.lab.comparison.config import Comparison
-from admin_init.lab.comparison.grid import Grid, Variant
+from admin_init.lab.comparison.grid import AXES, Axis, Grid, Variant
+from admin_init.lab.comparison.history import Course, Validation
+from admin_init.lab.comparison.result import Result, judged
 from admin_init.lab.comparison.run import build
+from admin_init.lab.report.groups import groups
 
 
 def test_a_run_for_each_combination_those_of_a_seed_together() -> None:
@@ -30,17 +39,27 @@ def test_every_axis_multiplies() -> None:
     variants = Grid(residual=["post"], **axes).variants()
     assert len(set(variants)) == len({variant.name for variant in variants}) == 2**5
     for axis, values in axes.items():
-        assert sorted({getattr(variant, axis) for variant in variants}) == sorted(values)
+        assert sorted({variant.others[axis] for variant in variants}) == sorted(values)
+
+
+OTHERS = {
+    "width": 64,
+    "warmup_steps": 0,
+    "max_tokens": 4096,
+    "precision": "bf16-mixed",
+    "beta2": 0.999,
+}
 
 
 def test_names() -> None:
     plain = Variant("admin-closed", "18-2", 0.0005, 3)
     assert plain.layers == (18, 2)
     assert plain.name == "admin-closed_18-2_lr0.0005_seed3"
-    full = Variant("post", "18-18", 1e-3, 1, 64, 0, 4096, "bf16-mixed", 0.999)
+    full = Variant("post", "18-18", 1e-3, 1, OTHERS)
     assert full.name == "post_18-18_lr0.001_d64_warmup0_tokens4096_bf16-mixed_beta0.999_seed1"
-    assert full.name == f"{full.kind}_seed1"
-    assert full.kind == full._replace(seed=2).kind != full._replace(width=32).kind
+    assert full.name == f"{full.group}_seed1"
+    wider = replace(full, others=OTHERS | {"width": 128})
+    assert full.group == replace(full, seed=2).group != wider.group
 
 
 def built(variant: Variant, **common: Any) -> Any:
@@ -49,7 +68,7 @@ def built(variant: Variant, **common: Any) -> Any:
 
 def test_an_axis_replaces_the_common_setting() -> None:
     common = {"transformer": {"dim": 32, "ffn_dim": 96, "heads": 2}, "optimization": {}}
-    variant = Variant("post", "2-1", 1e-3, 1, width=64, warmup_steps=0, beta2=0.999)
+    variant = Variant("post", "2-1", 1e-3, 1, {"width": 64, "warmup_steps": 0, "beta2": 0.999})
     module = built(variant, **common)
     assert (module.config.dim, module.config.ffn_dim) == (64, 3 * 64)
     assert (module.config.encoder_layers, module.config.decoder_layers) == (2, 1)
@@ -71,6 +90,69 @@ def test_an_axis_that_is_left_out_takes_the_common_setting() -> None:
     assert module.optimization.warmup_steps == 7
 
 
+def test_the_settings_of_a_run_are_those_of_all_but_for_its_axes() -> None:
+    common = Comparison(max_tokens=512, grid=Grid(width=[8, 16]))
+    both = {"max_tokens": 99, "precision": "16-mixed"}
+    plain = common.of(Variant("post", "1-1", 1e-3, 1))
+    mixed = common.of(Variant("post", "1-1", 1e-3, 1, both))
+    assert (plain.max_tokens, plain.precision) == (512, "32-true")
+    assert (mixed.max_tokens, mixed.precision) == (99, "16-mixed")
+    assert plain == replace(common, grid=plain.grid)
+    assert [variant.others for variant in mixed.variants()] == [both]
+
+
+DROPOUT = Axis(
+    "drop{:g}",
+    "dropout {:g}",
+    lambda common, rate: {"transformer": common.transformer | {"dropout": rate}},
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WiderGrid(Grid):
+    """A grid with one more axis, added as CONTRIBUTING.md says."""
+
+    dropout: list[float] | None = field(default=None, metadata={"axis": DROPOUT})
+    """Values of `transformer.dropout`."""
+
+
+def test_a_new_axis_is_one_field_of_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its runs are named, built, written, read and reported by it."""
+    monkeypatch.setattr(grid, "Grid", WiderGrid)
+    monkeypatch.setitem(AXES, "dropout", DROPOUT)
+    wider = WiderGrid(residual=["post"], depth=["1-1"], dropout=[0.0, 0.25])
+    comparison = Comparison(grid=wider, output="out")
+    none, some = comparison.variants()
+    assert (none.name, some.name) == (
+        "post_1-1_lr0.001_drop0_seed1",
+        "post_1-1_lr0.001_drop0.25_seed1",
+    )
+    assert build(comparison, some, None).config.dropout == 0.25
+    course = Course(train_loss=[], grad_norm=[], validation=[Validation(0, 1.0, 0.0)])
+    results = [
+        judged(comparison, variant, course, 4.0, None, initial_nll=None, seconds=0.0)
+        for variant in (none, some)
+    ]
+    assert results[1].row()["dropout"] == 0.25
+    for result in results:
+        path = Path("out", result.variant.name, "result.json")
+        write_checked(path, result.to_dict())
+        assert repr(Result.load(path)) == repr(result)  # NaN is not equal to itself
+    write_json(path, results[1].to_dict() | {"dropout": "much"})
+    with pytest.raises(AdminInitError, match=r"`dropout\[0\]` is 'much': expected `float`"):
+        Result.load(path)
+    assert [group.setting for group in groups(results)] == [
+        "1-1 layers, dropout 0",
+        "1-1 layers, dropout 0.25",
+    ]
+
+
+def test_help_shows_every_axis() -> None:
+    said = call("compare", "--help").out
+    for each in fields(Grid):
+        assert f"--grid.{each.name} " in said
+
+
 @pytest.mark.parametrize(("dim", "ffn_dim"), [(512, 2048), (64, 256)])
 def test_the_width_of_a_shape_that_is_not_given(dim: int, ffn_dim: int) -> None:
-    assert built(Variant("post", "1-1", 1e-3, 1, width=dim)).config.ffn_dim == ffn_dim
+    assert built(Variant("post", "1-1", 1e-3, 1, {"width": dim})).config.ffn_dim == ffn_dim

@@ -3,7 +3,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def computer(folder: str, **settings: Any) -> Comparison:
 
 def keep(comparison: Comparison, variant: Variant, **changed: Any) -> None:
     made = result(comparison, variant, **changed)
-    write_json(Path(comparison.output, variant.name, "result.json"), asdict(made))
+    write_json(Path(comparison.output, variant.name, "result.json"), made.to_dict())
 
 
 def test_shares_together_are_the_whole_in_the_order_of_the_grid() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ COURSE = Course(
 def result() -> Result:
     """A result, as a run writes it."""
     made = judged(COMPARISON, VARIANT, COURSE, 4.0, None, initial_nll=None, seconds=7.0)
-    write_checked(PATH, asdict(made))
+    write_checked(PATH, made.to_dict())
     return made
 
 
@@ -41,7 +41,7 @@ def test_a_result_comes_back_from_its_file(result: Result) -> None:
 
 
 def test_one_of_an_older_version_has_no_checksum(result: Result) -> None:
-    values = asdict(result)
+    values = result.to_dict()
     del values["history"]["layer_grad_norm"], values["history"]["spikes"]
     values["history"]["seconds"] = 7.0
     write_json(PATH, values)

@@ -2,6 +2,7 @@ import base64
 import json
 import math
 import re
+from dataclasses import fields
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from admin_init.lab.comparison.config import Comparison
+from admin_init.lab.comparison.grid import Grid, Variant
 from admin_init.lab.comparison.history import Course, LayerNorms, Validation
 from admin_init.lab.comparison.result import Result
 from admin_init.lab.comparison.runner import Outcome
@@ -24,12 +26,11 @@ NASTY = "<script>alert('&')</script> [bold]x[/bold] [/red]"
 
 
 def result(residual: str = "admin", seed: int = 1, **changed: Any) -> Result:
+    axes = {"depth": "18-18", "learning_rate": 1e-3} | {
+        axis.name: changed.pop(axis.name) for axis in fields(Grid) if axis.name in changed
+    }
     settings: dict[str, Any] = {
-        "run": f"{residual}_18-18_lr0.001_seed{seed}",
-        "residual": residual,
-        "depth": "18-18",
-        "learning_rate": 1e-3,
-        "seed": seed,
+        "variant": Variant.pop_from({"residual": residual, "seed": seed, **axes}),
         "trained": True,
         "reason": "its NLL of 2.50 is below the unigram entropy 4.00",
         "val_nll": 2.5,
@@ -286,7 +287,9 @@ def test_rows_are_strict_json() -> None:
     admin, post = (json.loads(line, parse_constant=refuse) for line in lines)
     assert admin.pop("updates") == 3
     left_out = ("history", "seconds")
-    assert admin == {key: value for key, value in vars(result()).items() if key not in left_out}
+    expected = result()
+    assert admin == {key: v for key, v in expected.to_dict().items() if key not in left_out}
+    assert (admin["run"], admin["width"]) == (expected.variant.name, None)
     assert post["val_nll"] is None
     assert post["trained"] is False
     assert post["bleu"] == 0.0
