@@ -21,7 +21,7 @@ from admin_init.lab.comparison.config import (
     write_settings,
 )
 from admin_init.lab.comparison.grid import Grid
-from admin_init.lab.comparison.result import RESULT, Result, finished
+from admin_init.lab.comparison.result import RESULT, Result, load_result
 from admin_init.lab.comparison.runner import Outcome
 
 
@@ -74,7 +74,9 @@ def merge(folders: Sequence[str], output: str) -> Merged:
     write_settings(comparison, entropy)
     wanted = [variant for c in comparisons for variant in c.grid.variants()]
     there = dict.fromkeys([*wanted, *(result.variant for _, result in runs.values())])
-    results = [finished(comparison, variant, entropy) for variant in there if variant.name in runs]
+    results = [
+        load_result(comparison, variant, entropy) for variant in there if variant.name in runs
+    ]
     missing = {v.name: "No folder has its result.\n" for v in wanted if v.name not in runs}
     return Merged(
         comparison, Outcome([r for r in results if r is not None], missing | faults, entropy)

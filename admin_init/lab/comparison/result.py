@@ -91,20 +91,20 @@ class Result:
         return values | {"updates": self.updates}
 
 
-def kept(comparison: Comparison, variant: Variant, entropy: float) -> Result | None:
-    """Return the result of a variant as :func:`finished` does, if it can be used.
+def load_or_set_aside(comparison: Comparison, variant: Variant, entropy: float) -> Result | None:
+    """Return the result of a variant as :func:`load_result` does, if it can be used.
 
     One that cannot is set aside, so that the run is taken up again.
     """
     try:
-        return finished(comparison, variant, entropy)
+        return load_result(comparison, variant, entropy)
     except AdminInitError as error:
         aside = set_aside(Path(comparison.output) / variant.name / RESULT)
         sys.stderr.write(f"{error} It is now {aside.name}, and the run is taken up again.\n")
         return None
 
 
-def finished(comparison: Comparison, variant: Variant, entropy: float) -> Result | None:
+def load_result(comparison: Comparison, variant: Variant, entropy: float) -> Result | None:
     """Return the result of a variant that was trained before, judged by the criteria of now.
 
     Raises:
@@ -115,7 +115,7 @@ def finished(comparison: Comparison, variant: Variant, entropy: float) -> Result
         return None
     before = Result.load(path)
     bleu = None if before.bleu is None else Bleu(before.bleu, before.bleu_signature or "")
-    return judged(
+    return make_result(
         comparison,
         variant,
         before.history,
@@ -126,7 +126,7 @@ def finished(comparison: Comparison, variant: Variant, entropy: float) -> Result
     )
 
 
-def judged(
+def make_result(
     comparison: Comparison,
     variant: Variant,
     course: Course,

@@ -25,7 +25,7 @@ from admin_init.callbacks.stability_monitor import StabilityMonitor
 from admin_init.lab.comparison.config import Comparison
 from admin_init.lab.comparison.grid import Variant
 from admin_init.lab.comparison.history import History
-from admin_init.lab.comparison.result import RESULT, Result, judged
+from admin_init.lab.comparison.result import RESULT, Result, make_result
 from admin_init.nn import TransformerConfig
 from admin_init.translation.data.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule
@@ -139,7 +139,7 @@ def train(
     elif comparison.bleu:
         # A model that computes NaN has nothing to search for.
         bleu = Bleu(0.0, "")
-    result = judged(
+    result = make_result(
         comparison,
         variant,
         course,

@@ -20,7 +20,7 @@ from admin_init.errors import AdminInitError, require_extra
 from admin_init.lab.comparison.config import Comparison, check_unchanged, write_settings
 from admin_init.lab.comparison.criteria import unigram_entropy
 from admin_init.lab.comparison.grid import Variant
-from admin_init.lab.comparison.result import Result, kept
+from admin_init.lab.comparison.result import Result, load_or_set_aside
 from admin_init.lab.comparison.run import build, enter_worker, train
 from admin_init.lab.studies.steps import run_studies
 from admin_init.translation.data.databin import IndexedDataset
@@ -72,7 +72,7 @@ def compare(comparison: Comparison, *, progress: bool = True) -> Outcome:
     results = {
         variant: result
         for variant in variants
-        if (result := kept(comparison, variant, entropy)) is not None
+        if (result := load_or_set_aside(comparison, variant, entropy)) is not None
     }
     errors: dict[str, str] = {}
     waiting = [variant for variant in variants if variant not in results]

@@ -11,7 +11,7 @@ from admin_init.lab.comparison import grid
 from admin_init.lab.comparison.config import Comparison
 from admin_init.lab.comparison.grid import AXES, Axis, Grid, Variant
 from admin_init.lab.comparison.history import Course, Validation
-from admin_init.lab.comparison.result import Result, judged
+from admin_init.lab.comparison.result import Result, make_result
 from admin_init.lab.comparison.run import build
 from admin_init.lab.report.groups import groups
 
@@ -130,7 +130,7 @@ def test_a_new_axis_is_one_field_of_the_grid(monkeypatch: pytest.MonkeyPatch) ->
     assert build(comparison, some, None).config.dropout == 0.25
     course = Course(train_loss=[], grad_norm=[], validation=[Validation(0, 1.0, 0.0)])
     results = [
-        judged(comparison, variant, course, 4.0, None, initial_nll=None, seconds=0.0)
+        make_result(comparison, variant, course, 4.0, None, initial_nll=None, seconds=0.0)
         for variant in (none, some)
     ]
     assert results[1].row()["dropout"] == 0.25

@@ -16,7 +16,7 @@ from admin_init.lab.comparison.criteria import Criteria
 from admin_init.lab.comparison.grid import Grid, Variant
 from admin_init.lab.comparison.history import Course, Validation
 from admin_init.lab.comparison.merge import merge
-from admin_init.lab.comparison.result import Result, judged
+from admin_init.lab.comparison.result import Result, make_result
 from admin_init.lab.report.page import write_report
 
 GRID = Grid(residual=["post", "pre"], learning_rate=[1e-3, 2e-3], seed=[1, 2])
@@ -30,7 +30,7 @@ def result(comparison: Comparison, variant: Variant, **changed: Any) -> Result:
         "validation": [Validation(2, nll, 0.5)],
     }
     seconds = changed.pop("seconds", 7.0)
-    return judged(
+    return make_result(
         comparison,
         variant,
         Course(**course | changed),

@@ -14,7 +14,7 @@ from admin_init.errors import AdminInitError
 from admin_init.lab.comparison.config import Comparison
 from admin_init.lab.comparison.grid import Grid
 from admin_init.lab.comparison.history import Course, History, LayerNorms, Validation
-from admin_init.lab.comparison.result import Result, judged, kept
+from admin_init.lab.comparison.result import Result, load_or_set_aside, make_result
 
 COMPARISON = Comparison(output="out", grid=Grid(residual=["pre"]))
 (VARIANT,) = COMPARISON.variants()
@@ -30,14 +30,14 @@ COURSE = Course(
 @pytest.fixture
 def result() -> Result:
     """A result, as a run writes it."""
-    made = judged(COMPARISON, VARIANT, COURSE, 4.0, None, initial_nll=None, seconds=7.0)
+    made = make_result(COMPARISON, VARIANT, COURSE, 4.0, None, initial_nll=None, seconds=7.0)
     write_checked(PATH, made.to_dict())
     return made
 
 
 def test_a_result_comes_back_from_its_file(result: Result) -> None:
     assert repr(Result.load(PATH)) == repr(result)  # NaN is not equal to itself
-    assert repr(kept(COMPARISON, VARIANT, 4.0)) == repr(result)
+    assert repr(load_or_set_aside(COMPARISON, VARIANT, 4.0)) == repr(result)
 
 
 def test_one_of_an_older_version_has_no_checksum(result: Result) -> None:
@@ -45,7 +45,7 @@ def test_one_of_an_older_version_has_no_checksum(result: Result) -> None:
     del values["history"]["layer_grad_norm"], values["history"]["spikes"]
     values["history"]["seconds"] = 7.0
     write_json(PATH, values)
-    old = kept(COMPARISON, VARIANT, 4.0)
+    old = load_or_set_aside(COMPARISON, VARIANT, 4.0)
     assert repr(old) == repr(replace(result, history=replace(result.history, layer_grad_norm=[])))
 
 
@@ -77,7 +77,7 @@ def test_a_checkpoint_of_another_course_is_refused(changed: dict[str, Any], mess
 
 
 def test_one_that_is_not_there_is_none() -> None:
-    assert kept(COMPARISON, VARIANT, 4.0) is None
+    assert load_or_set_aside(COMPARISON, VARIANT, 4.0) is None
 
 
 @pytest.mark.usefixtures("result")
@@ -91,7 +91,7 @@ def test_one_that_was_edited_is_set_aside_and_nothing_is_lost(
             values["history"]["validation"][-1]["nll"] -= 1.5
         contents.append(json.dumps(values))
         PATH.write_text(contents[-1])
-        assert kept(COMPARISON, VARIANT, 4.0) is None
+        assert load_or_set_aside(COMPARISON, VARIANT, 4.0) is None
         said = capsys.readouterr().err
         assert f"{PATH} cannot be used" in said
         assert f"It is now result.json.damaged-{number}, and the run is taken up again." in said
