@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -51,6 +51,10 @@ class Course:
     grad_norm: list[float]
     """2-norm of all gradients together, at every update."""
     validation: list[Validation]
+    seconds: float
+    """Time spent in training and validation."""
+    initial_nll: float | None = None
+    """Validation NLL before the first update, where asked for."""
     layer_grad_norm: list[LayerNorms] = field(default_factory=list)
     """Gradient norms of the sub-layers, once a validation."""
     spikes: list[int] = field(default_factory=list)
@@ -82,17 +86,13 @@ class History(Callback):
         self.max_seconds = max_seconds
         self.norms_every = norms_every
         self.initial = initial
-        self.course = Course(train_loss=[], grad_norm=[], validation=[])
-        self.initial_nll: float | None = None
-        """Validation NLL before the first update, where asked for."""
-        self.seconds = 0.0
-        """Time spent in training and validation."""
+        self.course = Course(train_loss=[], grad_norm=[], validation=[], seconds=0.0)
         self._started = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the course so far."""
-        course: dict[str, Any] = msgspec.to_builtins(self.course)
-        return {**course, "initial_nll": self.initial_nll, "seconds": self._elapsed()}
+        state: dict[str, Any] = msgspec.to_builtins(replace(self.course, seconds=self._elapsed()))
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the course of the run that is resumed.
@@ -100,10 +100,7 @@ class History(Callback):
         Raises:
             AdminInitError: A part of it is missing, unknown or of another type.
         """
-        course = dict(state_dict)
-        self.initial_nll = course.pop("initial_nll", None)
-        self.seconds = float(course.pop("seconds"))
-        self.course = from_json(Course, course)
+        self.course = from_json(Course, state_dict)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -118,9 +115,9 @@ class History(Callback):
 
         Not by Lightning's sanity check, which comes before AdminInit has rescaled the model.
         """
-        if self.initial and self.initial_nll is None and trainer.global_step == 0:
+        if self.initial and self.course.initial_nll is None and trainer.global_step == 0:
             with isolate_rng():
-                self.initial_nll = _validation_nll(trainer, pl_module)
+                self.course.initial_nll = _validation_nll(trainer, pl_module)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -164,7 +161,7 @@ class History(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
-        self.seconds = self._elapsed()
+        self.course.seconds = self._elapsed()
         self._started = 0.0
 
     def _stop_if_over(self, trainer: pl.Trainer) -> None:
@@ -174,7 +171,8 @@ class History(Callback):
             trainer.should_stop = True
 
     def _elapsed(self) -> float:
-        return self.seconds + (time.perf_counter() - self._started if self._started else 0.0)
+        since = time.perf_counter() - self._started if self._started else 0.0
+        return self.course.seconds + since
 
 
 def loss_spikes(losses: list[float]) -> list[int]:

@@ -21,6 +21,9 @@ from admin_init.translation.scoring import Bleu
 
 RESULT = "result.json"
 
+_BESIDE = ("initial_nll", "seconds")
+"""Fields of a course that the file has beside its ``history``; older ones also within."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
@@ -34,8 +37,6 @@ class Result:
     """Why it is said to have trained, or failed."""
     val_nll: float
     """Final validation NLL, nats per target token, not smoothed."""
-    initial_nll: float | None = None
-    """Validation NLL before the first update, where asked for."""
     source_gain: float
     """How much the final one rises when the sources are shuffled."""
     bleu: float | None
@@ -44,10 +45,9 @@ class Result:
     """sacreBLEU's signature: how the score was computed."""
     grad_norm: float
     """Median over the updates of the 2-norm of all gradients."""
-    seconds: float
-    """Time of training and validation, the only field that a repeated run changes."""
     history: Course
-    """Losses and gradient norms of all updates, and all validations."""
+    """Losses and gradient norms of all updates, and all validations. Only its seconds change when
+    the run is repeated."""
 
     @classmethod
     def load(cls, path: Path) -> Result:
@@ -59,9 +59,8 @@ class Result:
         """
 
         def build(values: dict[str, Any]) -> Result:
-            # Older ones have the seconds twice.
             if isinstance(history := values.get("history"), dict):
-                history.pop("seconds", None)
+                history |= {name: values.pop(name) for name in _BESIDE if name in values}
             run = values.pop("run", None)
             variant = Variant.pop_from(values)
             result = from_json(cls, {**values, "variant": asdict(variant)})
@@ -82,8 +81,9 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """Return primitives only, as :meth:`load` reads them: the axes beside the other fields."""
         values: dict[str, Any] = msgspec.to_builtins(self)
+        beside = {name: values["history"].pop(name) for name in _BESIDE}
         del values["variant"]
-        return {"run": self.variant.name, **self.variant.axes, **values}
+        return {"run": self.variant.name, **self.variant.axes, **beside, **values}
 
     def row(self) -> dict[str, Any]:
         """Return what is the same whenever and wherever the run is computed, for tables."""
@@ -115,15 +115,7 @@ def load_result(comparison: Comparison, variant: Variant, entropy: float) -> Res
         return None
     before = Result.load(path)
     bleu = None if before.bleu is None else Bleu(before.bleu, before.bleu_signature or "")
-    return make_result(
-        comparison,
-        variant,
-        before.history,
-        entropy,
-        bleu,
-        initial_nll=before.initial_nll,
-        seconds=before.seconds,
-    )
+    return make_result(comparison, variant, before.history, entropy, bleu)
 
 
 def make_result(
@@ -132,9 +124,6 @@ def make_result(
     course: Course,
     entropy: float,
     bleu: Bleu | None,
-    *,
-    initial_nll: float | None,
-    seconds: float,
 ) -> Result:
     """Make the result of a run from its course."""
     last = course.validation[-1]
@@ -146,11 +135,9 @@ def make_result(
         trained=verdict.trained,
         reason=verdict.reason,
         val_nll=last.nll,
-        initial_nll=initial_nll,
         source_gain=last.source_gain,
         bleu=None if bleu is None else bleu.score,
         bleu_signature=None if bleu is None else bleu.signature,
         grad_norm=statistics.median(norms) if norms else math.nan,
-        seconds=seconds,
         history=replace(course, spikes=loss_spikes(course.train_loss)),
     )

@@ -139,15 +139,7 @@ def train(
     elif comparison.bleu:
         # A model that computes NaN has nothing to search for.
         bleu = Bleu(0.0, "")
-    result = make_result(
-        comparison,
-        variant,
-        course,
-        entropy,
-        bleu,
-        initial_nll=history.initial_nll,
-        seconds=history.seconds,
-    )
+    result = make_result(comparison, variant, course, entropy, bleu)
     _log_outcome(trainer.logger, variant, result)
     write_checked(folder / RESULT, result.to_dict())
     return result

@@ -30,9 +30,9 @@ def sensitivities(results: Sequence[Result]) -> list[str]:
             losses: dict[int, dict[float, float]] = {}
             initial: dict[int, float] = {}
             for run in (run for group in found for run in group.runs):
-                if run.initial_nll is not None and math.isfinite(run.initial_nll):
+                if run.history.initial_nll is not None and math.isfinite(run.history.initial_nll):
                     losses.setdefault(run.variant.seed, {})[run.variant.learning_rate] = run.val_nll
-                    initial[run.variant.seed] = run.initial_nll
+                    initial[run.variant.seed] = run.history.initial_nll
             rates = {rate for of_seed in losses.values() for rate in of_seed}
             if len(rates) > 1 and all(set(of_seed) == rates for of_seed in losses.values()):
                 values = [lr_sensitivity(losses[seed], initial[seed]) for seed in losses]

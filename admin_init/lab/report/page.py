@@ -187,7 +187,7 @@ def _group_cells(group: Group) -> dict[str, str]:
         "source gain": interval([run.source_gain for run in runs], 2),
         "BLEU": interval([run.bleu for run in runs if run.bleu is not None], 1),
         "grad norm": f"{statistics.fmean(run.grad_norm for run in runs):.2f}",
-        "seconds": f"{statistics.fmean(run.seconds for run in runs):.0f}",
+        "seconds": f"{statistics.fmean(run.history.seconds for run in runs):.0f}",
     }
 
 
@@ -203,5 +203,5 @@ def _run_cells(group: Group, run: Result) -> dict[str, str]:
         "grad norm": f"{run.grad_norm:.3g}",
         "spikes": str(len(run.history.spikes)),
         "updates": str(run.updates),
-        "seconds": f"{run.seconds:.0f}",
+        "seconds": f"{run.history.seconds:.0f}",
     }

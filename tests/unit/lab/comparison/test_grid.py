@@ -128,11 +128,8 @@ def test_a_new_axis_is_one_field_of_the_grid(monkeypatch: pytest.MonkeyPatch) ->
         "post_1-1_lr0.001_drop0.25_seed1",
     )
     assert build(comparison, some, None).config.dropout == 0.25
-    course = Course(train_loss=[], grad_norm=[], validation=[Validation(0, 1.0, 0.0)])
-    results = [
-        make_result(comparison, variant, course, 4.0, None, initial_nll=None, seconds=0.0)
-        for variant in (none, some)
-    ]
+    course = Course(train_loss=[], grad_norm=[], validation=[Validation(0, 1.0, 0.0)], seconds=0.0)
+    results = [make_result(comparison, variant, course, 4.0, None) for variant in (none, some)]
     assert results[1].row()["dropout"] == 0.25
     for result in results:
         path = Path("out", result.variant.name, "result.json")

@@ -24,21 +24,14 @@ GRID = Grid(residual=["post", "pre"], learning_rate=[1e-3, 2e-3], seed=[1, 2])
 
 def result(comparison: Comparison, variant: Variant, **changed: Any) -> Result:
     nll = math.nan if variant.residual == "post" else 2 + variant.learning_rate * variant.seed
-    course = {
+    course: dict[str, Any] = {
         "train_loss": [5.0, 4.0],
         "grad_norm": [1.0, 2.0],
         "validation": [Validation(2, nll, 0.5)],
+        "initial_nll": 6.0,
+        "seconds": 7.0,
     }
-    seconds = changed.pop("seconds", 7.0)
-    return make_result(
-        comparison,
-        variant,
-        Course(**course | changed),
-        4.0,
-        None,
-        initial_nll=6.0,
-        seconds=seconds,
-    )
+    return make_result(comparison, variant, Course(**course | changed), 4.0, None)
 
 
 def computer(folder: str, **settings: Any) -> Comparison:

@@ -38,11 +38,12 @@ def result(residual: str = "admin", seed: int = 1, **changed: Any) -> Result:
         "bleu": 12.34,
         "bleu_signature": "nrefs:1|case:mixed|version:9.9",
         "grad_norm": 0.123456,
-        "seconds": 61.7,
         "history": Course(
             train_loss=[5.0, 4.0, 3.0],
             grad_norm=[3.0, 2.0, 1.0],
             validation=[Validation(2, 3.5, 0.1), Validation(3, 2.5, 0.75)],
+            seconds=61.7,
+            initial_nll=changed.pop("initial_nll", None),
         ),
     }
     return Result(**settings | changed)
@@ -63,6 +64,7 @@ def diverged(seed: int = 1) -> Result:
             train_loss=[5.0, math.inf, nan],
             grad_norm=[nan, nan, nan],
             validation=[Validation(3, nan, nan)],
+            seconds=1.0,
         ),
     )
 

@@ -23,6 +23,7 @@ def ramped(residual: str, losses: list[float], **changed: Any) -> Any:
         train_loss=losses,
         grad_norm=[1.0] * len(losses),
         validation=[Validation(len(losses), 1.0, 0.0)],
+        seconds=1.0,
     )
     return result(residual, learning_rate=0.05, history=history, **changed)
 
