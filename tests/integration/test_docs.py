@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from recipe_files import parse_arguments
+from _helpers.recipe_files import parse_arguments
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 

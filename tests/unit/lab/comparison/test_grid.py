@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import call
+from _helpers.command_line import call
 
 from admin_init._utils.atomic_files import write_checked, write_json
 from admin_init.errors import AdminInitError
