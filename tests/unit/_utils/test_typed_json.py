@@ -93,9 +93,6 @@ def test_what_the_dataclass_itself_refuses_stays_as_it_is() -> None:
         from_json(Strict, {"size": 1})
 
 
-def test_values_of_a_restricted_type_are_values_of_that_type() -> None:
-
-
 def test_no_field_may_be_missing_where_all_were_written() -> None:
     with pytest.raises(AdminInitError, match="`kind` is missing"):
         from_json(Inner, {"size": 1}, complete=True)
