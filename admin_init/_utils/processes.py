@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
@@ -143,22 +144,23 @@ class Processes(ThreadPoolExecutor):
 # them. The server imports once for all, which takes seconds.
 _CONTEXT = multiprocessing.get_context("forkserver")
 
+# An exit code can be read once, and the start of a process reads those of all that have ended.
+_EXIT_CODES = threading.Lock()
+
 
 class _Worker:
     """A process that answers one call after another."""
 
     def __init__(self) -> None:
         self._connection, theirs = _CONTEXT.Pipe()
-        # The exit code can be read once: the thread that kills must not take it from the one that
-        # waits.
-        self._joining = threading.Lock()
         # Not with what it will do, which may import for seconds, and that before it can notice
         # that its parent has died.
         self._process = _CONTEXT.Process(target=_serve, args=(theirs,))
         # The child inherits it: Ctrl-C reaches all the group, and is for the parent to answer.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            self._process.start()
+            with _EXIT_CODES:
+                self._process.start()
         except (EOFError, OSError) as error:
             raise AdminInitError(
                 "The process that starts the workers has died, perhaps because memory ran out. "
@@ -196,8 +198,8 @@ class _Worker:
         self._join()
 
     def _join(self, seconds: float | None = None) -> int:
-        with self._joining:
-            self._process.join(seconds)
+        wait_for_any([self._process.sentinel], seconds)
+        with _EXIT_CODES:
             return self._process.exitcode or 0
 
     def _death(self) -> str:

@@ -99,6 +99,12 @@ def test_a_process_dies_alone_and_is_named() -> None:
         assert alive.result()[0] == 9
 
 
+def test_every_death_is_named_while_other_processes_start() -> None:
+    with Processes(8, nothing, (), fresh=True) as processes:
+        ended = [processes.submit(os._exit, 3) for _ in range(60)]
+        assert all("over, with code 3." in str(future.exception()) for future in ended)
+
+
 def test_a_process_is_kept_or_fresh_and_reports() -> None:
     for fresh, expected in ((False, 1), (True, 3)):
         got: list[int] = []
