@@ -100,7 +100,7 @@ def test_a_process_dies_alone_and_is_named() -> None:
 
 
 def test_every_death_is_named_while_other_processes_start() -> None:
-    with Processes(8, nothing, (), fresh=True) as processes:
+    with Processes(8, int, (), fresh=True) as processes:
         ended = [processes.submit(os._exit, 3) for _ in range(32)]
         assert all("over, with code 3." in str(future.exception()) for future in ended)
 
