@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from admin_init.admin_profile import AdminProfile
-from admin_init.omega import Moments, Rule
-from admin_init.profiling import SiteMoments, make_profile, measure
+from admin_init.omega import PooledVariance, Rule
+from admin_init.profiling import SiteVariances, make_profile, measure
 from admin_init.sites import ResidualSite
 
 
@@ -57,8 +57,8 @@ def profile_ranks(
 
 
 def _pool_ranks(
-    measured: Sequence[SiteMoments], total: Callable[[Tensor], Tensor], device: torch.device | str
-) -> list[SiteMoments]:
+    measured: Sequence[SiteVariances], total: Callable[[Tensor], Tensor], device: torch.device | str
+) -> list[SiteVariances]:
     """Average the variances of all ranks, weighted by their elements; one collective in all.
 
     It runs after the pass: a collective inside the forward would hang where ranks diverge.
@@ -87,7 +87,7 @@ def _pool_ranks(
     for i, (count, shortcut, branch) in zip(order, sums, strict=True):
         pooled[i] = replace(
             measured[i],
-            shortcut=Moments(int(count), shortcut / count),
-            branch=Moments(int(count), branch / count),
+            shortcut=PooledVariance(int(count), shortcut / count),
+            branch=PooledVariance(int(count), branch / count),
         )
     return pooled

@@ -77,13 +77,13 @@ def variance(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Moments:
+class PooledVariance:
     """How many elements were seen, and their variance around the mean of their own batch."""
 
     count: int
     variance: float
 
-    def pool(self, other: Moments) -> Moments:
+    def pool(self, other: PooledVariance) -> PooledVariance:
         """Average the two variances, weighted by their elements.
 
         The rule of Admin is sequential: each batch runs it with omegas of its own, so the batches
@@ -91,4 +91,4 @@ class Moments:
         """
         count = self.count + other.count
         weighted = self.count * self.variance + other.count * other.variance
-        return Moments(count, weighted / count)
+        return PooledVariance(count, weighted / count)

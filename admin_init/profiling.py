@@ -15,7 +15,7 @@ from admin_init._utils.isolation import trial_pass
 from admin_init.adapters.discovery import Sites, resolve_sites
 from admin_init.admin_profile import AdminProfile, SiteProfile
 from admin_init.errors import ProfileError
-from admin_init.omega import Moments, Rule, check_rule, omega_from_variances, variance
+from admin_init.omega import PooledVariance, Rule, check_rule, omega_from_variances, variance
 from admin_init.rescale import check_can_train, installed
 from admin_init.sites import ResidualSite, stacks
 
@@ -69,7 +69,7 @@ def profile(
         )
     found = resolve_sites(model, sites)
     run = forward or call_model
-    total: list[SiteMoments] = []
+    total: list[SiteVariances] = []
     passes = 0
     with installed(found):
         for batch in batches:
@@ -82,22 +82,22 @@ def profile(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SiteMoments:
+class SiteVariances:
     """What one or more passes measured at a site."""
 
     name: str
     stack: str
     dtype: str
     """Type in which the branch was computed, such as ``fp32``."""
-    shortcut: Moments
+    shortcut: PooledVariance
     """Of x, before omega."""
-    branch: Moments
+    branch: PooledVariance
     """Of f(x), as it enters the sum."""
 
 
 def measure(
     model: nn.Module, sites: Sequence[ResidualSite], run: Callable[[], object], *, rule: Rule
-) -> list[SiteMoments]:
+) -> list[SiteVariances]:
     """Call ``run``, which is to pass once through ``model``, and measure each installed site.
 
     Returns:
@@ -132,14 +132,14 @@ def measure(
                 f"the one in which the model defines them ({_some(names)}), and each omega builds "
                 "on the one before. Define them in the order of execution."
             )
-    return recorder.moments()
+    return recorder.variances()
 
 
-def pool(left: Sequence[SiteMoments], right: Sequence[SiteMoments]) -> list[SiteMoments]:
+def pool(left: Sequence[SiteVariances], right: Sequence[SiteVariances]) -> list[SiteVariances]:
     """Pool the measurements of two passes, site by site."""
     others = {site.name: site for site in right}
     return [
-        SiteMoments(
+        SiteVariances(
             name=site.name,
             stack=site.stack,
             dtype=site.dtype,
@@ -150,7 +150,7 @@ def pool(left: Sequence[SiteMoments], right: Sequence[SiteMoments]) -> list[Site
     ]
 
 
-def make_profile(measured: Sequence[SiteMoments], *, rule: Rule, batches: int) -> AdminProfile:
+def make_profile(measured: Sequence[SiteVariances], *, rule: Rule, batches: int) -> AdminProfile:
     """Apply ``rule`` to what was measured, stack by stack.
 
     Raises:
@@ -159,7 +159,7 @@ def make_profile(measured: Sequence[SiteMoments], *, rule: Rule, batches: int) -
     broken = [
         site.name
         for site in measured
-        if not all(0 <= moments.variance < float("inf") for moments in (site.shortcut, site.branch))
+        if not all(0 <= pooled.variance < float("inf") for pooled in (site.shortcut, site.branch))
     ]
     if broken:
         raise ProfileError(
@@ -227,16 +227,16 @@ class _Pass:
             scaled = self.omega(site).square() * self.shortcut[site.name]
             self.running[site.stack] = (scaled + self.branch[site.name]).sqrt()
 
-    def moments(self) -> list[SiteMoments]:
+    def variances(self) -> list[SiteVariances]:
         shortcuts = _read(self.shortcut.values())
         branches = _read(self.branch.values())
         return [
-            SiteMoments(
+            SiteVariances(
                 name=site.name,
                 stack=site.stack,
                 dtype=dtype,
-                shortcut=Moments(count, shortcut),
-                branch=Moments(count, branch),
+                shortcut=PooledVariance(count, shortcut),
+                branch=PooledVariance(count, branch),
             )
             for (site, count, dtype), shortcut, branch in zip(
                 self.sites, shortcuts, branches, strict=True

@@ -116,7 +116,7 @@ def stacks(sites: Iterable[ResidualSite]) -> dict[str, list[ResidualSite]]:
     return grouped
 
 
-def linked(sites: list[ResidualSite]) -> list[ResidualSite]:
+def link_stacks(sites: list[ResidualSite]) -> list[ResidualSite]:
     """Tell every one of ``sites`` which site precedes it in its stack."""
     for chain in stacks(sites).values():
         for previous, site in pairwise(chain):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 
-class Extended:
+class ClassSwap:
     """A class made at run time from a mixin and a layer's own class; survives pickle, deepcopy."""
 
     plain_class: type[nn.Module]
@@ -18,34 +18,34 @@ class Extended:
         return _new, (type(self).__mro__[1], self.plain_class), *state
 
 
-def extend_(module: nn.Module, mixin: type[Extended]) -> None:
+def swap_class_(module: nn.Module, mixin: type[ClassSwap]) -> None:
     """Let the methods of ``mixin`` come before those of the class of ``module``."""
     if not isinstance(module, mixin):
-        module.__class__ = _extended(mixin, type(module))
+        module.__class__ = _swapped_class(mixin, type(module))
 
 
-def restore_(module: nn.Module) -> None:
+def restore_class_(module: nn.Module) -> None:
     """Give ``module`` its own class back."""
-    if isinstance(module, Extended):
+    if isinstance(module, ClassSwap):
         module.__class__ = module.plain_class  # type: ignore[assignment]
 
 
 def own_class(module: nn.Module) -> type[Any]:
     """Return the class that ``module`` has of its own, extended or not."""
-    return module.plain_class if isinstance(module, Extended) else type(module)
+    return module.plain_class if isinstance(module, ClassSwap) else type(module)
 
 
-_EXTENDED: dict[tuple[type[Extended], type[nn.Module]], Any] = {}
+_SWAPPED: dict[tuple[type[ClassSwap], type[nn.Module]], Any] = {}
 
 
-def _extended(mixin: type[Extended], plain_class: type[nn.Module]) -> Any:
+def _swapped_class(mixin: type[ClassSwap], plain_class: type[nn.Module]) -> Any:
     key = mixin, plain_class
-    if key not in _EXTENDED:
+    if key not in _SWAPPED:
         name = f"Admin{plain_class.__name__}"
-        _EXTENDED[key] = type(name, key, {"plain_class": plain_class})
-    return _EXTENDED[key]
+        _SWAPPED[key] = type(name, key, {"plain_class": plain_class})
+    return _SWAPPED[key]
 
 
-def _new(mixin: type[Extended], plain_class: type[nn.Module]) -> Any:
-    cls = _extended(mixin, plain_class)
+def _new(mixin: type[ClassSwap], plain_class: type[nn.Module]) -> Any:
+    cls = _swapped_class(mixin, plain_class)
     return cls.__new__(cls)

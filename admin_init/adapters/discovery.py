@@ -13,7 +13,7 @@ from admin_init.adapters import huggingface, native, torch_nn
 from admin_init.adapters.patterns import SitePattern, named_sites
 from admin_init.adapters.registry import adapter_of, served_layers
 from admin_init.errors import NotPostLNError, UnsupportedModelError
-from admin_init.sites import ResidualSite, linked
+from admin_init.sites import ResidualSite, link_stacks
 
 __all__ = ["Sites", "find_sites", "huggingface", "native", "resolve_sites", "torch_nn"]
 
@@ -93,7 +93,7 @@ def find_sites(model: nn.Module) -> list[ResidualSite]:
             "another Post-LN model can be named, see `admin_init.named_sites`."
         )
     _shorten_stacks(sites)
-    return linked(sites)
+    return link_stacks(sites)
 
 
 def _shared_layers(model: nn.Module) -> Iterator[str]:

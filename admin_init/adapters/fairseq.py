@@ -19,9 +19,15 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
-from admin_init.adapters.class_swap import Extended, extend_, own_class, restore_
+from admin_init.adapters.class_swap import ClassSwap, own_class, restore_class_, swap_class_
 from admin_init.adapters.registry import register_adapter
-from admin_init.adapters.skip_form import Overruled, Rows, SkipSite, enclosing, known
+from admin_init.adapters.skip_form import (
+    AttributeOverride,
+    SkipSite,
+    WeightSlice,
+    nearest_parent,
+    require_module,
+)
 from admin_init.errors import FoldError, NotPostLNError, UnsupportedModelError
 from admin_init.scaled_skip import ScaledSkip
 from admin_init.sites import Recorder, ResidualSite, layer_stack
@@ -58,7 +64,7 @@ def _after_encoder_attn(*_: object) -> None:
 _HOOKS = {"self_attn": _after_self_attn, "encoder_attn": _after_encoder_attn}
 
 
-class _RescaledLayer(Extended):
+class _RescaledLayer(ClassSwap):
     """Scales the shortcut of each sub-layer that has a :class:`ScaledSkip`."""
 
     # The fused inference kernel knows no omega.
@@ -97,7 +103,7 @@ class FairseqSite(SkipSite):
         skip = ScaledSkip(self.width, device=weight.device, dtype=weight.dtype)
         self.layer.add_module(f"{self.branch}_skip", skip)
         if not isinstance(self.layer, _RescaledLayer):
-            extend_(self.layer, _RescaledLayer)
+            swap_class_(self.layer, _RescaledLayer)
             for attention, hook in self._hooked():
                 attention.register_forward_hook(hook)
 
@@ -106,7 +112,7 @@ class FairseqSite(SkipSite):
         self.layer._modules.pop(f"{self.branch}_skip", None)
         if any(isinstance(child, ScaledSkip) for child in self.layer.children()):
             return
-        restore_(self.layer)
+        restore_class_(self.layer)
         for attention, hook in self._hooked():
             # Found by what it is, since handles do not survive a deepcopy.
             for key, other in list(attention._forward_hooks.items()):
@@ -124,7 +130,7 @@ class FairseqSite(SkipSite):
         handles = list(super().observe(recorder))
         if isinstance(self.layers, LayerDropModuleList):
             # Below whatever LayerDrop draws, 0 included.
-            handles.append(Overruled(self.layers, "p", -1.0))
+            handles.append(AttributeOverride(self.layers, "p", -1.0))
         return handles
 
     @override
@@ -167,20 +173,20 @@ class FairseqSite(SkipSite):
             )
 
     @override
-    def readers(self) -> Iterator[Rows]:
+    def readers(self) -> Iterator[WeightSlice]:
         if self.branch == "ffn":
-            yield Rows(self._linear("fc1").weight)
+            yield WeightSlice(self._linear("fc1").weight)
             return
-        known(self.layer, self.branch, MultiheadAttention, self.name)
+        require_module(self.layer, self.branch, MultiheadAttention, self.name)
         for letter in "q" if self.branch == "encoder_attn" else "qkv":
-            yield Rows(self._linear(f"{self.branch}.{letter}_proj").weight)
+            yield WeightSlice(self._linear(f"{self.branch}.{letter}_proj").weight)
 
     @override
     def output(self) -> nn.Linear:
         return self._linear("fc2" if self.branch == "ffn" else f"{self.branch}.out_proj")
 
     def _linear(self, name: str) -> nn.Linear:
-        return known(self.layer, name, nn.Linear, self.name)
+        return require_module(self.layer, name, nn.Linear, self.name)
 
 
 def _holds_layer(module: nn.Module) -> bool:
@@ -201,7 +207,7 @@ def _decoder_layer_sites(layer: nn.Module, name: str, model: nn.Module) -> list[
 def _sites(layer: nn.Module, name: str, model: nn.Module, default_stack: str) -> list[ResidualSite]:
     _refuse_unsupported(layer, name or type(layer).__name__)
     stack = layer_stack(name, default_stack)
-    layers = enclosing(name, model, nn.ModuleList)
+    layers = nearest_parent(name, model, nn.ModuleList)
     prefix = f"{name}." if name else ""
     return [
         FairseqSite(

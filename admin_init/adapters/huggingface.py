@@ -15,7 +15,7 @@ from typing_extensions import override
 from admin_init.adapters.branch_form import BranchSite
 from admin_init.adapters.patterns import SitePattern
 from admin_init.adapters.registry import register_adapter
-from admin_init.adapters.skip_form import Overruled
+from admin_init.adapters.skip_form import AttributeOverride
 from admin_init.errors import NotPostLNError, UnsupportedModelError
 from admin_init.sites import Recorder, ResidualSite, layer_stack
 
@@ -82,17 +82,17 @@ _WHOLE = {"chunk_size_feed_forward": 0, "layerdrop": 0.0}
 
 
 class HuggingFaceSite(BranchSite):
-    """A sub-layer of one of Hugging Face's layers; ``around`` is that layer and what holds it."""
+    """A sub-layer of one of Hugging Face's layers; ``owners`` are that layer and the modules around it."""
 
-    def __init__(self, *args: Any, around: list[nn.Module]) -> None:
+    def __init__(self, *args: Any, owners: list[nn.Module]) -> None:
         super().__init__(*args)
-        self.around = around
+        self.owners = owners
 
     @override
     def observe(self, recorder: Recorder) -> Iterable[RemovableHandle]:
         settings = [
-            Overruled(module, setting, value)
-            for module in self.around
+            AttributeOverride(module, setting, value)
+            for module in self.owners
             for setting, value in _WHOLE.items()
             if hasattr(module, setting)
         ]
@@ -104,21 +104,21 @@ def _qualified(layer_class: str) -> str:
     return f"transformers.models.{family}.modeling_{family}.{name}"
 
 
-def _register_post_ln(layer_class: str, sub_layers: dict[str, SitePattern]) -> None:
+def _register_post_ln(layer_class: str, sublayers: dict[str, SitePattern]) -> None:
     @register_adapter(_qualified(layer_class))
     def sites(layer: nn.Module, name: str, model: nn.Module) -> list[ResidualSite]:
         found = {
-            place: _modules(layer, name, parts)
-            for place, parts in sub_layers.items()
+            sublayer: _modules(layer, name, parts)
+            for sublayer, parts in sublayers.items()
             # Only a decoder that was built to read an encoder has it.
-            if place != "cross_attn" or hasattr(layer, parts.branch.partition(".")[0])
+            if sublayer != "cross_attn" or hasattr(layer, parts.branch.partition(".")[0])
         }
         stack = layer_stack(name, "decoder" if "cross_attn" in found else "encoder")
-        around = [layer, *_parents(name, model)]
+        owners = [layer, *_parents(name, model)]
         prefix = f"{name}." if name else ""
         return [
-            HuggingFaceSite(f"{prefix}{place}", stack, *modules, around=around)
-            for place, modules in found.items()
+            HuggingFaceSite(f"{prefix}{sublayer}", stack, *modules, owners=owners)
+            for sublayer, modules in found.items()
         ]
 
 
@@ -156,8 +156,8 @@ def _refuse_albert(layer: nn.Module, name: str, model: nn.Module) -> list[Residu
     )
 
 
-for _layer_class, _sub_layers in _POST_LN.items():
-    _register_post_ln(_layer_class, _sub_layers)
+for _layer_class, _sublayers in _POST_LN.items():
+    _register_post_ln(_layer_class, _sublayers)
 for _layer_class in _PRE_LN:
     register_adapter(_qualified(_layer_class), served=False)(_refuse_pre_ln)
 register_adapter(_qualified("albert.AlbertLayer"), served=False)(_refuse_albert)

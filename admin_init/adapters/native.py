@@ -9,7 +9,7 @@ from torch import nn
 from typing_extensions import override
 
 from admin_init.adapters.registry import register_adapter
-from admin_init.adapters.skip_form import Rows, SkipSite
+from admin_init.adapters.skip_form import SkipSite, WeightSlice
 from admin_init.errors import NotPostLNError
 from admin_init.nn.attention import CrossAttention, SelfAttention
 from admin_init.nn.feed_forward import FeedForward
@@ -43,13 +43,13 @@ class NativeSite(SkipSite):
         self.residual.skip = SkipConnection()
 
     @override
-    def readers(self) -> Iterator[Rows]:
+    def readers(self) -> Iterator[WeightSlice]:
         if isinstance(self.branch, SelfAttention):
-            yield Rows(self.branch.in_proj.weight)
+            yield WeightSlice(self.branch.in_proj.weight)
         elif isinstance(self.branch, CrossAttention):
-            yield Rows(self.branch.q_proj.weight)
+            yield WeightSlice(self.branch.q_proj.weight)
         else:
-            yield Rows(self.branch.fc1.weight)
+            yield WeightSlice(self.branch.fc1.weight)
 
     @override
     def output(self) -> nn.Linear:
@@ -67,15 +67,15 @@ def _decoder_layer_sites(layer: nn.Module, name: str, model: nn.Module) -> list[
 
 
 def _sites(
-    layer: nn.Module, name: str, default_stack: str, places: tuple[str, ...]
+    layer: nn.Module, name: str, default_stack: str, sublayers: tuple[str, ...]
 ) -> list[ResidualSite]:
     prefix = f"{name}." if name else ""
     sites: list[ResidualSite] = []
-    for place in places:
-        residual = layer.get_submodule(f"{place}_residual")
+    for sublayer in sublayers:
+        residual = layer.get_submodule(f"{sublayer}_residual")
         if not isinstance(residual, PostResidual):
-            raise NotPostLNError(f"`{prefix}{place}` is connected by {type(residual).__name__}")
-        branch = layer.get_submodule(place)
+            raise NotPostLNError(f"`{prefix}{sublayer}` is connected by {type(residual).__name__}")
+        branch = layer.get_submodule(sublayer)
         stack = layer_stack(name, default_stack)
-        sites.append(NativeSite(f"{prefix}{place}", stack, residual, branch))
+        sites.append(NativeSite(f"{prefix}{sublayer}", stack, residual, branch))
     return sites

@@ -10,7 +10,7 @@ from torch import nn
 
 from admin_init.adapters.branch_form import BranchSite
 from admin_init.errors import UnsupportedModelError
-from admin_init.sites import ResidualSite, linked
+from admin_init.sites import ResidualSite, link_stacks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,4 +88,4 @@ def named_sites(model: nn.Module, patterns: Sequence[SitePattern]) -> list[Resid
             found.append((stack, int(layer), order, site))
     if problems:
         raise UnsupportedModelError(f"The sites cannot be found: {'; '.join(problems)}.")
-    return linked([site for *_, site in sorted(found, key=lambda item: item[:3])])
+    return link_stacks([site for *_, site in sorted(found, key=lambda item: item[:3])])

@@ -16,7 +16,7 @@ from admin_init.scaled_skip import ScaledSkip
 from admin_init.sites import Recorder, ResidualSite
 
 
-class Rows(NamedTuple):
+class WeightSlice(NamedTuple):
     """Rows of a weight whose input is the sub-layer's input x; shape of the weight (out, D)."""
 
     weight: Tensor
@@ -33,7 +33,7 @@ class SkipSite(ResidualSite):
         """The module that holds omega, or None where it is not installed."""
 
     @abstractmethod
-    def readers(self) -> Iterator[Rows]:
+    def readers(self) -> Iterator[WeightSlice]:
         """All the weights that read x."""
 
     @abstractmethod
@@ -108,7 +108,7 @@ class SkipSite(ResidualSite):
 _ModuleT = TypeVar("_ModuleT", bound=nn.Module)
 
 
-def enclosing(name: str, model: nn.Module, kind: type[_ModuleT]) -> _ModuleT | None:
+def nearest_parent(name: str, model: nn.Module, kind: type[_ModuleT]) -> _ModuleT | None:
     """Return the innermost module of class ``kind`` in ``model`` that holds the layer ``name``."""
     while name:
         name = name.rpartition(".")[0]
@@ -118,7 +118,7 @@ def enclosing(name: str, model: nn.Module, kind: type[_ModuleT]) -> _ModuleT | N
     return None
 
 
-def known(layer: nn.Module, name: str, kind: type[_ModuleT], site: str) -> _ModuleT:
+def require_module(layer: nn.Module, name: str, kind: type[_ModuleT], site: str) -> _ModuleT:
     """Return the module ``name`` of ``layer``, which computes what a ``kind`` computes.
 
     Raises:
@@ -134,7 +134,7 @@ def known(layer: nn.Module, name: str, kind: type[_ModuleT], site: str) -> _Modu
     return module
 
 
-class Overruled(RemovableHandle):
+class AttributeOverride(RemovableHandle):
     """Keeps an attribute of a module at another value, until it is removed."""
 
     def __init__(self, module: nn.Module, name: str, value: Any) -> None:

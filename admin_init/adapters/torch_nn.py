@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from admin_init.adapters.class_swap import Extended, extend_, own_class, restore_
+from admin_init.adapters.class_swap import ClassSwap, own_class, restore_class_, swap_class_
 from admin_init.adapters.registry import register_adapter
-from admin_init.adapters.skip_form import Rows, SkipSite, enclosing, known
+from admin_init.adapters.skip_form import SkipSite, WeightSlice, nearest_parent, require_module
 from admin_init.errors import FoldError, NotPostLNError, UnsupportedModelError
 from admin_init.scaled_skip import ScaledSkip
 from admin_init.sites import ResidualSite, layer_stack
@@ -30,7 +30,7 @@ class ExcessSkip(ScaledSkip):
         return torch.addcmul(branch, (self.omega if omega is None else omega) - 1, shortcut)
 
 
-class _RescaledLayer(Extended):
+class _RescaledLayer(ClassSwap):
     """Adds the excess of the scaled shortcut to what each sub-layer returns."""
 
     # The fused inference kernel of nn.TransformerEncoderLayer knows no omega, and takes only the
@@ -51,7 +51,7 @@ class _RescaledLayer(Extended):
         return branch if skip is None else skip(x, branch)
 
 
-class _PaddedEncoder(Extended):
+class _PaddedEncoder(ClassSwap):
     """Keeps ``nn.TransformerEncoder`` from nested tensors, which only the fused kernel takes."""
 
     use_nested_tensor = property(lambda self: False)
@@ -75,39 +75,39 @@ class TorchSite(SkipSite):
         super().__init__(name, stack, norm)
         self.layer = layer
         self.encoder = encoder
-        self.place = name.rpartition(".")[2]
+        self.sublayer = name.rpartition(".")[2]
 
     @property
     @override
     def skip(self) -> ScaledSkip | None:
-        skip = self.layer._modules.get(f"{self.place}_skip")
+        skip = self.layer._modules.get(f"{self.sublayer}_skip")
         return skip if isinstance(skip, ScaledSkip) else None
 
     @override
     def install_(self) -> None:
         weight = self.norm_weight
         skip = ExcessSkip(self.width, device=weight.device, dtype=weight.dtype)
-        self.layer.add_module(f"{self.place}_skip", skip)
-        extend_(self.layer, _RescaledLayer)
+        self.layer.add_module(f"{self.sublayer}_skip", skip)
+        swap_class_(self.layer, _RescaledLayer)
         if self.encoder is not None:
-            extend_(self.encoder, _PaddedEncoder)
+            swap_class_(self.encoder, _PaddedEncoder)
 
     @override
     def uninstall_(self) -> None:
-        self.layer._modules.pop(f"{self.place}_skip", None)
+        self.layer._modules.pop(f"{self.sublayer}_skip", None)
         if not any(isinstance(child, ScaledSkip) for child in self.layer.children()):
-            restore_(self.layer)
+            restore_class_(self.layer)
         if self.encoder is not None and not any(
             isinstance(module, _RescaledLayer) for module in self.encoder.modules()
         ):
-            restore_(self.encoder)
+            restore_class_(self.encoder)
 
     @override
     def fold_targets(self) -> Iterable[Tensor]:
         targets = list(super().fold_targets())
         plain = own_class(self.layer)
         base = _DECODER if issubclass(plain, _DECODER) else _ENCODER
-        method = _BLOCKS[self.place]
+        method = _BLOCKS[self.sublayer]
         if targets and getattr(plain, method) is not getattr(base, method):
             raise FoldError(
                 f"{plain.__name__} overrides `{method}`, so what reads the input of "
@@ -116,26 +116,26 @@ class TorchSite(SkipSite):
         return targets
 
     @override
-    def readers(self) -> Iterator[Rows]:
-        if self.place == "ffn":
-            yield Rows(known(self.layer, "linear1", nn.Linear, self.name).weight)
+    def readers(self) -> Iterator[WeightSlice]:
+        if self.sublayer == "ffn":
+            yield WeightSlice(require_module(self.layer, "linear1", nn.Linear, self.name).weight)
             return
         attention = self._attention()
-        queries_only = self.place == "cross_attn"
+        queries_only = self.sublayer == "cross_attn"
         if attention._qkv_same_embed_dim:
-            yield Rows(attention.in_proj_weight, 0, self.width if queries_only else None)
+            yield WeightSlice(attention.in_proj_weight, 0, self.width if queries_only else None)
         else:
-            yield Rows(attention.q_proj_weight)
+            yield WeightSlice(attention.q_proj_weight)
 
     @override
     def output(self) -> nn.Linear:
-        if self.place == "ffn":
-            return known(self.layer, "linear2", nn.Linear, self.name)
+        if self.sublayer == "ffn":
+            return require_module(self.layer, "linear2", nn.Linear, self.name)
         return self._attention().out_proj
 
     def _attention(self) -> nn.MultiheadAttention:
-        name = "multihead_attn" if self.place == "cross_attn" else "self_attn"
-        return known(self.layer, name, nn.MultiheadAttention, self.name)
+        name = "multihead_attn" if self.sublayer == "cross_attn" else "self_attn"
+        return require_module(self.layer, name, nn.MultiheadAttention, self.name)
 
 
 @register_adapter(_ENCODER)
@@ -149,7 +149,7 @@ def _decoder_layer_sites(layer: nn.Module, name: str, model: nn.Module) -> list[
 
 
 def _sites(
-    layer: nn.Module, name: str, model: nn.Module, default_stack: str, places: tuple[str, ...]
+    layer: nn.Module, name: str, model: nn.Module, default_stack: str, sublayers: tuple[str, ...]
 ) -> list[ResidualSite]:
     if layer.norm_first:
         raise NotPostLNError(f"`{name or type(layer).__name__}` is Pre-LN (norm_first=True)")
@@ -162,9 +162,9 @@ def _sites(
             "their methods (`_sa_block`, `_ff_block`) alone."
         )
     stack = layer_stack(name, default_stack)
-    encoder = enclosing(name, model, nn.TransformerEncoder)
+    encoder = nearest_parent(name, model, nn.TransformerEncoder)
     prefix = f"{name}." if name else ""
     return [
-        TorchSite(f"{prefix}{place}", stack, layer, layer.get_submodule(f"norm{i}"), encoder)
-        for i, place in enumerate(places, start=1)
+        TorchSite(f"{prefix}{sublayer}", stack, layer, layer.get_submodule(f"norm{i}"), encoder)
+        for i, sublayer in enumerate(sublayers, start=1)
     ]

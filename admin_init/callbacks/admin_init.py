@@ -18,10 +18,10 @@ from admin_init.admin_profile import AdminProfile
 from admin_init.callbacks import checks
 from admin_init.callbacks.lightning_compat import (
     Callback,
-    around,
+    clone_batch,
     is_overridden,
-    own_copy,
-    silenced,
+    logging_disabled,
+    wrap_hook_once,
 )
 from admin_init.callbacks.optimizer_groups import spare_from_weight_decay
 from admin_init.callbacks.report import log_profile
@@ -122,12 +122,16 @@ class AdminInit(Callback):
             if self.fold_on_end:
                 checks.check_fold(trainer)
             self._settled = self._loaded = False
-            around(pl_module, "configure_optimizers", self._configure_optimizers)
+            wrap_hook_once(pl_module, "configure_optimizers", self._configure_optimizers)
         self._install(pl_module, complete=False)
         builds_later = is_overridden(pl_module, "configure_model")
-        around(pl_module, "setup", functools.partial(self._after, complete=not builds_later))
+        wrap_hook_once(
+            pl_module, "setup", functools.partial(self._after, complete=not builds_later)
+        )
         if builds_later:
-            around(pl_module, "configure_model", functools.partial(self._after, complete=True))
+            wrap_hook_once(
+                pl_module, "configure_model", functools.partial(self._after, complete=True)
+            )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep omega out of weight decay, unless it is asked for."""
@@ -149,11 +153,11 @@ class AdminInit(Callback):
         sites = resolve_sites(pl_module, self.sites)
         if self._goes_on(trainer, sites):
             return
-        checks.check_optimized(trainer, sites)
+        checks.warn_unoptimized(trainer, sites)
         if not self.force:
             checks.check_untrained(sites)
         if self.sites is None:
-            checks.warn_of_others(pl_module)
+            checks.warn_unsupported_layers(pl_module)
         profile = self.given
         if not isinstance(profile, AdminProfile):
             profile = self._measure(trainer, pl_module, sites, batch, batch_idx)
@@ -184,7 +188,7 @@ class AdminInit(Callback):
             with trainer.precision_plugin.train_step_context(), exact:
                 return self._step(pl_module, pl_module.training_step, batch, batch_idx)
 
-        with silenced(trainer, pl_module), folded(pl_module, run, sites=self.sites):
+        with logging_disabled(trainer, pl_module), folded(pl_module, run, sites=self.sites):
             trainer.save_checkpoint(part, weights_only=True)
         if trainer.is_global_zero:
             move_whole(part, path)
@@ -225,7 +229,7 @@ class AdminInit(Callback):
         plain = all((site.omega == 1).all() for site in sites if site.omega is not None)
         anew = trainer.global_step == 0 and plain
         if trainer.is_global_zero:
-            checks.warn_of_no_profile(trainer.global_step, plain=plain, anew=anew)
+            checks.warn_no_profile(trainer.global_step, plain=plain, anew=anew)
         return not anew
 
     def _measure(
@@ -236,7 +240,7 @@ class AdminInit(Callback):
         batch: Any,
         batch_idx: int,
     ) -> AdminProfile:
-        batch = own_copy(batch)
+        batch = clone_batch(batch)
 
         def run() -> None:
             with trainer.precision_plugin.train_step_context():
@@ -248,7 +252,7 @@ class AdminInit(Callback):
             broadcast=trainer.strategy.broadcast,
             device=trainer.strategy.root_device,
         )
-        with silenced(trainer, pl_module):
+        with logging_disabled(trainer, pl_module):
             return profile_ranks(pl_module, sites, run, rule=self.rule, ranks=ranks)
 
     def _step(

@@ -15,7 +15,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from admin_init._utils.atomic_files import write_json
 from admin_init._utils.checkpoints import read_checkpoint, write_checkpoint
 from admin_init._utils.weight_averaging import write_average
-from admin_init.callbacks.lightning_compat import Callback, distribution
+from admin_init.callbacks.lightning_compat import Callback, lightning_package
 from admin_init.errors import AdminInitError
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class AverageCheckpoints(Callback):
 @contextmanager
 def _validating(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
     """Let the trainer validate, unseen by loggers and other checkpoints, until exit."""
-    dummy = importlib.import_module(f"{distribution(trainer)}.loggers.logger").DummyLogger
+    dummy = importlib.import_module(f"{lightning_package(trainer)}.loggers.logger").DummyLogger
     loggers, metrics = trainer.loggers, dict(trainer.callback_metrics)
     weights = copy.deepcopy(pl_module.state_dict())
     function: Any = trainer.state.fn

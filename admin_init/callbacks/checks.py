@@ -113,7 +113,7 @@ def check_untrained(sites: list[ResidualSite]) -> None:
                 )
 
 
-def check_optimized(trainer: pl.Trainer, sites: list[ResidualSite]) -> None:
+def warn_unoptimized(trainer: pl.Trainer, sites: list[ResidualSite]) -> None:
     """Warn of omegas that are to be trained and are in no optimizer."""
     optimized = {
         id(parameter)
@@ -135,7 +135,7 @@ def check_optimized(trainer: pl.Trainer, sites: list[ResidualSite]) -> None:
         )
 
 
-def warn_of_no_profile(updates: int, *, plain: bool, anew: bool) -> None:
+def warn_no_profile(updates: int, *, plain: bool, anew: bool) -> None:
     """Warn of a checkpoint that no profile has set up, and say what comes of it.
 
     Args:
@@ -158,7 +158,7 @@ def warn_of_no_profile(updates: int, *, plain: bool, anew: bool) -> None:
     )
 
 
-def warn_of_others(pl_module: pl.LightningModule) -> None:
+def warn_unsupported_layers(pl_module: pl.LightningModule) -> None:
     """Warn of layers that Admin does not apply to, beside those that it is applied to."""
     if reasons := list(refused_layers(pl_module).values()):
         warnings.warn(

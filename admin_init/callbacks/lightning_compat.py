@@ -25,11 +25,11 @@ else:
 
 def is_overridden(pl_module: pl.LightningModule, hook: str) -> bool:
     """Say whether the module has a ``hook`` of its own."""
-    base = importlib.import_module(distribution(pl_module)).LightningModule
+    base = importlib.import_module(lightning_package(pl_module)).LightningModule
     return getattr(type(pl_module), hook) is not getattr(base, hook)
 
 
-def around(
+def wrap_hook_once(
     pl_module: pl.LightningModule,
     hook: str,
     wrapper: Callable[[pl.LightningModule, Callable[[], object]], object],
@@ -64,9 +64,9 @@ def step_loss(trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any) 
 
 
 @contextmanager
-def silenced(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
+def logging_disabled(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
     """Switch off ``self.log`` and hand out dummy loggers, until exit."""
-    dummy = importlib.import_module(f"{distribution(trainer)}.loggers.logger").DummyLogger
+    dummy = importlib.import_module(f"{lightning_package(trainer)}.loggers.logger").DummyLogger
     loggers = trainer.loggers
     logging = {name: vars(pl_module).get(name) for name in ("log", "log_dict")}
     try:
@@ -83,14 +83,14 @@ def silenced(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[Non
                 setattr(pl_module, name, before)
 
 
-def distribution(instance: object) -> str:
+def lightning_package(instance: object) -> str:
     """Return which Lightning an object's class derives from, as its package is imported."""
     modules = [cls.__module__ for cls in type(instance).__mro__]
     packages = ("pytorch_lightning", "lightning.pytorch")
     return next(p for p in packages if any(module.startswith(f"{p}.") for module in modules))
 
 
-def own_copy(batch: Any) -> Any:
+def clone_batch(batch: Any) -> Any:
     """Copy a batch, so that a step which changes it in place leaves the original alone."""
     return apply_to_collection(batch, Tensor, Tensor.clone)
 

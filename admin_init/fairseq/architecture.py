@@ -38,7 +38,7 @@ def build(options: Namespace, words: Dictionary) -> TransformerModel:
 
     Args:
         options: Of fairseq, those of the architecture included.
-        words: From :func:`dictionary`.
+        words: From :func:`placeholder_dictionary`.
 
     Raises:
         AdminInitError: An option that fairseq would run as Python is no plain value.
@@ -56,7 +56,7 @@ def build(options: Namespace, words: Dictionary) -> TransformerModel:
     return model
 
 
-def dictionary(size: int) -> Dictionary:
+def placeholder_dictionary(size: int) -> Dictionary:
     """Make a dictionary of so many ids, the specials included, for what fairseq asks of one.
 
     That is its size and the specials' ids; the tokens stay with the data.
@@ -67,7 +67,7 @@ def dictionary(size: int) -> Dictionary:
     return words
 
 
-def shape(options: Namespace, config: TransformerConfig) -> TransformerConfig:
+def config_from_options(options: Namespace, config: TransformerConfig) -> TransformerConfig:
     """Return ``config`` with the shape that fairseq's options give."""
     sharing: Sharing = (
         "all"

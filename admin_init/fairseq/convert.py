@@ -25,7 +25,7 @@ from admin_init._utils.checkpoints import (
     write_checkpoint,
 )
 from admin_init.errors import AdminInitError
-from admin_init.fairseq.architecture import build, dictionary, shape
+from admin_init.fairseq.architecture import build, config_from_options, placeholder_dictionary
 from admin_init.fairseq.model import FairseqTransformer
 from admin_init.fairseq.plain import plain_options
 from admin_init.fairseq.weights import from_fairseq, to_fairseq
@@ -84,10 +84,10 @@ def convert_checkpoint(source: str | os.PathLike[str], destination: str | os.Pat
     saved = load(source)
     if isinstance(saved, dict) and "model" in saved and ("cfg" in saved or "args" in saved):
         check_weights(saved["model"], source)
-        converted, difference = ours(saved)
+        converted, difference = from_fairseq_checkpoint(saved)
         written = "a checkpoint of ours"
     else:
-        converted, difference = fairseqs(lightning_checkpoint(saved, source))
+        converted, difference = to_fairseq_checkpoint(lightning_checkpoint(saved, source))
         written = f"a checkpoint of fairseq's {converted['args'].arch}"
     if not difference <= TOLERANCE:
         raise AdminInitError(
@@ -99,7 +99,7 @@ def convert_checkpoint(source: str | os.PathLike[str], destination: str | os.Pat
     return f"{written}, logits differ by {difference:.1e} of the largest"
 
 
-def ours(saved: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
+def from_fairseq_checkpoint(saved: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
     """Turn what ``fairseq-train`` saves into a checkpoint of a ``TranslationModule``.
 
     Returns:
@@ -113,7 +113,7 @@ def ours(saved: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
     if given is None:
         raise AdminInitError("The checkpoint has no options (`args` or `cfg`) to build a model of.")
     model, options = _fairseqs_model(_namespace(given), saved)
-    config = shape(
+    config = config_from_options(
         options,
         TransformerConfig(
             vocabulary_size=model.encoder.embed_tokens.num_embeddings,
@@ -135,7 +135,7 @@ def ours(saved: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
     return checkpoint, _difference(module.transformer, model, config)
 
 
-def fairseqs(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], float]:
+def to_fairseq_checkpoint(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], float]:
     """Turn a checkpoint of a ``TranslationModule`` into what fairseq loads and generates from.
 
     Returns:
@@ -191,7 +191,7 @@ def _fairseqs_model(
     _refuse(vars(options), weights)
 
     def built() -> TransformerModel:
-        model = build(options, dictionary(len(weights[_TOKENS.format("encoder")])))
+        model = build(options, placeholder_dictionary(len(weights[_TOKENS.format("encoder")])))
         if has_omegas(weights):
             install_(model)
         return model

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from admin_init._utils.validation import PositiveInt, check
 from admin_init.errors import AdminInitError
-from admin_init.fairseq.architecture import BUILD_ERRORS, build, complete_options, dictionary, shape
+from admin_init.fairseq.architecture import (
+    BUILD_ERRORS,
+    build,
+    complete_options,
+    config_from_options,
+    placeholder_dictionary,
+)
 from admin_init.nn import TransformerConfig
 from admin_init.translation.search import Hypothesis, checked, length_limits
 
@@ -51,14 +57,14 @@ class FairseqTransformer(nn.Module):
         if config.vocabulary_size is None:
             raise ValueError("`vocabulary_size` must be given to build a model, but is None.")
         self.options = complete_options(config, arch, overrides or {})
-        self.dictionary = dictionary(config.vocabulary_size)
+        self.dictionary = placeholder_dictionary(config.vocabulary_size)
         if config.padding_idx != self.dictionary.pad():
             raise AdminInitError(
                 f"`padding_idx` is {self.dictionary.pad()} in fairseq, but is {config.padding_idx}."
             )
         try:
             self.model = build(self.options, self.dictionary)
-            self.config = shape(self.options, config)
+            self.config = config_from_options(self.options, config)
         except BUILD_ERRORS as error:
             reason = " ".join(str(error).split())
             raise AdminInitError(

@@ -13,7 +13,7 @@ from admin_init.nn.attention import Attention, CrossAttention, SelfAttention
 from admin_init.nn.cache import LayerCache
 from admin_init.nn.config import TransformerConfig
 from admin_init.nn.feed_forward import FeedForward
-from admin_init.nn.residual import Place, ResidualStyle, State
+from admin_init.nn.residual import ResidualStyle, State, SublayerKind
 
 
 class EncoderLayer(nn.Module):
@@ -73,14 +73,14 @@ def _attention(
     config: TransformerConfig,
     style: ResidualStyle,
     index: int,
-    place: Place,
+    sublayer: SublayerKind,
 ) -> Attention:
     return kind(
         config.dim,
         config.heads,
         dropout=config.dropout,
         attention_dropout=config.attention_dropout,
-        inner_norm=style.inner_norm(index, place, config.dim),
+        inner_norm=style.inner_norm(index, sublayer, config.dim),
     )
 
 

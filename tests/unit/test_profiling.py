@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import admin_init
 from admin_init import AdminProfile, ProfileError
 from admin_init.adapters.discovery import find_sites
-from admin_init.omega import Moments
-from admin_init.profiling import SiteMoments, make_profile
+from admin_init.omega import PooledVariance
+from admin_init.profiling import SiteVariances, make_profile
 
 D = 16
 
@@ -337,9 +337,9 @@ def test_overflow_in_half_precision_is_named() -> None:
 
 
 def test_branches_without_variance_are_refused() -> None:
-    def site(name: str) -> SiteMoments:
-        moments = Moments(10, 0.0)
-        return SiteMoments(name=name, stack="e", dtype="fp32", shortcut=moments, branch=moments)
+    def site(name: str) -> SiteVariances:
+        pooled = PooledVariance(10, 0.0)
+        return SiteVariances(name=name, stack="e", dtype="fp32", shortcut=pooled, branch=pooled)
 
     with pytest.raises(ProfileError, match=r"omega of `b` is 0.*initialized at random"):
         make_profile([site("a"), site("b")], rule="paper", batches=1)

@@ -5,7 +5,6 @@ from admin_init.nn.residual.b2t import B2TResidual, B2TStyle, ScaledB2TStyle
 from admin_init.nn.residual.base import (
     RESIDUAL_STYLES,
     Branch,
-    Place,
     ResidualConnection,
     ResidualStyle,
     SkipConnection,
@@ -13,6 +12,7 @@ from admin_init.nn.residual.base import (
     StackKind,
     StackShape,
     State,
+    SublayerKind,
     register_style,
     residual_style,
 )
@@ -48,7 +48,6 @@ __all__ = [
     "LayerScaleStyle",
     "PeriResidual",
     "PeriStyle",
-    "Place",
     "PostResidual",
     "PostStyle",
     "PreResidual",
@@ -67,6 +66,7 @@ __all__ = [
     "StackShape",
     "State",
     "SubLNStyle",
+    "SublayerKind",
     "TFixupResidual",
     "TFixupStyle",
     "register_style",

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from admin_init.nn.residual.base import Place, ResidualStyle, register_style
+from admin_init.nn.residual.base import ResidualStyle, SublayerKind, register_style
 from admin_init.nn.residual.post import PostResidual
 from admin_init.omega import closed_form
 from admin_init.scaled_skip import ScaledSkip
@@ -19,9 +19,9 @@ class AdminStyle(ResidualStyle):
     The first omega of a stack stays 1 and is not trained, which keeps all of them foldable.
     """
 
-    def connection(self, layer: int, place: Place) -> PostResidual:
+    def connection(self, layer: int, sublayer: SublayerKind) -> PostResidual:
         """See :class:`ResidualStyle`."""
-        first = layer == 0 and place == "self_attn"
+        first = layer == 0 and sublayer == "self_attn"
         return PostResidual(self.shape.dim, ScaledSkip(self.shape.dim, trainable=not first))
 
     def initialize_(self, stack: nn.Module, embedding: nn.Module | None) -> None:
@@ -41,9 +41,9 @@ class ClosedAdminStyle(ResidualStyle):
 
     rule: ClassVar[Literal["log", "constant"]] = "log"
 
-    def connection(self, layer: int, place: Place) -> PostResidual:
+    def connection(self, layer: int, sublayer: SublayerKind) -> PostResidual:
         """See :class:`ResidualStyle`."""
-        first = layer == 0 and place == "self_attn"
+        first = layer == 0 and sublayer == "self_attn"
         return PostResidual(self.shape.dim, ScaledSkip(self.shape.dim, trainable=not first))
 
     def initialize_(self, stack: nn.Module, embedding: nn.Module | None) -> None:

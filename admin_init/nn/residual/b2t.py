@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from admin_init.nn.residual.base import (
     Branch,
-    Place,
     ResidualConnection,
     ResidualStyle,
     SkipConnection,
     State,
+    SublayerKind,
     register_style,
 )
 from admin_init.nn.residual.projections import projections
@@ -23,20 +23,20 @@ class B2TResidual(ResidualConnection):
 
     Args:
         dim: Number of channels D.
-        place: Which sub-layer of the layer.
+        sublayer: Which sub-layer of the layer.
     """
 
-    def __init__(self, dim: int, place: Place) -> None:
+    def __init__(self, dim: int, sublayer: SublayerKind) -> None:
         super().__init__()
-        self.place = place
+        self.sublayer = sublayer
         self.skip = SkipConnection()
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, branch: Branch, state: State) -> Tensor:
         """See :class:`ResidualConnection`."""
-        if self.place == "self_attn":
+        if self.sublayer == "self_attn":
             state["layer_input"] = x
-        shortcut = state["layer_input"] + x if self.place == "ffn" else x
+        shortcut = state["layer_input"] + x if self.sublayer == "ffn" else x
         normed: Tensor = self.norm(self.skip(shortcut, branch(x)))
         return normed
 
@@ -47,9 +47,9 @@ class B2TStyle(ResidualStyle):
 
     scaled: ClassVar[bool] = False
 
-    def connection(self, layer: int, place: Place) -> B2TResidual:
+    def connection(self, layer: int, sublayer: SublayerKind) -> B2TResidual:
         """See :class:`ResidualStyle`."""
-        return B2TResidual(self.shape.dim, place)
+        return B2TResidual(self.shape.dim, sublayer)
 
     def initialize_(self, stack: nn.Module, embedding: nn.Module | None) -> None:
         """Scale all the matrices, where asked for."""

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 
 from torch import Tensor, nn
 
-Place = Literal["self_attn", "cross_attn", "ffn"]
+SublayerKind = Literal["self_attn", "cross_attn", "ffn"]
 """Which sub-layer of a layer, in the order of execution: every layer begins with ``self_attn`` and
 ends with ``ffn``; only a decoder beside an encoder has ``cross_attn``."""
 
@@ -46,14 +46,14 @@ class StackShape:
         return self.encoder_layers if self.kind == "encoder" else self.decoder_layers
 
     @property
-    def alone(self) -> bool:
+    def single_stack(self) -> bool:
         """Whether it is the only stack of an encoder-only or decoder-only model."""
         return not (self.encoder_layers and self.decoder_layers)
 
     @property
     def sublayers(self) -> int:
         """Number of residual connections: 3 a layer where it has cross-attention, else 2."""
-        return (3 if self.kind == "decoder" and not self.alone else 2) * self.layers
+        return (3 if self.kind == "decoder" and not self.single_stack else 2) * self.layers
 
 
 class SkipConnection(nn.Module):
@@ -103,20 +103,20 @@ class ResidualStyle(ABC):
         self.shape = shape
 
     @abstractmethod
-    def connection(self, layer: int, place: Place) -> ResidualConnection:
+    def connection(self, layer: int, sublayer: SublayerKind) -> ResidualConnection:
         """Build the connection of one sub-layer; called in the order of execution.
 
         Args:
             layer: Index of the layer, from 0 at the stack's input.
-            place: Which sub-layer of the layer.
+            sublayer: Which sub-layer of the layer.
         """
 
-    def inner_norm(self, layer: int, place: Place, width: int) -> nn.Module | None:
+    def inner_norm(self, layer: int, sublayer: SublayerKind, width: int) -> nn.Module | None:
         """Build the norm inside a branch, before its last projection, if the style has one.
 
         Args:
             layer: Index of the layer, from 0 at the stack's input.
-            place: Which sub-layer of the layer.
+            sublayer: Which sub-layer of the layer.
             width: Number of channels at that point: D in attention, the FFN's inner width there.
         """
         return None

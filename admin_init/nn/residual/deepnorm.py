@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from admin_init.nn.residual.base import (
     Branch,
-    Place,
     ResidualConnection,
     ResidualStyle,
     SkipConnection,
     State,
+    SublayerKind,
     register_style,
 )
 from admin_init.nn.residual.projections import projections
@@ -49,7 +49,7 @@ class DeepNormStyle(ResidualStyle):
     @property
     def alpha(self) -> float:
         """Scale of every shortcut of the stack."""
-        if self.shape.alone:
+        if self.shape.single_stack:
             return float((2 * self.shape.layers) ** 0.25)
         if self.shape.kind == "encoder":
             return float(0.81 * self._both**0.0625)
@@ -58,7 +58,7 @@ class DeepNormStyle(ResidualStyle):
     @property
     def beta(self) -> float:
         """Xavier gain of the FFN and of value and output projections; 1 for queries and keys."""
-        if self.shape.alone:
+        if self.shape.single_stack:
             return float((8 * self.shape.layers) ** -0.25)
         if self.shape.kind == "encoder":
             return float(0.87 * self._both**-0.0625)
@@ -68,7 +68,7 @@ class DeepNormStyle(ResidualStyle):
     def _both(self) -> int:
         return self.shape.encoder_layers**4 * self.shape.decoder_layers
 
-    def connection(self, layer: int, place: Place) -> DeepNormResidual:
+    def connection(self, layer: int, sublayer: SublayerKind) -> DeepNormResidual:
         """See :class:`ResidualStyle`."""
         return DeepNormResidual(self.shape.dim, self.alpha)
 

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from admin_init.nn.residual.base import (
     Branch,
-    Place,
     ResidualConnection,
     ResidualStyle,
     SkipConnection,
     State,
+    SublayerKind,
     register_style,
 )
 
@@ -47,8 +47,8 @@ class KeelStyle(ResidualStyle):
     in which the first cross-attention has alpha = 1 as well.
     """
 
-    def connection(self, layer: int, place: Place) -> KeelResidual:
+    def connection(self, layer: int, sublayer: SublayerKind) -> KeelResidual:
         """See :class:`ResidualStyle`."""
         alpha = 1.0 if layer == 0 else float(self.shape.sublayers)
-        first = layer == 0 and place == "self_attn"
+        first = layer == 0 and sublayer == "self_attn"
         return KeelResidual(self.shape.dim, alpha, outer=not first)

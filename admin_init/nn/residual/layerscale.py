@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from admin_init.nn.residual.base import (
     Branch,
-    Place,
     ResidualConnection,
     SkipConnection,
     State,
+    SublayerKind,
     register_style,
 )
 from admin_init.nn.residual.pre import PreStyle
@@ -51,7 +51,7 @@ class LayerScaleStyle(PreStyle):
             return 0.1
         return 1e-5 if self.shape.layers <= 24 else 1e-6
 
-    def connection(self, layer: int, place: Place) -> ResidualConnection:
+    def connection(self, layer: int, sublayer: SublayerKind) -> ResidualConnection:
         """See :class:`ResidualStyle`."""
         return LayerScaleResidual(self.shape.dim)
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from admin_init.nn.residual.base import (
     Branch,
-    Place,
     ResidualConnection,
     SkipConnection,
     State,
+    SublayerKind,
     register_style,
 )
 from admin_init.nn.residual.pre import PreStyle
@@ -45,6 +45,6 @@ class LNSStyle(PreStyle):
     which the paper, on decoder-only models, says nothing. The initialization is not scaled.
     """
 
-    def connection(self, layer: int, place: Place) -> ResidualConnection:
+    def connection(self, layer: int, sublayer: SublayerKind) -> ResidualConnection:
         """See :class:`ResidualStyle`."""
         return LNSResidual(self.shape.dim, layer + 1)

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from admin_init.nn.residual.base import (
     Branch,
-    Place,
     ResidualConnection,
     SkipConnection,
     State,
+    SublayerKind,
     register_style,
 )
 from admin_init.nn.residual.pre import PreStyle
@@ -42,6 +42,6 @@ class PeriStyle(PreStyle):
     decoder-only models; cross-attention is treated as any other sub-layer.
     """
 
-    def connection(self, layer: int, place: Place) -> ResidualConnection:
+    def connection(self, layer: int, sublayer: SublayerKind) -> ResidualConnection:
         """See :class:`ResidualStyle`."""
         return PeriResidual(self.shape.dim)

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from admin_init.nn.residual.base import (
     Branch,
-    Place,
     ResidualConnection,
     ResidualStyle,
     SkipConnection,
     State,
+    SublayerKind,
     register_style,
 )
 
@@ -38,6 +38,6 @@ class PostResidual(ResidualConnection):
 class PostStyle(ResidualStyle):
     """Post-LN: every sub-layer ends in a norm of the sum, and the stack in none of its own."""
 
-    def connection(self, layer: int, place: Place) -> PostResidual:
+    def connection(self, layer: int, sublayer: SublayerKind) -> PostResidual:
         """See :class:`ResidualStyle`."""
         return PostResidual(self.shape.dim)

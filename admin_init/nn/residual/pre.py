@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 from admin_init.nn.residual.base import (
     Branch,
-    Place,
     ResidualConnection,
     ResidualStyle,
     SkipConnection,
     StackEnd,
     State,
+    SublayerKind,
     register_style,
 )
 
@@ -55,7 +55,7 @@ class FinalNorm(StackEnd):
 class PreStyle(ResidualStyle):
     """Pre-LN: every branch begins with a norm, and the stack ends in one."""
 
-    def connection(self, layer: int, place: Place) -> ResidualConnection:
+    def connection(self, layer: int, sublayer: SublayerKind) -> ResidualConnection:
         """See :class:`ResidualStyle`."""
         return PreResidual(self.shape.dim)
 

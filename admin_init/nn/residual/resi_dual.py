@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from admin_init.nn.residual.base import (
     Branch,
-    Place,
     ResidualConnection,
     ResidualStyle,
     SkipConnection,
     StackEnd,
     State,
+    SublayerKind,
     register_style,
 )
 
@@ -65,7 +65,7 @@ class ResiDualStyle(ResidualStyle):
     One dual norm a stack, of eps 1e-7. In the decoder, d collects cross-attention as well.
     """
 
-    def connection(self, layer: int, place: Place) -> ResiDualResidual:
+    def connection(self, layer: int, sublayer: SublayerKind) -> ResiDualResidual:
         """See :class:`ResidualStyle`."""
         return ResiDualResidual(self.shape.dim)
 

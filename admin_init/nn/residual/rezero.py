@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from admin_init.nn.residual.base import (
     Branch,
-    Place,
     ResidualConnection,
     ResidualStyle,
     SkipConnection,
     State,
+    SublayerKind,
     register_style,
 )
 
@@ -58,9 +58,9 @@ class ReZeroStyle(ResidualStyle):
     and FFN; cross-attention takes the alpha of its layer as well.
     """
 
-    def connection(self, layer: int, place: Place) -> ReZeroResidual:
+    def connection(self, layer: int, sublayer: SublayerKind) -> ReZeroResidual:
         """See :class:`ResidualStyle`."""
-        if place == "self_attn":
+        if sublayer == "self_attn":
             self._gate = Gate()
         return ReZeroResidual(self._gate)
 

@@ -6,7 +6,7 @@ import math
 
 from torch import nn
 
-from admin_init.nn.residual.base import Place, register_style
+from admin_init.nn.residual.base import SublayerKind, register_style
 from admin_init.nn.residual.pre import PreStyle
 from admin_init.nn.residual.projections import projections
 
@@ -25,16 +25,16 @@ class SubLNStyle(PreStyle):
     @property
     def gain(self) -> float:
         """Xavier gain of FFN, value and output projections; 1 for queries and keys."""
-        if self.shape.alone:
+        if self.shape.single_stack:
             return math.sqrt(math.log(2 * self.shape.layers))
         decoder = math.log(3 * self.shape.decoder_layers)
         if self.shape.kind == "decoder":
             return math.sqrt(decoder)
         return math.sqrt(decoder * math.log(2 * self.shape.encoder_layers) / 3)
 
-    def inner_norm(self, layer: int, place: Place, width: int) -> nn.Module | None:
+    def inner_norm(self, layer: int, sublayer: SublayerKind, width: int) -> nn.Module | None:
         """See :class:`ResidualStyle`."""
-        return None if place == "cross_attn" else nn.LayerNorm(width)
+        return None if sublayer == "cross_attn" else nn.LayerNorm(width)
 
     def initialize_(self, stack: nn.Module, embedding: nn.Module | None) -> None:
         """Draw the matrices from Xavier's normal distribution, as the paper's pseudo-code does."""

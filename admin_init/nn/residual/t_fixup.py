@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from admin_init.nn.residual.base import (
     Branch,
-    Place,
     ResidualConnection,
     ResidualStyle,
     SkipConnection,
     State,
+    SublayerKind,
     register_style,
 )
 from admin_init.nn.residual.projections import projections
@@ -47,7 +47,7 @@ class TFixupStyle(ResidualStyle):
     def scale(self) -> float:
         """Factor of FFN, value and output projections."""
         layers = self.shape.layers
-        encoder = self.shape.kind == "encoder" or self.shape.alone
+        encoder = self.shape.kind == "encoder" or self.shape.single_stack
         return float(0.67 * layers**-0.25 if encoder else (9 * layers) ** -0.25)
 
     @property
@@ -55,7 +55,7 @@ class TFixupStyle(ResidualStyle):
         """Factor of the stack's own token embedding."""
         return float((9 * self.shape.layers) ** -0.25)
 
-    def connection(self, layer: int, place: Place) -> TFixupResidual:
+    def connection(self, layer: int, sublayer: SublayerKind) -> TFixupResidual:
         """See :class:`ResidualStyle`."""
         return TFixupResidual()
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from admin_init.omega import Moments, variance
+from admin_init.omega import PooledVariance, variance
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -24,20 +24,22 @@ def test_variance_of_a_constant_is_zero() -> None:
 
 
 def test_pooling_weights_each_batch_by_its_elements() -> None:
-    pooled = Moments(10, 2.0).pool(Moments(30, 4.0))
-    assert pooled == Moments(40, (10 * 2.0 + 30 * 4.0) / 40)
+    pooled = PooledVariance(10, 2.0).pool(PooledVariance(30, 4.0))
+    assert pooled == PooledVariance(40, (10 * 2.0 + 30 * 4.0) / 40)
 
 
 def test_pooling_does_not_see_the_distance_between_batches() -> None:
     # Two batches around -100 and 100: each one's own variance counts, not that of their union.
     low, high = torch.randn(50) - 100, torch.randn(50) + 100
-    pooled = Moments(50, variance(low).item()).pool(Moments(50, variance(high).item()))
+    pooled = PooledVariance(50, variance(low).item()).pool(
+        PooledVariance(50, variance(high).item())
+    )
     assert pooled.variance == pytest.approx((low.var(correction=0) + high.var(correction=0)) / 2)
     assert pooled.variance < 10 < torch.cat([low, high]).var(correction=0)
 
 
 def test_pooling_in_any_order_gives_the_same() -> None:
-    one, two, three = Moments(7, 0.3), Moments(11, 2.5), Moments(2, 40.0)
+    one, two, three = PooledVariance(7, 0.3), PooledVariance(11, 2.5), PooledVariance(2, 40.0)
     left = one.pool(two).pool(three)
     right = three.pool(two.pool(one))
     assert left.count == right.count == 20
