@@ -1,4 +1,4 @@
-"""Admin, the initialization that lets deep Post-LN Transformers train (arXiv 2004.08249)."""
+"""Admin: an initialization with which deep Post-LN Transformers train (arXiv 2004.08249)."""
 
 import ast
 import functools
@@ -9,15 +9,14 @@ from typing import Any
 
 @functools.cache
 def _modules() -> dict[str, str]:
-    """Return the module of every public name, which the stub beside this file lists."""
+    """Map every public name to its module, as listed in the stub ``__init__.pyi``."""
     stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text("utf-8"))
     imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
     return {alias.name: str(node.module) for node in imports for alias in node.names}
 
 
 def __getattr__(name: str) -> Any:
-    # AdminInit needs Lightning, which takes seconds to import and is not needed for the rest; the
-    # help of the command line needs none of it.
+    # Lazy: Lightning takes seconds to import, and only AdminInit needs it.
     if name == "__all__":
         return __dir__()
     if name not in _modules():

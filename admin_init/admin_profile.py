@@ -1,4 +1,4 @@
-"""The profile of a model: plain data between measuring and rescaling."""
+"""Profile of a model: the measured variances and the omegas computed from them."""
 
 from __future__ import annotations
 
@@ -17,41 +17,46 @@ from admin_init.omega import RULES, Rule
 
 @dataclass(frozen=True)
 class SiteProfile:
-    """What the profile says of one residual connection."""
+    """Profile of one residual connection."""
 
     name: str
-    """Where it is in the model, such as ``encoder.layers.0.self_attn``."""
+    """Qualified name of the sub-layer, such as ``encoder.layers.0.self_attn``."""
     stack: str
-    """The chain of residual connections that it belongs to, such as ``encoder``."""
+    """Name of the chain of residual connections, such as ``encoder``."""
     variance: float
-    """Var[f(x)], of the branch as it enters the sum."""
+    """Var[f(x)]: variance of the branch as it enters the sum."""
     omega: float
-    """The scale of its shortcut."""
+    """Scale of the shortcut."""
     elements: int
-    """How many elements of the branch were seen."""
+    """Number of elements of the branch."""
     shortcut_variance: float = 1.0
-    """Var[x], of the shortcut before omega."""
+    """Var[x]: variance of the shortcut before omega."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdminProfile:
-    """Omegas of a model, and the measurements from which they follow.
+    """Omegas of a model and the variances from which they were computed.
 
-    ``str(profile)`` is a table, ``profile.signature`` one line that says how it was made.
+    ``str(profile)`` is a table; ``profile.signature`` is one line with the settings.
+
+    Examples:
+        >>> site = SiteProfile("layers.0.ffn", "encoder", variance=0.5, omega=1.0, elements=640)
+        >>> AdminProfile(sites=(site,)).signature
+        'rule:reference|batches:1|elements:640|dtype:fp32|version:...'
     """
 
     sites: tuple[SiteProfile, ...]
-    """In the order of execution."""
+    """The residual connections, in the order of execution."""
     rule: Rule = "reference"
     batches: int = 1
     """Number of forward passes, over all ranks."""
     dtype: str = "fp32"
     """Type in which the branches were computed."""
     version: str = __version__
-    """Version of this package that measured it."""
+    """Version of this package that measured the profile."""
 
     def __post_init__(self) -> None:
-        # They reach terminals, where what cannot be printed may be a command.
+        # A terminal would obey control characters.
         texts = [self.dtype, self.version]
         texts += [text for site in self.sites for text in (site.name, site.stack)]
         if unprintable := [text for text in texts if not text.isprintable()]:
@@ -79,12 +84,12 @@ class AdminProfile:
 
     @property
     def elements(self) -> int:
-        """Number of elements of all the branches together."""
+        """Number of elements of all branches together."""
         return sum(site.elements for site in self.sites)
 
     @property
     def signature(self) -> str:
-        """One line to quote beside a result, in the manner of sacreBLEU."""
+        """The settings in one line, to report beside a result as with sacreBLEU."""
         return (
             f"rule:{self.rule}|batches:{self.batches}|elements:{self.elements}"
             f"|dtype:{self.dtype}|version:{self.version}"
@@ -105,12 +110,12 @@ class AdminProfile:
         return "\n".join([*rows, self.signature])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return primitives only, as ``from_dict``, JSON and checkpoints take them."""
+        """Return a dictionary of primitives for ``from_dict``, JSON and checkpoints."""
         return {**asdict(self), "sites": [asdict(site) for site in self.sites]}
 
     @classmethod
     def from_dict(cls, values: Any) -> AdminProfile:
-        """Rebuild a profile from ``to_dict``.
+        """Build a profile from the dictionary of ``to_dict``.
 
         Raises:
             ProfileError: A field is missing, unknown or of the wrong type.
@@ -123,15 +128,15 @@ class AdminProfile:
             raise ProfileError(str(error)) from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the profile as JSON, with a checksum, whole or not at all."""
+        """Write the profile atomically, as JSON with a checksum."""
         write_checked(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AdminProfile:
-        """Read a profile that :meth:`save` wrote.
+        """Read a profile written by :meth:`save`.
 
         Raises:
-            ProfileError: The file is not there, or holds no profile.
+            ProfileError: The file does not exist or holds no profile.
         """
         try:
             return cls.from_dict(parse_checked(Path(path).read_bytes()))

@@ -1,4 +1,4 @@
-"""Bring the ranks of a distributed run to one profile."""
+"""Profile a model on all ranks of a distributed run."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from admin_init.sites import ResidualSite
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """The ranks of a run, and the collectives that a profile needs."""
+    """The ranks of a run and their collective operations."""
 
     count: int
     """Number of ranks."""
     total: Callable[[Tensor], Tensor]
-    """Adds a tensor up over the ranks; every rank gets the sum."""
+    """Sums a tensor over the ranks (all-reduce)."""
     broadcast: Callable[[AdminProfile], AdminProfile]
-    """Returns on every rank what rank 0 calls it with."""
+    """Returns rank 0's argument on every rank."""
     device: torch.device | str
-    """Where the collectives need tensors."""
+    """Device of the tensors that ``total`` takes."""
 
 
 def profile_ranks(
@@ -36,14 +36,17 @@ def profile_ranks(
     rule: Rule,
     ranks: Ranks,
 ) -> AdminProfile:
-    """Profile ``model`` on the batch of every rank, and return the same profile on all of them.
+    """Profile a model on every rank's batch; all ranks get the same profile.
 
     Args:
         model: A model whose ``sites`` are installed.
-        sites: The residual connections.
-        run: Passes this rank's batch once through ``model``.
-        rule: How omegas follow from variances.
-        ranks: Of this run; one rank uses no collective.
+        sites: The residual sites.
+        run: Makes one forward pass through ``model`` with this rank's batch.
+        rule: Formula for omega, see :func:`admin_init.omega.omega_from_variances`.
+        ranks: The ranks of this run. A single rank uses no collective.
+
+    Returns:
+        The profile.
 
     Raises:
         ProfileError: The model cannot be profiled, see :func:`~admin_init.profiling.measure`.
@@ -52,23 +55,24 @@ def profile_ranks(
     if ranks.count > 1:
         measured = _pool_ranks(measured, ranks.total, ranks.device)
     profile = make_profile(measured, rule=rule, batches=ranks.count)
-    # The ranks computed the same sums, perhaps not in the same order of additions.
+    # Ranks may add in different orders, so their sums may differ in the last bit.
     return profile if ranks.count == 1 else ranks.broadcast(profile)
 
 
 def _pool_ranks(
     measured: Sequence[SiteVariances], total: Callable[[Tensor], Tensor], device: torch.device | str
 ) -> list[SiteVariances]:
-    """Average the variances of all ranks, weighted by their elements; one collective in all.
+    """Average the variances over ranks, weighted by their numbers of elements.
 
-    It runs after the pass: a collective inside the forward would hang where ranks diverge.
+    One collective operation after the pass: inside the forward pass it would hang if the ranks
+    took different paths.
 
     Args:
-        measured: What this rank has measured.
-        total: Adds a tensor, shape (sites, 3), up over the ranks; every rank gets the sum.
-        device: Where the collective needs the tensor.
+        measured: Variances that this rank measured.
+        total: Sums a tensor of shape (sites, 3) over the ranks.
+        device: Device of that tensor.
     """
-    # Every rank sends its sites in the same order, whatever it executed first.
+    # Sorted, because the ranks may run the sites in different orders.
     order = sorted(range(len(measured)), key=lambda i: measured[i].name)
     table = torch.tensor(
         [

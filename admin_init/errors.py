@@ -1,4 +1,4 @@
-"""Errors of the package, by what they refuse."""
+"""Exceptions of the package."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ del _CONTROL[ord("\n")]
 
 
 class AdminInitError(ValueError):
-    """Base of every refusal of this package.
+    """Base class of the package's exceptions.
 
-    Its text may quote a file that somebody else wrote. Control characters in it are shown escaped,
-    or a terminal would do what they say.
+    The message may quote an untrusted file, so control characters are escaped: a terminal would
+    obey them.
     """
 
     def __str__(self) -> str:
@@ -25,42 +25,42 @@ class AdminInitError(ValueError):
 
 
 class UnsupportedModelError(AdminInitError):
-    """Admin does not apply to this model, or no adapter knows how to apply it."""
+    """The model cannot be rescaled: Admin does not apply to it, or no adapter supports it."""
 
 
 class NotPostLNError(UnsupportedModelError):
-    """The layers that were found are not Post-LN: there is no shortcut for Admin to rescale."""
+    """The model's layers are not Post-LN, so there is no shortcut that Admin could rescale."""
 
 
 class TrainedModelError(AdminInitError):
-    """The model has been trained: rescaling it would change the function that it learned."""
+    """The model is already trained, so rescaling would change the function that it learned."""
 
 
 class ProfileError(AdminInitError):
-    """A profile cannot be made, read, or matched with a model."""
+    """A profile cannot be measured, read, or matched with a model."""
 
 
 class FoldError(AdminInitError):
-    """Omega cannot be folded into the weights without changing the model's outputs."""
+    """Omega cannot be folded into the weights without changing the outputs."""
 
 
 class NotFiniteError(AdminInitError, FloatingPointError):
-    """A model computes NaN or infinity, so there is nothing to go on with."""
+    """A model computes NaN or infinity."""
 
 
 class DivergedError(NotFiniteError):
-    """A training has diverged."""
+    """A training run has diverged."""
 
     exit_code = 1
-    """The command was well formed, so it is no 2."""
+    """Exit code of the command line; 2 is reserved for invalid commands."""
 
 
 class OptionError(AdminInitError):
-    """An option that cannot be parsed; what jsonargparse says of it, in one line.
+    """An option cannot be parsed; the message is jsonargparse's, in one line.
 
     Args:
-        error: The error of jsonargparse.
-        arguments: The command line, by which a file that cannot be parsed is named.
+        error: The error that jsonargparse raised.
+        arguments: The command line, from which the name of a ``--config`` file is taken.
     """
 
     def __init__(self, error: Exception, arguments: Sequence[str] = ()) -> None:
@@ -89,10 +89,10 @@ _PLAINER = (
 
 
 class CorpusError(AdminInitError):
-    """A corpus, a dictionary or a data-bin that cannot be used, or is not what it should be."""
+    """A corpus, a dictionary or a data-bin is unusable or differs from what is expected."""
 
     exit_code = 2
-    """What the command line exits with."""
+    """Exit code of the command line."""
 
 
 class MissingExtraError(AdminInitError, ImportError):

@@ -1,4 +1,4 @@
-"""A fold that checks itself, and the checkpoint that comes of it."""
+"""Fold with a check of the outputs, and write the folded checkpoint."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from admin_init.rescale import fold_, install_
 from admin_init.sites import ResidualSite, stacks
 
 TOLERANCE = 1e-4
-"""How far outputs may be apart before and after a fold, relative to the largest of a tensor, or to
-1 where that is larger. Half precision, which rounds the folded weights, may be apart by 8 of its
-own units."""
+"""Largest difference that a fold may make to an output, relative to the largest absolute value of
+the tensor, or to 1 if that is larger. In half precision, which rounds the folded weights, 8 machine
+epsilons are allowed."""
 
-_OF_TRAINING = ("callbacks", "loops", "lr_schedulers", "optimizer_states")
+_TRAINING_STATE = ("callbacks", "loops", "lr_schedulers", "optimizer_states")
 
 
 @contextmanager
@@ -34,26 +34,33 @@ def folded(
     *,
     sites: Sites | None = None,
 ) -> Iterator[float]:
-    """Fold the omegas of ``model`` until exit, if that changes no output.
+    """Fold the omegas of a model until exit, after a check that its outputs stay the same.
 
     Args:
-        model: A model with omegas. On exit it has them again, in new parameters.
-        run: Passes a probe once through ``model``, which is in eval mode then. Compared are the
-            outputs of every stack, and the tensors that it returns.
-        sites: The residual connections, or patterns of their names, see
-            :func:`admin_init.named_sites`; by default those of known layers.
+        model: A model with omegas. On exit, the omegas are back, as new parameters.
+        run: Makes one forward pass through ``model``, which is then in eval mode. The outputs of
+            every stack and the returned tensors are compared before and after the fold.
+        sites: Residual sites, or patterns that name them (see :func:`admin_init.named_sites`).
+            Default: the sites of all layers of known families.
 
     Yields:
         The largest difference between outputs before and after, see :data:`TOLERANCE`.
 
     Raises:
-        FoldError: An omega cannot be folded, or the outputs would change. Nothing has been changed
-            then.
+        FoldError: An omega cannot be folded, or the outputs would change. The model is left
+            unchanged.
 
-    Example::
-
-        with folded(model, lambda: model(*batch)) as difference:
-            torch.save(model.state_dict(), "plain.pt")
+    Examples:
+        >>> import torch
+        >>> import admin_init
+        >>> layer = torch.nn.TransformerEncoderLayer(16, nhead=2, batch_first=True)
+        >>> model = torch.nn.TransformerEncoder(layer, num_layers=2)
+        >>> batch = torch.randn(4, 10, 16)
+        >>> profile = admin_init.initialize_(model, batch)
+        >>> with folded(model, lambda: model(batch)) as difference:
+        ...     torch.save(model.state_dict(), "plain.pt")
+        >>> difference < TOLERANCE
+        True
     """
     found = [site for site in resolve_sites(model, sites) if site.omega is not None]
     weights = {name: value.clone() for name, value in model.state_dict().items()}
@@ -66,7 +73,7 @@ def folded(
         if not difference <= tolerance:
             raise FoldError(
                 f"Folding would change the outputs by {difference:.1e} of the largest, more than "
-                f"{tolerance:.0e}. The model can be used and saved with its omegas as it is."
+                f"{tolerance:.0e}. The model can still be used and saved with its omegas."
             )
         yield difference
     finally:
@@ -85,31 +92,31 @@ def write_folded(
     *,
     sites: Sites | None = None,
 ) -> float:
-    """Write the checkpoint of the plain Post-LN model that computes what ``model`` computes.
+    """Write a checkpoint of the plain Post-LN model that is equivalent to ``model``.
 
-    It holds the weights and what else ``checkpoint`` has beside them, without the state of a
-    training: an optimizer's belongs to the weights that it has stepped.
+    It has the folded weights and the other entries of ``checkpoint``, but no training state: the
+    optimizer's state belongs to the unfolded weights.
 
     Args:
         model: A model with omegas, loaded from ``checkpoint``.
-        checkpoint: Of Lightning.
-        destination: Where the new one is written, whole or not at all; as safetensors, with the
-            weights alone, if it ends in ``.safetensors``.
-        run: Passes a probe through ``model``, see :func:`folded`.
-        sites: The residual connections, or patterns of their names, see
-            :func:`admin_init.named_sites`; by default those of known layers.
+        checkpoint: A checkpoint of Lightning.
+        destination: Path of the new checkpoint, which is written atomically. A path that ends in
+            ``.safetensors`` gets a safetensors file of the weights alone.
+        run: Makes one forward pass through ``model``, see :func:`folded`.
+        sites: Residual sites, or patterns that name them (see :func:`admin_init.named_sites`).
+            Default: the sites of all layers of known families.
 
     Returns:
         The largest difference between outputs before and after, see :data:`TOLERANCE`.
 
     Raises:
-        FoldError: An omega cannot be folded, or the outputs would change. Nothing is written then.
+        FoldError: An omega cannot be folded, or the outputs would change. Nothing is written.
     """
     with folded(model, run, sites=sites) as difference:
         if Path(destination).suffix == ".safetensors":
             write_safetensors(model, destination)
         else:
-            kept = {key: value for key, value in checkpoint.items() if key not in _OF_TRAINING}
+            kept = {key: value for key, value in checkpoint.items() if key not in _TRAINING_STATE}
             write_checkpoint(kept | {"state_dict": model.state_dict()}, destination)
     return difference
 
@@ -117,7 +124,7 @@ def write_folded(
 def _outputs(
     model: nn.Module, run: Callable[[], object], sites: Sequence[ResidualSite]
 ) -> list[Tensor]:
-    """Run in eval mode, and return what came out of each stack, then of ``run``."""
+    """Run in eval mode, and return the output of each stack, then that of ``run``."""
     seen: list[Tensor] = []
 
     def see(value: Tensor) -> None:
@@ -126,7 +133,7 @@ def _outputs(
 
     with ExitStack() as stack:
         stack.enter_context(trial_pass(model))
-        # torch.nn's fused layers, which a plain model takes, put zeros where the input is padded.
+        # torch.nn's fused layers, used by a plain model only, output zeros for padding.
         stack.callback(
             torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled()
         )
@@ -139,8 +146,8 @@ def _outputs(
         result = run()
     if not seen:
         raise FoldError(
-            "The probe passed none of the model's stacks, so it cannot show that a fold changes "
-            "nothing. Give one that runs the whole model."
+            "The forward pass ran no stack of the model, so it cannot show that folding keeps the "
+            "outputs. Pass a `run` that runs the whole model."
         )
     apply_to_collection(result, Tensor, see)
     return seen
@@ -151,7 +158,7 @@ def _difference(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
         (new - old).abs().max() / old.abs().max().clamp(min=1)
         for old, new in zip(before, after, strict=True)
     ]
-    # Not Python's `max`, which may pass over NaN.
+    # Python's `max` may skip NaN.
     return float(torch.stack(differences).max())
 
 

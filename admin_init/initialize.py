@@ -1,4 +1,4 @@
-"""Admin in one call, and an optimizer's parameters: for training loops without a Trainer."""
+"""Admin for training loops without a Trainer: initialize a model, and group its parameters."""
 
 from __future__ import annotations
 
@@ -22,31 +22,37 @@ def initialize_(
     trainable: bool = True,
     sites: Sites | None = None,
 ) -> AdminProfile:
-    """Profile ``model`` on one batch and rescale its residual connections.
+    """Profile a model on one batch and rescale its residual connections.
 
-    Call it before the optimizer is built, so that it holds the omegas too.
+    Call this before you build the optimizer, so that the optimizer gets the omegas too.
 
     Args:
-        model: A model with Post-LN layers, at its initialization.
+        model: A model with Post-LN layers, freshly initialized.
         batch: A training batch.
         forward: Called as ``forward(model, batch)``, see :func:`admin_init.profile`.
-        rule: How omegas follow from variances, see :func:`admin_init.omega.omega_from_variances`.
-        trainable: Whether omega is trained. The first one of each stack never is.
-        sites: The residual connections, or patterns of their names, see
-            :func:`admin_init.named_sites`; by default those of known layers.
+        rule: Formula for omega, see :func:`admin_init.omega.omega_from_variances`.
+        trainable: Whether omega is trained. The first omega of each stack never is.
+        sites: Residual sites, or patterns that name them (see :func:`admin_init.named_sites`).
+            Default: the sites of all layers of known families.
 
     Returns:
-        The profile that is in force.
+        The profile that was applied.
 
     Raises:
         UnsupportedModelError: The model has no residual connection that Admin can rescale.
         ProfileError: The model cannot be profiled, or the type of its weights cannot hold an omega.
-            Nothing has been changed then.
+            The model is left unchanged.
 
-    Example::
-
-        admin_init.initialize_(model, next(iter(loader)))
-        optimizer = torch.optim.AdamW(admin_init.parameter_groups(model, 0.01), lr=1e-3)
+    Examples:
+        >>> import torch
+        >>> import admin_init
+        >>> layer = torch.nn.TransformerEncoderLayer(16, nhead=2, batch_first=True)
+        >>> model = torch.nn.TransformerEncoder(layer, num_layers=2)
+        >>> profile = admin_init.initialize_(model, torch.randn(4, 10, 16))
+        >>> [site.name for site in profile.sites][:2]
+        ['layers.0.self_attn', 'layers.0.ffn']
+        >>> groups = admin_init.parameter_groups(model, weight_decay=0.01)
+        >>> optimizer = torch.optim.AdamW(groups, lr=1e-3)
     """
     found = resolve_sites(model, sites)
     measured = profile(model, [batch], forward=forward, rule=rule, sites=found)
@@ -58,15 +64,16 @@ def initialize_(
 def parameter_groups(
     model: nn.Module, weight_decay: float, *, sites: Sites | None = None
 ) -> list[dict[str, Any]]:
-    """Return the parameters of ``model`` that are trained, omega in a group without weight decay.
+    """Split the trainable parameters into two optimizer groups, with omega free of weight decay.
 
     Args:
         model: A model with omegas.
-        weight_decay: Weight decay of all the other parameters.
+        weight_decay: Weight decay of all other parameters.
         sites: As for :func:`initialize_`.
 
     Returns:
-        Two groups for an optimizer of ``torch.optim``: the others, and the omegas.
+        Two parameter groups for an optimizer of ``torch.optim``: the other parameters, and the
+        omegas.
 
     Raises:
         UnsupportedModelError: The model has no residual connection that Admin can rescale.

@@ -1,4 +1,4 @@
-"""The rules of Admin: from branch variances, pooled over batches and ranks, to omega."""
+"""Rules that compute omega from branch variances, pooled over batches and ranks."""
 
 from __future__ import annotations
 
@@ -24,24 +24,31 @@ def omega_from_variances(
 ) -> list[float]:
     r"""Compute the omegas of one stack from the variances of its sub-layers.
 
-    With :math:`f_i` the residual branch of sub-layer i and :math:`x_{i-1}` its input:
+    Sub-layer i has the residual branch :math:`f_i` and the input :math:`x_{i-1}`. The rules are:
 
-    * ``reference``, the code released with the paper: :math:`\omega_1 = 1`,
+    * ``reference``, as in the code released with the paper: :math:`\omega_1 = 1`,
       :math:`\omega_{i+1} = \sqrt{\omega_i^2 Var[x_{i-1}] + Var[f_i]}`;
-    * ``paper``, arXiv 2004.08249: :math:`\omega_i = \sqrt{\sum_{j<i} Var[f_j]}`,
-      with the empty sum of i = 1 replaced by 1;
+    * ``paper``, as in arXiv 2004.08249: :math:`\omega_i = \sqrt{\sum_{j<i} Var[f_j]}`,
+      and :math:`\omega_1 = 1`, where the sum is empty;
     * ``log`` and ``constant``, the closed forms of admin-torch 0.1.0 for output changes of
       O(log n) and O(1) in the number n of sub-layers:
       :math:`\sqrt{(n + 1) / \ln(n + 1) - 1}` and :math:`\sqrt n`, the same for all sub-layers.
 
     Args:
         branch: Var[f_i], in the order of execution.
-        shortcut: Var[x_{i-1}], in the same order; only ``reference`` reads it. 1 where not given,
-            which is what a layer norm at its initialization puts out.
+        shortcut: Var[x_{i-1}], in the same order. Only ``reference`` uses it. The default is 1
+            everywhere, the output variance of a freshly initialized layer norm.
         rule: One of :data:`RULES`.
+
+    Returns:
+        One omega per sub-layer, in the order of execution.
 
     Raises:
         ValueError: ``rule`` is unknown, or the two sequences differ in length.
+
+    Examples:
+        >>> omega_from_variances([3.0, 5.0, 7.0])
+        [1.0, 2.0, 3.0]
     """
     check_rule(rule)
     shortcut = [1.0] * len(branch) if shortcut is None else shortcut
@@ -64,30 +71,33 @@ def omega_from_variances(
 
 
 def closed_form(sublayers: int, rule: Literal["log", "constant"] = "log") -> float:
-    """Return admin-torch's omega for a stack of ``sublayers`` residual sub-layers, unprofiled."""
+    """Compute admin-torch's omega from the number of sub-layers alone, without a profile."""
     if rule == "constant":
         return math.sqrt(sublayers)
     return math.sqrt((sublayers + 1) / math.log(sublayers + 1) - 1)
 
 
 def variance(x: Tensor) -> Tensor:
-    """Return the population variance of all elements of ``x``, a float32 scalar on its device."""
-    # `var_mean` would be six times slower on a CPU, and the mean is not needed.
+    """Compute the population variance of all elements of ``x``: a float32 scalar on its device."""
+    # `var_mean` is six times slower on a CPU.
     return x.float().var(correction=0)
 
 
 @dataclass(frozen=True)
 class PooledVariance:
-    """How many elements were seen, and their variance around the mean of their own batch."""
+    """A variance within batches, averaged over batches and ranks."""
 
     count: int
+    """Number of elements."""
     variance: float
+    """Variance around the mean of each batch."""
 
     def pool(self, other: PooledVariance) -> PooledVariance:
-        """Average the two variances, weighted by their elements.
+        """Average two variances, weighted by their numbers of elements.
 
-        The rule of Admin is sequential: each batch runs it with omegas of its own, so the batches
-        are samples of the variance, not parts of one larger tensor.
+        Differences between the means of batches are left out: the rule runs once per batch, with
+        that batch's own omegas, so each batch is a sample of the variance and not a part of one
+        larger tensor.
         """
         count = self.count + other.count
         weighted = self.count * self.variance + other.count * other.variance

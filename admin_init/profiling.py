@@ -1,4 +1,4 @@
-"""Measure how strongly a model leans on each residual branch (arXiv 2004.08249)."""
+"""Measure the variance of every residual branch of a model (arXiv 2004.08249)."""
 
 from __future__ import annotations
 
@@ -31,35 +31,40 @@ def profile(
     rule: Rule = "reference",
     sites: Sites | None = None,
 ) -> AdminProfile:
-    """Profile ``model`` and leave it as it was, with or without omegas.
+    """Profile a model without changing it.
 
-    Each batch is one forward pass without gradients, in train mode (dropout on), that starts at
-    omega = 1. Parameters, buffers, modes and random states are the same afterwards.
+    Each batch takes one forward pass without gradients, in train mode (dropout on), that starts at
+    omega = 1. Afterwards, parameters, omegas, buffers, modes and random states are as before.
 
     Args:
-        model: A model with Post-LN layers, at its initialization.
-        batches: The batches to profile on. One is what the paper takes.
-        forward: Called as ``forward(model, batch)``. By default a tuple or a list is unpacked into
-            the model's positional arguments, a mapping into its keyword arguments, and anything
-            else is its only argument.
-        rule: How omegas follow from variances, see :func:`admin_init.omega.omega_from_variances`.
-        sites: The residual connections, or patterns of their names, see
-            :func:`admin_init.named_sites`; by default those of known layers.
+        model: A model with Post-LN layers, freshly initialized.
+        batches: Batches to profile on. The paper uses one.
+        forward: Called as ``forward(model, batch)``. By default, a tuple or list is passed as
+            positional arguments, a mapping as keyword arguments, and anything else as the only
+            argument.
+        rule: Formula for omega, see :func:`admin_init.omega.omega_from_variances`.
+        sites: Residual sites, or patterns that name them (see :func:`admin_init.named_sites`).
+            Default: the sites of all layers of known families.
 
     Returns:
-        The profile, ready for :func:`admin_init.apply_`.
+        The profile, to pass to :func:`admin_init.apply_`.
 
     Raises:
         UnsupportedModelError: The model has no residual connection that Admin can rescale, or was
             built inside ``torch.inference_mode``.
-        ProfileError: ``batches`` is empty, a site runs never or twice, a variance is not finite.
+        ProfileError: ``batches`` is empty, a site did not run exactly once per pass, or a variance
+            is not finite.
         ValueError: ``rule`` is unknown.
 
-    Example::
-
-        profile = admin_init.profile(model, [next(iter(loader))])
-        print(profile)
-        admin_init.apply_(model, profile)
+    Examples:
+        >>> import torch
+        >>> import admin_init
+        >>> layer = torch.nn.TransformerEncoderLayer(16, nhead=2, batch_first=True)
+        >>> model = torch.nn.TransformerEncoder(layer, num_layers=2)
+        >>> profile = admin_init.profile(model, [torch.randn(4, 10, 16)])
+        >>> profile.signature
+        'rule:reference|batches:1|elements:2560|dtype:fp32|version:...'
+        >>> model = admin_init.apply_(model, profile)
     """
     check_rule(rule)
     if isinstance(batches, Tensor | Mapping):
@@ -83,28 +88,28 @@ def profile(
 
 @dataclass(frozen=True, kw_only=True)
 class SiteVariances:
-    """What one or more passes measured at a site."""
+    """Variances measured at one site, in one or more passes."""
 
     name: str
     stack: str
     dtype: str
     """Type in which the branch was computed, such as ``fp32``."""
     shortcut: PooledVariance
-    """Of x, before omega."""
+    """Variance of x, before omega."""
     branch: PooledVariance
-    """Of f(x), as it enters the sum."""
+    """Variance of f(x), as it enters the sum."""
 
 
 def measure(
     model: nn.Module, sites: Sequence[ResidualSite], run: Callable[[], object], *, rule: Rule
 ) -> list[SiteVariances]:
-    """Call ``run``, which is to pass once through ``model``, and measure each installed site.
+    """Measure each installed site while ``run`` makes one forward pass through ``model``.
 
     Returns:
         One entry per site, in the order of execution.
 
     Raises:
-        ProfileError: A site ran never, more than once, or before one that it should follow.
+        ProfileError: A site did not run, ran more than once, or ran out of order.
         UnsupportedModelError: The model was built inside ``torch.inference_mode``.
     """
     check_can_train(sites)
@@ -120,7 +125,7 @@ def measure(
     if missing:
         raise ProfileError(
             f"{len(missing)} of {len(sites)} residual connections never ran in the forward pass "
-            f"({_some(missing)}). Profile with a forward that runs the whole model once, or leave "
+            f"({_some(missing)}). Pass a `forward=` that runs the whole model once, or leave "
             "them out with `sites=`."
         )
     for stack_name, chain in stacks(sites).items():
@@ -129,8 +134,8 @@ def measure(
         if executed != names:
             raise ProfileError(
                 f"The sub-layers of `{stack_name}` ran in another order ({_some(executed)}) than "
-                f"the one in which the model defines them ({_some(names)}), and each omega builds "
-                "on the one before. Define them in the order of execution."
+                f"the model defines them in ({_some(names)}), but each omega depends on the one "
+                "before. Define them in the order of execution."
             )
     return recorder.variances()
 
@@ -151,7 +156,7 @@ def pool(left: Sequence[SiteVariances], right: Sequence[SiteVariances]) -> list[
 
 
 def make_profile(measured: Sequence[SiteVariances], *, rule: Rule, batches: int) -> AdminProfile:
-    """Apply ``rule`` to what was measured, stack by stack.
+    """Compute the omegas of every stack from its measured variances.
 
     Raises:
         ProfileError: A variance is not finite.
@@ -178,8 +183,8 @@ def make_profile(measured: Sequence[SiteVariances], *, rule: Rule, batches: int)
     collapsed = [name for name, omega in omegas.items() if omega == 0]
     if collapsed:
         raise ProfileError(
-            f"omega of {_some(collapsed)} is 0: every branch before it puts out a constant. "
-            "Profile a model whose branches are initialized at random."
+            f"omega of {_some(collapsed)} is 0, because the output of every branch before it is "
+            "constant. Profile a model whose branches are initialized at random."
         )
     return AdminProfile(
         sites=tuple(
@@ -200,7 +205,7 @@ def make_profile(measured: Sequence[SiteVariances], *, rule: Rule, batches: int)
 
 
 class _Pass:
-    """Records one forward pass. Nothing is read back from the device before its end."""
+    """Records one forward pass; values stay on the device until :meth:`variances`."""
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
@@ -216,9 +221,9 @@ class _Pass:
     def record(self, site: ResidualSite, shortcut: Tensor, branch: Tensor) -> None:
         if site.name in self.branch:
             raise ProfileError(
-                f"`{site.name}` ran twice in one forward pass, so there is no single variance for "
-                "its branch. If the model shares a layer between depths, Admin does not apply; if "
-                "it is called twice on purpose, pass `forward=` with a function that calls it once."
+                f"`{site.name}` ran twice in one forward pass, so its branch has no single "
+                "variance. Admin does not apply to a layer that is shared between depths. "
+                "Otherwise, pass a `forward=` that calls the layer once."
             )
         self.sites.append((site, branch.numel(), _short(branch.dtype)))
         self.shortcut[site.name] = variance(shortcut)
@@ -260,7 +265,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def call_model(model: Callable[..., object], batch: Any) -> object:
-    """Call ``model`` with a tuple or a list, with a mapping's items, or with anything else."""
+    """Call ``model`` with the items of a mapping, tuple or list, or with ``batch`` itself."""
     if isinstance(batch, Mapping):
         return model(**batch)
     return model(*batch) if isinstance(batch, tuple | list) else model(batch)

@@ -1,4 +1,4 @@
-"""Put omegas into a model, set them, and fold them away. In place, as torch's underscore says."""
+"""Install, set and fold omegas, in place."""
 
 from __future__ import annotations
 
@@ -16,23 +16,32 @@ from admin_init.sites import ResidualSite
 
 
 def install_(model: nn.Module, *, trainable: bool = True, sites: Sites | None = None) -> nn.Module:
-    """Give every residual connection an omega of 1, which changes no output.
+    """Give every residual connection an omega of 1, which leaves the outputs unchanged.
 
-    Sites that have one keep it. The first omega of each stack is not trained: it scales the
-    embedding, and :func:`fold_` is exact only where it stays as it is.
+    Existing omegas are kept. The first omega of each stack is not trained: it scales the embedding,
+    and only while it is constant can :func:`fold_` be exact.
 
     Args:
         model: A model with Post-LN layers.
         trainable: Whether the other omegas are trained.
-        sites: The residual connections, or patterns of their names, see
-            :func:`admin_init.named_sites`; by default those of known layers.
+        sites: Residual sites, or patterns that name them (see :func:`admin_init.named_sites`).
+            Default: the sites of all layers of known families.
 
     Returns:
         ``model``.
 
     Raises:
-        UnsupportedModelError: The model has no residual connection that Admin can rescale. Nothing
-            has been changed then.
+        UnsupportedModelError: The model has no residual connection that Admin can rescale; it is
+            left unchanged.
+
+    Examples:
+        >>> import torch
+        >>> import admin_init
+        >>> layer = torch.nn.TransformerEncoderLayer(16, nhead=2, batch_first=True)
+        >>> model = torch.nn.TransformerEncoder(layer, num_layers=2)
+        >>> model = admin_init.install_(model)
+        >>> [name for name, _ in model.named_parameters() if name.endswith("omega")][:2]
+        ['layers.0.self_attn_skip.omega', 'layers.0.ffn_skip.omega']
     """
     bare = [site for site in resolve_sites(model, sites) if not site.installed]
     with ExitStack() as undo:
@@ -43,7 +52,7 @@ def install_(model: nn.Module, *, trainable: bool = True, sites: Sites | None = 
 
 
 def train_omegas_(sites: Sequence[ResidualSite], trainable: bool) -> None:
-    """Say whether the omegas of installed sites are trained; the first of a stack never is."""
+    """Make the installed omegas trainable or not; the first of each stack never is."""
     for site in sites:
         if site.omega is not None:
             site.omega.requires_grad_(trainable and site.previous is not None)
@@ -55,24 +64,32 @@ def apply_(
     *,
     sites: Sites | None = None,
 ) -> nn.Module:
-    """Set the omegas of ``model`` to those of ``profile``; install them where there are none.
+    """Set the omegas of a model to those of a profile, and install missing ones.
 
-    This changes the function that the model computes, so it belongs before training.
+    This changes the function that the model computes, so call it before training.
 
     Args:
-        model: The model that was profiled, or one of the same architecture. A prefix that all its
-            sites share, such as ``model.``, may be there or not.
+        model: The profiled model, or one of the same architecture. The site names may differ by a
+            prefix that all of them share, such as ``model.``.
         profile: From :func:`admin_init.profile` or ``AdminProfile.load``.
-        sites: The residual connections, or patterns of their names, see
-            :func:`admin_init.named_sites`; by default those of known layers.
+        sites: Residual sites, or patterns that name them (see :func:`admin_init.named_sites`).
+            Default: the sites of all layers of known families.
 
     Returns:
         ``model``.
 
     Raises:
-        ProfileError: The sites of the model are not those of the profile, or the type of its
-            weights cannot hold an omega. Nothing has been changed then.
+        ProfileError: The sites of the model and of the profile differ, or the type of the weights
+            cannot hold an omega. The model is left unchanged.
         UnsupportedModelError: The model was built inside ``torch.inference_mode``.
+
+    Examples:
+        >>> import torch
+        >>> import admin_init
+        >>> layer = torch.nn.TransformerEncoderLayer(16, nhead=2, batch_first=True)
+        >>> model = torch.nn.TransformerEncoder(layer, num_layers=2)
+        >>> admin_init.profile(model, [torch.randn(4, 10, 16)]).save("profile.json")
+        >>> model = admin_init.apply_(model, admin_init.AdminProfile.load("profile.json"))
     """
     found = resolve_sites(model, sites)
     check_can_train(found)
@@ -86,32 +103,43 @@ def apply_(
 
 
 def fold_(model: nn.Module, *, sites: Sites | None = None) -> nn.Module:
-    """Fold every omega into the weights: what is left is a plain Post-LN model.
+    """Fold every omega into the weights, which leaves a plain Post-LN model.
 
-    Its outputs are those of before, its state dict has the keys it had before :func:`install_`.
-    That needs sub-layers that read nothing but the sub-layer before them, as in ``nn.Transformer``:
-    what else reads the states between them (say, to return them all) finds them rescaled.
+    The outputs stay the same, and the state dict has its keys from before :func:`install_` again.
+    Each sub-layer must read only the output of the sub-layer before it, as in ``nn.Transformer``.
+    Code that reads hidden states between sub-layers, for example to return all of them, gets
+    rescaled values.
 
     Args:
-        model: A model with omegas, trained or not. One without is left alone.
-        sites: The residual connections, or patterns of their names, see
-            :func:`admin_init.named_sites`; by default those of known layers.
+        model: A model with omegas, trained or not. A model without omegas is left unchanged.
+        sites: Residual sites, or patterns that name them (see :func:`admin_init.named_sites`).
+            Default: the sites of all layers of known families.
 
     Returns:
         ``model``.
 
     Raises:
-        FoldError: An omega is zero or not finite, the first one of a stack differs between
-            channels, or the weights to fold into are shared, computed from others, unknown because
-            a subclass overrides what reads them, would overflow, or cannot be changed in place.
-            Nothing has been changed then.
+        FoldError: An omega is zero or not finite; the first omega of a stack differs between
+            channels; or the weights to fold into are shared, are computed from other weights, are
+            unknown because a subclass overrides the method that reads them, would overflow, or
+            cannot be changed in place. The model is left unchanged.
+
+    Examples:
+        >>> import torch
+        >>> import admin_init
+        >>> layer = torch.nn.TransformerEncoderLayer(16, nhead=2, batch_first=True)
+        >>> model = torch.nn.TransformerEncoder(layer, num_layers=2)
+        >>> profile = admin_init.initialize_(model, torch.randn(4, 10, 16))
+        >>> model = admin_init.fold_(model)
+        >>> any("omega" in name for name in model.state_dict())
+        False
     """
     folding = [site for site in resolve_sites(model, sites) if site.installed]
     problems = list(_fold_problems(model, folding))
     if problems:
         raise FoldError(
             f"Omega cannot be folded, and nothing was changed: {'; '.join(problems)}. The model "
-            "can be used and saved with its omegas as it is."
+            "can still be used and saved with its omegas."
         )
     for site in folding:
         site.fold_()
@@ -120,21 +148,21 @@ def fold_(model: nn.Module, *, sites: Sites | None = None) -> nn.Module:
 
 @contextmanager
 def installed(sites: Sequence[ResidualSite]) -> Iterator[None]:
-    """Install the sites that have no omega, and take it out again on exit."""
+    """Install missing omegas until exit."""
     with ExitStack() as stack:
         _install_([site for site in sites if not site.installed], stack)
         yield
 
 
 def check_can_train(sites: Sequence[ResidualSite]) -> None:
-    """Raise an UnsupportedModelError for weights that torch keeps from ever being trained."""
+    """Raise an UnsupportedModelError if weights were made inside ``torch.inference_mode``."""
     for site in sites:
         if site.norm_weight.is_inference() or (
             site.omega is not None and site.omega.is_inference()
         ):
             raise UnsupportedModelError(
-                f"The weights around `{site.name}` were made inside `torch.inference_mode`, so no "
-                "gradient can ever reach them. Build the model outside of it."
+                f"The weights around `{site.name}` were made inside `torch.inference_mode`, so "
+                "they cannot be trained. Build the model outside of it."
             )
 
 
@@ -152,8 +180,8 @@ def _check_range(sites: Sequence[ResidualSite], omegas: dict[str, float]) -> Non
         if not limits.smallest_normal <= omegas[site.name] <= limits.max:
             raise ProfileError(
                 f"omega of `{site.name}` is {omegas[site.name]:.4g}, but {dtype} holds values from "
-                f"{limits.smallest_normal:.4g} to {limits.max:.4g}, so nothing was changed. Keep "
-                "the weights in a type that holds it, or profile this model."
+                f"{limits.smallest_normal:.4g} to {limits.max:.4g}. Nothing was changed. Keep the "
+                "weights in a type with a larger range, or profile this model."
             )
 
 
@@ -171,20 +199,20 @@ def _fold_problems(model: nn.Module, sites: Sequence[ResidualSite]) -> Iterator[
         for weight in targets:
             if not isinstance(weight, nn.Parameter):
                 yield (
-                    f"a weight around `{site.name}` is computed from others (weight norm, pruning, "
-                    "a parametrization): remove that first"
+                    f"a weight around `{site.name}` is computed from other weights (weight norm, "
+                    "pruning or another parametrization): remove the parametrization first"
                 )
             elif uses[weight] > 1:
                 yield (
                     f"a weight around `{site.name}` is used in {uses[weight]} places of the model, "
-                    "and the others need it as it is"
+                    "and the other places need it unchanged"
                 )
         if not all(_holds(weight, factor) for weight, factor in site.fold_factors()):
             yield f"a weight around `{site.name}` would overflow"
         if not torch.is_inference_mode_enabled() and any(w.is_inference() for w in targets):
             yield (
-                f"a weight around `{site.name}` was made inside `torch.inference_mode`, and can be "
-                "changed there only"
+                f"a weight around `{site.name}` was made inside `torch.inference_mode`, so it can "
+                "only be changed there"
             )
 
 
@@ -195,7 +223,7 @@ def _holds(weight: Tensor, factor: Tensor) -> bool:
 
 
 def _uses(model: nn.Module) -> Counter[nn.Parameter]:
-    """Count the places that hold each parameter: several where it, or its module, is shared."""
+    """Count the uses of each parameter: more than one if it or its module is shared."""
     modules = list(model.modules())
     places = Counter(child for module in modules for child in module._modules.values())
     uses: Counter[nn.Parameter] = Counter()
@@ -207,7 +235,7 @@ def _uses(model: nn.Module) -> Counter[nn.Parameter]:
 
 
 def _match(profile: AdminProfile, names: Sequence[str]) -> dict[str, float]:
-    """Map the model's site names to omegas, whatever prefix the two sides have in common."""
+    """Map the model's site names to omegas, ignoring a prefix that all names of a side share."""
     omegas = {site.name: site.omega for site in profile.sites}
     ours, theirs = _common_prefix(names), _common_prefix(list(omegas))
     if ours.endswith(theirs) or theirs.endswith(ours):
@@ -216,9 +244,9 @@ def _match(profile: AdminProfile, names: Sequence[str]) -> dict[str, float]:
     unknown = [name for name in omegas if name not in names]
     if missing or unknown:
         raise ProfileError(
-            f"The profile ({len(profile.sites)} sites) is not one of this model ({len(names)} "
-            f"sites). In the model only: {missing[:3] or 'none'}; in the profile only: "
-            f"{unknown[:3] or 'none'}. Profile this model, or load the profile that was made of it."
+            f"The profile ({len(profile.sites)} sites) does not fit this model ({len(names)} "
+            f"sites). Only in the model: {missing[:3] or 'none'}; only in the profile: "
+            f"{unknown[:3] or 'none'}. Profile this model, or load the profile of this model."
         )
     return omegas
 

@@ -10,18 +10,23 @@ from torch import Tensor, nn
 
 
 class ScaledSkip(nn.Module):
-    """Residual connection whose shortcut is scaled channel by channel (arXiv 2004.08249).
+    """Residual connection with one scale per channel of the shortcut (arXiv 2004.08249).
 
-    A freshly built one has ``omega = 1`` and is the plain residual connection.
+    ``omega`` starts at 1, the plain residual connection.
 
     Args:
         dim: Number of channels D.
-        trainable: Whether ``omega`` is updated by training.
+        trainable: Whether training updates ``omega``.
         device: Device of ``omega``.
         dtype: Type of ``omega``.
 
     Shape:
         shortcut, branch: (..., D). omega: (D,). Output: (..., D).
+
+    Examples:
+        >>> skip = ScaledSkip(4)
+        >>> skip(torch.ones(2, 4), torch.ones(2, 4)).shape
+        torch.Size([2, 4])
     """
 
     def __init__(
@@ -39,15 +44,15 @@ class ScaledSkip(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set ``omega`` to 1: also what a model built on the meta device calls for."""
+        """Set ``omega`` to 1; also called after a model is moved off the meta device."""
         nn.init.ones_(self.omega)
 
     def forward(self, shortcut: Tensor, branch: Tensor, omega: Tensor | None = None) -> Tensor:
-        """Return ``omega * shortcut + branch``; the argument ``omega`` overrules the parameter."""
+        """Compute ``omega * shortcut + branch``; the argument ``omega`` replaces the parameter."""
         return torch.addcmul(branch, self.omega if omega is None else omega, shortcut)
 
     def extra_repr(self) -> str:
-        """Channels, and whether they are trained, as ``print(model)`` shows them."""
+        """Return the number of channels and whether they are trained, for ``print(model)``."""
         return f"{self.omega.numel()}, trainable={self.omega.requires_grad}"
 
     def _load_from_state_dict(
@@ -58,17 +63,18 @@ class ScaledSkip(nn.Module):
 
 
 def omega_or_one(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Put omega = 1 into a ``state_dict`` that has none: that of a plain model is a valid one.
+    """Add omega = 1 to a ``state_dict`` without it, so that a plain model's checkpoint loads.
 
-    A pre-hook of ``load_state_dict``, which hands it a copy of the checkpoint's dictionary.
+    This is a pre-hook of ``load_state_dict``, which passes a copy of the checkpoint's dictionary.
     """
     if f"{prefix}omega" in state_dict:
         return
     warnings.warn(
-        "The checkpoint has no omega: shortcuts are scaled by 1, as in a model without Admin.",
+        "The checkpoint has no omega, so the shortcuts are scaled by 1, as in a model without "
+        "Admin.",
         stacklevel=2,
     )
     omega = module.get_parameter("omega")
-    # What is loaded with `assign=True` into a model on the meta device must lie on a real one.
+    # `load_state_dict(assign=True)` into a model on the meta device needs real tensors.
     device = "cpu" if omega.is_meta else omega.device
     state_dict[f"{prefix}omega"] = torch.ones_like(omega, device=device, requires_grad=False)

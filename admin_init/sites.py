@@ -1,4 +1,4 @@
-"""Residual sites: where a model adds a branch to its shortcut."""
+"""Residual sites: the places where a model adds a branch to its shortcut."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from admin_init.errors import UnsupportedModelError
 
 
 class Recorder(Protocol):
-    """What a site shows the two terms of its sum to, while a model is profiled."""
+    """Receiver of both terms of every residual sum while a model is profiled."""
 
     def omega(self, site: ResidualSite) -> Tensor:
-        """Return the omega in force at ``site`` during this pass: a float32 scalar."""
+        """Return the omega to use at ``site`` in this pass: a float32 scalar."""
         ...
 
     def record(self, site: ResidualSite, shortcut: Tensor, branch: Tensor) -> None:
-        """Take note of x and of f(x), as they enter the sum."""
+        """Record x and f(x), as they enter the sum."""
         ...
 
 
@@ -30,10 +30,10 @@ class ResidualSite(ABC):
     """One residual connection of a Post-LN model.
 
     Attributes:
-        name: Where it is in the model, such as ``encoder.layers.0.self_attn``.
-        stack: The chain of residual connections that it belongs to, such as ``encoder``.
+        name: Qualified name of the sub-layer, such as ``encoder.layers.0.self_attn``.
+        stack: Name of the chain of residual connections, such as ``encoder``.
         norm: The layer norm that follows the sum.
-        previous: The site before this one in its stack; None for the first.
+        previous: The previous site of the stack; None for the first.
     """
 
     def __init__(self, name: str, stack: str, norm: nn.Module) -> None:
@@ -45,7 +45,7 @@ class ResidualSite(ABC):
     @property
     @abstractmethod
     def omega(self) -> nn.Parameter | None:
-        """The scale of the shortcut, shape (D,), or None where none is installed."""
+        """The scale of the shortcut, shape (D,), or None if not installed."""
 
     @abstractmethod
     def install_(self) -> None:
@@ -53,31 +53,31 @@ class ResidualSite(ABC):
 
     @abstractmethod
     def uninstall_(self) -> None:
-        """Take omega out of the model, whatever its value."""
+        """Remove omega from the model, whatever its value."""
 
     @abstractmethod
     def observe(self, recorder: Recorder) -> Iterable[RemovableHandle]:
-        """Show every pass through this site to ``recorder``, until the handles are removed."""
+        """Report every pass through this site to ``recorder``, until the handles are removed."""
 
     @abstractmethod
     def fold_problem(self) -> str | None:
-        """Say what keeps omega from being folded, if anything does."""
+        """Return the reason why omega cannot be folded, or None."""
 
     @abstractmethod
     def fold_targets(self) -> Iterable[Tensor]:
         """Return the weights that :meth:`fold_` changes.
 
         Raises:
-            FoldError: The model has something else in a place where a known layer is needed.
+            FoldError: A layer that holds such a weight has an unknown type.
         """
 
     @abstractmethod
     def fold_factors(self) -> Iterable[tuple[Tensor, Tensor]]:
-        """Return what :meth:`fold_` multiplies, weights or parts of them, and by what."""
+        """Return pairs (weight or slice of it, factor) that :meth:`fold_` multiplies."""
 
     @torch.no_grad()
     def fold_(self) -> None:
-        """Move omega into the weights, and take it out of the model."""
+        """Move omega into the weights and remove it from the model."""
         for weight, factor in self.fold_factors():
             weight.copy_(weight.double() * factor)
         self.uninstall_()
@@ -95,12 +95,12 @@ class ResidualSite(ABC):
     @property
     def norm_weight(self) -> Tensor:
         """Gain of the layer norm that follows, shape (D,)."""
-        # What most libraries call it, and some others.
+        # x-transformers calls it `gamma`.
         weight = getattr(self.norm, "weight", getattr(self.norm, "gamma", None))
         if not isinstance(weight, Tensor):
             raise UnsupportedModelError(
                 f"The norm after `{self.name}` has no gain (elementwise_affine=False). Admin needs "
-                "one to take the number of channels from, and to fold omega into."
+                "a gain: it gives the number of channels, and omega is folded into it."
             )
         return weight
 
@@ -109,7 +109,7 @@ class ResidualSite(ABC):
 
 
 def stacks(sites: Iterable[ResidualSite]) -> dict[str, list[ResidualSite]]:
-    """Group ``sites`` by stack, each in its own order."""
+    """Group ``sites`` by stack, in their order."""
     grouped: dict[str, list[ResidualSite]] = {}
     for site in sites:
         grouped.setdefault(site.stack, []).append(site)
@@ -117,7 +117,7 @@ def stacks(sites: Iterable[ResidualSite]) -> dict[str, list[ResidualSite]]:
 
 
 def link_stacks(sites: list[ResidualSite]) -> list[ResidualSite]:
-    """Tell every one of ``sites`` which site precedes it in its stack."""
+    """Set ``previous`` of every site to the site before it in its stack."""
     for chain in stacks(sites).values():
         for previous, site in pairwise(chain):
             site.previous = previous
@@ -127,13 +127,18 @@ def link_stacks(sites: list[ResidualSite]) -> list[ResidualSite]:
 def layer_stack(layer_name: str, default: str) -> str:
     """Return the stack of a layer: ``model.encoder`` for ``model.encoder.layers.0``.
 
-    What follows the index is a wrapper around the layer, such as ``_orig_mod``. Layers of one list
-    are taken to follow each other, as are ``layer1``, ``layer2``; one with a name of its own stands
-    alone.
+    Layers of one list form a stack, and so do ``layer1``, ``layer2``, ...; any other layer is a
+    stack of its own. Name parts after the index belong to a wrapper, such as ``_orig_mod``.
 
     Args:
         layer_name: Qualified name of the layer in its model.
-        default: What to call the stack where the name does not tell, as in ``layers.0``.
+        default: Name of the stack if the layer's name does not give one, as in ``layers.0``.
+
+    Examples:
+        >>> layer_stack("model.encoder.layers.0", default="encoder")
+        'model.encoder'
+        >>> layer_stack("layers.0", default="encoder")
+        'encoder'
     """
     parts = layer_name.split(".")
     if layer_name and not any(part.isdigit() for part in parts):

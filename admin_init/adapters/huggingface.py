@@ -82,7 +82,7 @@ _WHOLE = {"chunk_size_feed_forward": 0, "layerdrop": 0.0}
 
 
 class HuggingFaceSite(BranchSite):
-    """A sub-layer of one of Hugging Face's layers; ``owners`` are that layer and the modules around it."""
+    """A sub-layer of a Hugging Face layer; ``owners`` are the layer and the modules around it."""
 
     def __init__(self, *args: Any, owners: list[nn.Module]) -> None:
         super().__init__(*args)

@@ -110,7 +110,7 @@ def test_weights_that_are_not_finite_are_noticed() -> None:
 
 def test_a_probe_that_runs_nothing_is_refused() -> None:
     model, _ = rescaled()
-    refused(model, lambda: None, "passed none of the model's stacks")
+    refused(model, lambda: None, "ran no stack of the model")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

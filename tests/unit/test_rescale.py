@@ -152,9 +152,9 @@ def test_the_profile_of_a_part_applies_to_the_part_of_the_same_name(x: Tensor) -
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (lambda: encoder(4), r"6 sites\) is not .* \(8 sites\).*only: \['layers.3"),
-        (lambda: encoder(2), r"\(4 sites\).*in the profile only: \['layers.2.self_attn'"),
-        (lambda: nn.Transformer(D, 4, 3, 1, 32), r"In the model only.*Profile this model"),
+        (lambda: encoder(4), r"6 sites\) does not fit .* \(8 sites\).*model: \['layers.3"),
+        (lambda: encoder(2), r"\(4 sites\).*only in the profile: \['layers.2.self_attn'"),
+        (lambda: nn.Transformer(D, 4, 3, 1, 32), r"Only in the model.*Profile this model"),
         (lambda: nn.ModuleDict({"blocks": nn.ModuleList([layer() for _ in range(3)])}), "blocks.0"),
     ],
 )

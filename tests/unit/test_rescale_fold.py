@@ -233,8 +233,8 @@ def pruned(model: nn.Module) -> None:
         (share, r"around `layers.1.ffn` is used in 2 places.*around `layers.2.ffn` is used"),
         (share_last_norm, r"a weight around `layers.2.self_attn` is used in 2 places"),
         (share_weight, r"a weight around `layers.2.ffn` is used in 2 places"),
-        (weight_norm, r"a weight around `layers.2.ffn` is computed from others"),
-        (pruned, r"a weight around `layers.2.ffn` is computed from others"),
+        (weight_norm, r"a weight around `layers.2.ffn` is computed from other weights"),
+        (pruned, r"a weight around `layers.2.ffn` is computed from other weights"),
     ],
 )
 def test_fold_refuses_and_changes_nothing(

@@ -76,7 +76,7 @@ def test_round_trip_of_the_state_dict() -> None:
 def test_a_checkpoint_without_omega_loads_as_one_with_a_warning(assign: bool) -> None:
     model = nn.ModuleDict({"skip": filled(ScaledSkip(D, trainable=False), torch.full((D,), 4.0))})
     checkpoint: dict[str, torch.Tensor] = {}
-    with pytest.warns(UserWarning, match="no omega: shortcuts are scaled by 1"):
+    with pytest.warns(UserWarning, match="no omega, so the shortcuts are scaled by 1"):
         model.load_state_dict(checkpoint, assign=assign)
     assert torch.equal(model.get_parameter("skip.omega"), torch.ones(D))
     assert not model.get_parameter("skip.omega").requires_grad

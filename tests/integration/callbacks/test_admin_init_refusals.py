@@ -141,7 +141,7 @@ def test_bad_arguments_are_refused_before_any_work(tmp_path: Path) -> None:
 
 def test_a_profile_of_another_model_is_refused() -> None:
     other = profile(encoder(5), [(torch.randn(2, 5, 16),)])
-    with pytest.raises(ProfileError, match=r"\(10 sites\) is not one of this model \(6 sites\)"):
+    with pytest.raises(ProfileError, match=r"\(10 sites\) does not fit this model \(6 sites\)"):
         trainer(callbacks=[AdminInit(profile=other)]).fit(module(), data())
 
 
