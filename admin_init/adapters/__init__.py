@@ -1,1 +1,1 @@
-"""Families of layers, and the residual sites that each of them has."""
+"""Adapters: residual sites of the supported families of layers."""

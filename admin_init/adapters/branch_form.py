@@ -1,7 +1,7 @@
-"""The branch form, ``b = x + f(x) / omega``: for models whose forward gives no access to x.
+"""The branch form ``x + f(x) / omega``, for models whose forward gives no access to x.
 
-With a scalar omega > 0 it is the same initialization as the skip form, since a layer norm does not
-see the scale of its input: LN(omega * x + f) = LN(x + f / omega), up to the eps of LN.
+For a scalar omega > 0 it is equivalent to the skip form, because a layer norm ignores the scale of
+its input: LN(omega * x + f) = LN(x + f / omega), up to the eps of LN.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from admin_init.sites import Recorder, ResidualSite
 class BranchSite(ResidualSite):
     """A site whose omega divides the output of a module of the model.
 
-    :class:`~admin_init.adapters.patterns.SitePattern` says what ``branch``, ``linear``, ``norm``
-    and ``reader`` are.
+    See :class:`~admin_init.adapters.patterns.SitePattern` for ``branch``, ``linear``, ``norm`` and
+    ``reader``.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class BranchSite(ResidualSite):
     @override
     def uninstall_(self) -> None:
         self.branch._parameters.pop("omega", None)
-        # As torch.nn.utils.remove_weight_norm finds its hook: handles do not survive a deepcopy.
+        # Hooks are found by identity, because handles do not survive a deepcopy.
         for key, hook in list(self.branch._forward_hooks.items()):
             if hook is _divide_by_omega:
                 del self.branch._forward_hooks[key]
@@ -68,7 +68,7 @@ class BranchSite(ResidualSite):
         branches: list[Tensor] = []
 
         def on_reader(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            # A copy, since the model may add the branch to it in place.
+            # Cloned, because the model may add the branch in place.
             inputs.append(next(iter((*args, *kwargs.values()))).clone())
 
         def on_branch(module: nn.Module, args: object, output: Any) -> Any:
@@ -79,8 +79,8 @@ class BranchSite(ResidualSite):
         def on_norm(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             if not branches:
                 raise NotPostLNError(
-                    f"The norm of `{self.name}` ran before its branch, so it does not take their "
-                    "sum: this is a Pre-LN sub-layer, or the pattern names another norm."
+                    f"The norm of `{self.name}` ran before its branch, so the sum is not its "
+                    "input. The sub-layer is Pre-LN, or the pattern names the wrong norm."
                 )
             branch, running = branches.pop(), recorder.omega(self)
             if self.reader is None:
@@ -91,8 +91,8 @@ class BranchSite(ResidualSite):
             else:
                 raise UnsupportedModelError(
                     f"The `reader` of `{self.name}`, a {type(self.reader).__name__}, did not run "
-                    "before the norm, so the sub-layer's input was not seen. Name a module that "
-                    "takes it as its first argument."
+                    "before the norm, so the input of the sub-layer is unknown. Name a module "
+                    "whose first argument is that input."
                 )
             recorder.record(self, shortcut, branch)
 
@@ -127,8 +127,8 @@ class BranchSite(ResidualSite):
         linear = self.linear
         if not isinstance(linear, nn.Linear) or type(linear).forward is not nn.Linear.forward:
             raise FoldError(
-                f"`{self.name}` ends in a {type(linear).__name__}, which computes more than an "
-                "nn.Linear"
+                f"`{self.name}` ends in a {type(linear).__name__}, which computes something else "
+                "than an nn.Linear"
             )
         return linear
 

@@ -1,4 +1,4 @@
-"""Exchange a layer's class, on the instance, for one that extends it with a mixin."""
+"""Replace the class of a layer instance by a subclass with a mixin."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import nn
 
 
 class ClassSwap:
-    """A class made at run time from a mixin and a layer's own class; survives pickle, deepcopy."""
+    """Base of mixins; the class made of a mixin and a layer's class can be pickled and copied."""
 
     plain_class: type[nn.Module]
-    """The layer's own class."""
+    """The original class of the layer."""
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         state = tuple(super().__reduce_ex__(protocol))[2:]
@@ -19,19 +19,19 @@ class ClassSwap:
 
 
 def swap_class_(module: nn.Module, mixin: type[ClassSwap]) -> None:
-    """Let the methods of ``mixin`` come before those of the class of ``module``."""
+    """Make the methods of ``mixin`` override those of ``module``."""
     if not isinstance(module, mixin):
         module.__class__ = _swapped_class(mixin, type(module))
 
 
 def restore_class_(module: nn.Module) -> None:
-    """Give ``module`` its own class back."""
+    """Give ``module`` its original class back."""
     if isinstance(module, ClassSwap):
         module.__class__ = module.plain_class  # type: ignore[assignment]
 
 
 def own_class(module: nn.Module) -> type[Any]:
-    """Return the class that ``module`` has of its own, extended or not."""
+    """Return the original class of ``module``, swapped or not."""
     return module.plain_class if isinstance(module, ClassSwap) else type(module)
 
 

@@ -1,4 +1,4 @@
-"""Discovery of the residual sites of a model's known layers."""
+"""Discovery of residual sites in layers of known families."""
 
 from __future__ import annotations
 
@@ -18,20 +18,23 @@ from admin_init.sites import ResidualSite, link_stacks
 __all__ = ["Sites", "find_sites", "huggingface", "native", "resolve_sites", "torch_nn"]
 
 Sites = Sequence[ResidualSite] | Sequence[SitePattern]
-"""What every ``sites=`` takes: residual connections that were found, or patterns of their names."""
+"""Type of every ``sites=`` argument: residual sites, or patterns that name them."""
 
 
 def resolve_sites(model: nn.Module, sites: Sites | None = None) -> list[ResidualSite]:
-    """Return the residual connections that a ``sites=`` argument stands for.
+    """Return the residual sites that a ``sites=`` argument specifies.
 
     Args:
         model: Any module.
-        sites: Those of ``model``, as they were found; or what to find them by, see
-            :func:`admin_init.named_sites`; by default :func:`find_sites` does.
+        sites: Sites of ``model``, or patterns for :func:`admin_init.named_sites`. By default,
+            :func:`find_sites` finds the sites.
+
+    Returns:
+        The sites.
 
     Raises:
-        UnsupportedModelError: None is found, or a pattern matches nothing.
-        TypeError: ``sites`` is something else.
+        UnsupportedModelError: The model has no site, or a pattern matches no module.
+        TypeError: ``sites`` has another type.
     """
     if sites is None:
         return find_sites(model)
@@ -53,15 +56,23 @@ def find_sites(model: nn.Module) -> list[ResidualSite]:
         model: Any module that contains Post-LN Transformer layers of a known family.
 
     Returns:
-        The sites in the order in which the model defines them, stack after stack.
+        The sites in the order in which the model defines them, stack by stack.
 
     Raises:
-        NotPostLNError: All the layers that were found are Pre-LN.
-        UnsupportedModelError: No layer of a known family was found, or one layer object is used
-            at several depths.
+        NotPostLNError: All layers of known families are Pre-LN.
+        UnsupportedModelError: No layer belongs to a known family, or one layer object is used at
+            several depths.
+
+    Examples:
+        >>> import torch
+        >>> import admin_init
+        >>> layer = torch.nn.TransformerEncoderLayer(16, nhead=2, batch_first=True)
+        >>> model = torch.nn.TransformerEncoder(layer, num_layers=2)
+        >>> [site.name for site in admin_init.find_sites(model)][:2]
+        ['layers.0.self_attn', 'layers.0.ffn']
     """
     if sys.modules.get("fairseq") is not None:
-        # Its adapter needs it, and a model has its layers only where it is imported.
+        # A model can have fairseq's layers only if fairseq is imported.
         from admin_init.adapters import fairseq  # noqa: F401, PLC0415
     sites: list[ResidualSite] = []
     not_post_ln: list[str] = []
@@ -77,20 +88,20 @@ def find_sites(model: nn.Module) -> list[ResidualSite]:
     if shared:
         raise UnsupportedModelError(
             f"One layer is used at several depths: {', '.join(shared)}. Its branch would need a "
-            "different omega at each of them. Build one layer per depth, or train it without Admin."
+            "different omega at each depth. Build one layer per depth, or train without Admin."
         )
     if not sites and not_post_ln:
         raise NotPostLNError(
             "Admin rescales the shortcuts of Post-LN layers, but the layers found here are not: "
             f"{'; '.join(not_post_ln[:3])}{' ...' if len(not_post_ln) > 3 else ''}. Build it with "
-            "norm_first=False (in fairseq: normalize_before=False), take another model where there "
-            "is no such choice, or train it without Admin: Pre-LN does not need it."
+            "norm_first=False (in fairseq: normalize_before=False), take another model if it has "
+            "no such option, or train it without Admin: Pre-LN does not need it."
         )
     if not sites:
         raise UnsupportedModelError(
             f"No residual connection was found in {type(model).__name__}. Known layers: "
-            f"{', '.join(served_layers())}, and subclasses that keep their forward. The sites of "
-            "another Post-LN model can be named, see `admin_init.named_sites`."
+            f"{', '.join(served_layers())}, and subclasses that keep their forward. For another "
+            "Post-LN model, name the sites with `admin_init.named_sites`."
         )
     _shorten_stacks(sites)
     return link_stacks(sites)
@@ -105,7 +116,7 @@ def _shared_layers(model: nn.Module) -> Iterator[str]:
 
 
 def _shorten_stacks(sites: list[ResidualSite]) -> None:
-    # `encoder` reads better than `model.transformer.encoder`, where it says which one is meant.
+    # `encoder` reads better than `model.transformer.encoder`, if it is unambiguous.
     paths = {site.stack for site in sites}
     short = Counter(path.rpartition(".")[2] for path in paths)
     for site in sites:

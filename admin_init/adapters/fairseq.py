@@ -1,7 +1,7 @@
-"""fairseq's Post-LN layers, whose sub-layers all add their shortcut in one overridable method.
+"""fairseq's Post-LN layers, in which all sub-layers add their shortcut in one overridable method.
 
-That method, ``residual_connection(x, residual)``, is not told which sub-layer calls it. Hooks on
-the attentions tell: the one that ran since the last call, or else the feed-forward network.
+That method, ``residual_connection(x, residual)``, does not know which sub-layer calls it. Hooks on
+the attentions record it: if no attention ran since the last call, it is the feed-forward network.
 """
 
 from __future__ import annotations
@@ -41,10 +41,9 @@ _NORMS = {
 
 
 class _Running(threading.local):
-    """The branch that is being computed in this thread, in the names of fairseq.
+    """The branch that this thread computes, by fairseq's name.
 
-    fairseq's layers do not say which one they add. Threads may run one layer at the same time, so
-    it cannot be noted there.
+    It cannot be stored in the layer, because threads may run one layer at the same time.
     """
 
     branch = "ffn"
@@ -67,7 +66,7 @@ _HOOKS = {"self_attn": _after_self_attn, "encoder_attn": _after_encoder_attn}
 class _RescaledLayer(ClassSwap):
     """Scales the shortcut of each sub-layer that has a :class:`ScaledSkip`."""
 
-    # The fused inference kernel knows no omega.
+    # The fused inference kernel ignores omega.
     can_use_fastpath = property(lambda self: False)
 
     def residual_connection(self, x: Tensor, residual: Tensor) -> Tensor:
@@ -79,8 +78,8 @@ class _RescaledLayer(ClassSwap):
 class FairseqSite(SkipSite):
     """A sub-layer of ``TransformerEncoderLayerBase`` or ``TransformerDecoderLayerBase``.
 
-    The shortcut is what the layer hands to its residual connection: with ``scale_resids``, the
-    feed-forward network's is already multiplied by ``w_resid``.
+    The shortcut is the one that the layer passes to its residual connection: with ``scale_resids``,
+    the shortcut of the feed-forward network is already multiplied by ``w_resid``.
     """
 
     def __init__(
@@ -114,7 +113,7 @@ class FairseqSite(SkipSite):
             return
         restore_class_(self.layer)
         for attention, hook in self._hooked():
-            # Found by what it is, since handles do not survive a deepcopy.
+            # Hooks are found by identity, because handles do not survive a deepcopy.
             for key, other in list(attention._forward_hooks.items()):
                 if other is hook:
                     del attention._forward_hooks[key]
@@ -129,7 +128,7 @@ class FairseqSite(SkipSite):
     def observe(self, recorder: Recorder) -> Iterable[RemovableHandle]:
         handles = list(super().observe(recorder))
         if isinstance(self.layers, LayerDropModuleList):
-            # Below whatever LayerDrop draws, 0 included.
+            # LayerDrop draws from [0, 1) and keeps a layer if the number is above p.
             handles.append(AttributeOverride(self.layers, "p", -1.0))
         return handles
 
@@ -144,16 +143,16 @@ class FairseqSite(SkipSite):
         plain = own_class(self.layer)
         if not any(plain.forward is base.forward for base in _LAYERS):
             raise FoldError(
-                f"{plain.__name__} overrides `forward`, so what reads the input of `{self.name}` "
-                "is not known"
+                f"{plain.__name__} overrides `forward`, so the weights that read the input of "
+                f"`{self.name}` are unknown"
             )
         if self.branch != "self_attn":
             return
         if self.previous is None:
             if getattr(self.layer, "attn_ln", None) is not None:
                 raise FoldError(
-                    f"the branch of `{self.name}` ends in a layer norm (scale_attn), not in a "
-                    "linear layer to fold into"
+                    f"the branch of `{self.name}` ends in a layer norm (scale_attn) instead of a "
+                    "linear layer"
                 )
             return
         if getattr(self.layer, "cross_self_attention", False):
@@ -165,7 +164,7 @@ class FairseqSite(SkipSite):
         if isinstance(self.layers, LayerDropModuleList) and self.layers.p > 0:
             raise FoldError(
                 f"the layer before `{self.name}` may be dropped (LayerDrop, p = {self.layers.p}): "
-                "set the `p` of the list of layers to 0 first, a folded model needs all of them"
+                "first set `p` of the list of layers to 0, because a folded model needs all layers"
             )
         if strangers := [layer for layer in layers if not _holds_layer(layer)]:
             raise FoldError(
@@ -190,7 +189,7 @@ class FairseqSite(SkipSite):
 
 
 def _holds_layer(module: nn.Module) -> bool:
-    # A wrapper, such as FSDP, may stand around the layer.
+    # The layer may be wrapped, for example by FSDP.
     return any(isinstance(inner, _LAYERS) for inner in module.modules())
 
 
@@ -211,7 +210,7 @@ def _sites(layer: nn.Module, name: str, model: nn.Module, default_stack: str) ->
     prefix = f"{name}." if name else ""
     return [
         FairseqSite(
-            # As the other families call it, so that a profile fits all of them.
+            # The other families' name, so that a profile fits all of them.
             f"{prefix}{'cross_attn' if branch == 'encoder_attn' else branch}",
             stack,
             layer,
@@ -229,13 +228,12 @@ def _refuse_unsupported(layer: Any, name: str) -> None:
     plain = own_class(layer)
     if not any(plain.residual_connection is base.residual_connection for base in _LAYERS):
         raise UnsupportedModelError(
-            f"{plain.__name__} at `{name}` overrides `residual_connection`, so its shortcut is not "
-            "the one that Admin rescales. Name its sites, see `admin_init.named_sites`, or train "
-            "it without Admin."
+            f"{plain.__name__} at `{name}` overrides `residual_connection`, so Admin does not know "
+            "its shortcut. Name its sites with `admin_init.named_sites`, or train it without Admin."
         )
     if layer.quant_noise > 0:
         raise UnsupportedModelError(
             f"`{name}` has quantization noise (quant_noise_pq = {layer.quant_noise}), which "
-            "overwrites weights in every forward pass, profiling's included. Build the model with "
-            "quant_noise_pq=0, or train it without Admin."
+            "overwrites weights in every forward pass, also when the model is profiled. Build it "
+            "with quant_noise_pq=0, or train it without Admin."
         )

@@ -1,6 +1,6 @@
-"""Hugging Face's Post-LN layers, in the branch form: their forwards give no access to x.
+"""Hugging Face's Post-LN layers, in the branch form: their forward gives no access to x.
 
-The layers are registered by name, so transformers itself is not imported here.
+The layers are registered by name, so this module does not import transformers.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from admin_init.sites import Recorder, ResidualSite, layer_stack
 
 
 def _output(name: str) -> SitePattern:
-    """Name the parts of the modules in which BERT keeps the end of a branch and the sum."""
+    """Name the modules at the end of a branch in BERT."""
     return SitePattern(branch=f"{name}.dropout", linear=f"{name}.dense", norm=f"{name}.LayerNorm")
 
 
 def _attention(name: str) -> SitePattern:
-    """Name the parts of BART's attentions, between which and the sum comes ``F.dropout``."""
+    """Name the modules of an attention in BART, where ``F.dropout`` comes before the sum."""
     return SitePattern(
         branch=name, linear=f"{name}.out_proj", norm=f"{name}_layer_norm", reader=name
     )
@@ -66,8 +66,8 @@ _POST_LN = {
 }
 """The sub-layers of every layer class, in order of execution.
 
-The convolution of some DeBERTa v2 models, a connection of its own after the first layer, is left
-as it is.
+Some DeBERTa v2 models have a convolution with its own residual connection after the first layer;
+it is not rescaled.
 """
 
 _PRE_LN = (
@@ -77,8 +77,8 @@ _PRE_LN = (
     "t5.T5Block",
 )
 
-_WHOLE = {"chunk_size_feed_forward": 0, "layerdrop": 0.0}
-"""Settings with which a pass runs every branch, and each of them once."""
+_RUN_EVERY_BRANCH_ONCE = {"chunk_size_feed_forward": 0, "layerdrop": 0.0}
+"""Settings with which a forward pass runs every branch exactly once."""
 
 
 class HuggingFaceSite(BranchSite):
@@ -93,7 +93,7 @@ class HuggingFaceSite(BranchSite):
         settings = [
             AttributeOverride(module, setting, value)
             for module in self.owners
-            for setting, value in _WHOLE.items()
+            for setting, value in _RUN_EVERY_BRANCH_ONCE.items()
             if hasattr(module, setting)
         ]
         return [*super().observe(recorder), *settings]
@@ -110,7 +110,7 @@ def _register_post_ln(layer_class: str, sublayers: dict[str, SitePattern]) -> No
         found = {
             sublayer: _modules(layer, name, parts)
             for sublayer, parts in sublayers.items()
-            # Only a decoder that was built to read an encoder has it.
+            # Only decoders with an encoder have cross-attention.
             if sublayer != "cross_attn" or hasattr(layer, parts.branch.partition(".")[0])
         }
         stack = layer_stack(name, "decoder" if "cross_attn" in found else "encoder")
@@ -128,9 +128,9 @@ def _modules(layer: nn.Module, name: str, parts: SitePattern) -> list[nn.Module]
         return [layer.get_submodule(path) for path in paths if path is not None]
     except AttributeError as error:
         raise UnsupportedModelError(
-            f"`{name or 'the model'}`, a {type(layer).__name__}, is built differently from the "
-            f"layer that it is known by: {error}. Name its sites, see `admin_init.named_sites`, or "
-            "train it without Admin."
+            f"`{name or 'the model'}`, a {type(layer).__name__}, is built differently from "
+            f"transformers' layer of this name: {error}. Name its sites with "
+            "`admin_init.named_sites`, or train it without Admin."
         ) from error
 
 
@@ -151,8 +151,8 @@ def _refuse_albert(layer: nn.Module, name: str, model: nn.Module) -> list[Residu
     raise UnsupportedModelError(
         f"`{name or 'the model'}` is a {type(layer).__name__}: ALBERT shares its layers between "
         f"depths, here {depth} depths over {groups} group(s) of layers. A branch would need a "
-        "different omega at each depth. Take a model with one layer per depth, such as BERT, or "
-        "train it without Admin."
+        "different omega at each depth. Use a model with one layer per depth, such as BERT, or "
+        "train without Admin."
     )
 
 

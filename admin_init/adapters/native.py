@@ -1,4 +1,4 @@
-"""Our own Transformer, whose residual connections are modules with an exchangeable sum."""
+"""Layers of :mod:`admin_init.nn`, in which the sum ``x + f(x)`` is a replaceable module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Residual sites by the names of a model's modules."""
+"""Residual sites found by module names."""
 
 from __future__ import annotations
 
@@ -15,49 +15,56 @@ from admin_init.sites import ResidualSite, link_stacks
 
 @dataclass(frozen=True, kw_only=True)
 class SitePattern:
-    """Names the modules of a family of residual connections; ``*`` stands for the layer's index.
+    """Module names of one sub-layer in every layer; ``*`` stands for the index of the layer.
 
-    Example::
-
-        SitePattern(
-            branch="layers.*.attention.dropout",
-            linear="layers.*.attention.output",
-            norm="layers.*.attention_norm",
-        )
+    Examples:
+        >>> pattern = SitePattern(
+        ...     branch="layers.*.attention.dropout",
+        ...     linear="layers.*.attention.output",
+        ...     norm="layers.*.attention_norm",
+        ... )
     """
 
     branch: str
-    """The module whose output is the branch as it enters the sum; of a tuple, its first item."""
+    """The module whose output, or first item of its output, is the branch that enters the sum."""
     linear: str
-    """The nn.Linear in which the branch ends, which :func:`admin_init.fold_` divides by omega."""
+    """The nn.Linear at the end of the branch, which :func:`admin_init.fold_` divides by omega."""
     norm: str
-    """The layer norm that takes the sum."""
+    """The layer norm whose input is the sum."""
     reader: str | None = None
-    """A module whose first argument is x, the sub-layer's input. To be named where something comes
-    between the branch's output and the sum that no module shows, such as ``F.dropout``: the branch
-    is then measured as what the sum has beside x."""
+    """A module whose first argument is x, the input of the sub-layer. Needed if the branch is
+    changed before the sum outside of any module, for example by ``F.dropout``: the branch is then
+    measured as the sum minus x."""
 
 
 def named_sites(model: nn.Module, patterns: Sequence[SitePattern]) -> list[ResidualSite]:
-    """Find the sites that ``patterns`` describe, one pattern per sub-layer of a layer.
+    """Find the sites that match patterns of module names.
 
     Args:
         model: Any Post-LN model.
-        patterns: In the order in which a layer runs its sub-layers. What stands before ``*`` names
-            the stack. A pattern is found wherever in the model it is: ``layers.*.out`` names
-            ``model.layers.0.out``, too.
+        patterns: One pattern per sub-layer of a layer, in the order of execution. The name before
+            ``*`` becomes the name of the stack. A pattern matches at any depth of the model:
+            ``layers.*.out`` also matches ``model.layers.0.out``.
 
     Returns:
-        The sites, layer after layer, for the ``sites=`` of the functions that take them.
+        The sites, layer by layer, for the ``sites=`` argument of other functions.
 
     Raises:
-        UnsupportedModelError: A pattern matches nothing, or a module that it names is not there.
+        UnsupportedModelError: A pattern matches no module, or names a missing module.
 
-    Example::
-
-        sites = named_sites(model, patterns)
-        profile = admin_init.profile(model, [batch], sites=sites)
-        admin_init.apply_(model, profile, sites=sites)
+    Examples:
+        >>> from torch import nn
+        >>> class Layer(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.linear = nn.Linear(16, 16)
+        ...         self.norm = nn.LayerNorm(16)
+        ...
+        ...     def forward(self, x):
+        ...         return self.norm(x + self.linear(x))
+        >>> pattern = SitePattern(branch="*.linear", linear="*.linear", norm="*.norm")
+        >>> [site.name for site in named_sites(nn.Sequential(Layer(), Layer()), [pattern])]
+        ['0.linear', '1.linear']
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     branches = [name for name, _ in model.named_modules()]

@@ -1,4 +1,4 @@
-"""Adapters: the functions that find the residual sites of a family of layers."""
+"""Registry of adapters: functions that find the residual sites of a family of layers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import nn
 from admin_init.sites import ResidualSite
 
 Adapter = Callable[[nn.Module, str, nn.Module], list[ResidualSite]]
-"""Takes a layer, its name in the model, and the model; returns the layer's sites in order of
-execution, or raises NotPostLNError."""
+"""Takes a layer, its name in the model, and the model. Returns the sites of the layer in order of
+execution, or raises an UnsupportedModelError."""
 
 
 _ADAPTERS: dict[type[nn.Module] | str, Adapter] = {}
@@ -25,12 +25,15 @@ def register_adapter(
     """Register the function that finds the sites of ``layer_class`` and of its subclasses.
 
     Args:
-        layer_class: The class; or ``module.Class`` by name, which spares the import of the library
-            that it comes from.
-        served: Whether it has sites; False where the adapter only says why Admin does not apply.
+        layer_class: The class, or its name ``module.Class``, which avoids importing its library.
+        served: Whether the class has sites; False if the adapter only raises an error that says
+            why Admin does not apply.
+
+    Returns:
+        A decorator.
 
     Raises:
-        ValueError: The class has an adapter already.
+        ValueError: The class already has an adapter.
     """
 
     def register(adapter: _AdapterT) -> _AdapterT:
@@ -45,13 +48,13 @@ def register_adapter(
 
 
 def adapter_of(layer: nn.Module) -> Adapter | None:
-    """Return the adapter of a layer's class, or of the nearest one that it extends."""
+    """Return the adapter of the layer's class or of its nearest base class."""
     keys = (key for cls in type(layer).__mro__ for key in (cls, _class_name(cls)))
     return next((_ADAPTERS[key] for key in keys if key in _ADAPTERS), None)
 
 
 def served_layers() -> list[str]:
-    """Return the names of the classes whose layers have sites."""
+    """Return the names of the layer classes that have sites."""
     served = _ADAPTERS.keys() - _UNSERVED
     return sorted({_class_name(layer_class).rpartition(".")[2] for layer_class in served})
 

@@ -1,4 +1,4 @@
-"""The skip form, ``b = omega * x + f(x)``, and lookups in and around the layer that has it."""
+"""The skip form ``omega * x + f(x)``, and helpers for the adapters that use it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from admin_init.sites import Recorder, ResidualSite
 
 
 class WeightSlice(NamedTuple):
-    """Rows of a weight whose input is the sub-layer's input x; shape of the weight (out, D)."""
+    """Rows of a weight of shape (out, D) that is applied to the sub-layer's input x."""
 
     weight: Tensor
     start: int | None = None
@@ -25,20 +25,20 @@ class WeightSlice(NamedTuple):
 
 
 class SkipSite(ResidualSite):
-    """A site whose omega lives in a :class:`ScaledSkip` of the model."""
+    """A site whose omega is in a :class:`ScaledSkip` of the model."""
 
     @property
     @abstractmethod
     def skip(self) -> ScaledSkip | None:
-        """The module that holds omega, or None where it is not installed."""
+        """The module that holds omega, or None if not installed."""
 
     @abstractmethod
     def readers(self) -> Iterator[WeightSlice]:
-        """All the weights that read x."""
+        """Yield all weights that are applied to x."""
 
     @abstractmethod
     def output(self) -> nn.Linear:
-        """Return the linear layer in which the branch ends."""
+        """Return the linear layer at the end of the branch."""
 
     @property
     @override
@@ -67,8 +67,8 @@ class SkipSite(ResidualSite):
             return f"omega of `{self.name}` has channels that are zero or not finite"
         if self.previous is None and ((self.omega != self.omega[0]).any() or self.omega[0] < 0):
             return (
-                f"omega of `{self.name}` differs between channels or is negative, and the first "
-                "sub-layer of a stack has no layer norm before it to fold that into"
+                f"omega of `{self.name}` differs between channels or is negative, which cannot be "
+                "folded in the first sub-layer of a stack: it has no layer norm before it"
             )
         return None
 
@@ -82,11 +82,11 @@ class SkipSite(ResidualSite):
 
     @override
     def fold_factors(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the layer norm before and the weights that read it, with their factors (exact).
+        """Yield the previous layer norm and the weights that read its output, with their factors.
 
-        The first site of a stack has no layer norm before it. Its omega is 1 unless a closed form
-        or the user set it; then the branch is divided by it instead, which is the same up to the
-        eps of the layer norm that follows.
+        This fold is exact. The first site of a stack has no previous layer norm. Its omega is 1
+        unless a closed form or the user changed it; the branch is then divided by it, which is
+        equivalent up to the eps of the following layer norm.
         """
         if self.omega is None or (self.omega == 1).all():
             return
@@ -109,21 +109,21 @@ _ModuleT = TypeVar("_ModuleT", bound=nn.Module)
 
 
 def nearest_parent(name: str, model: nn.Module, kind: type[_ModuleT]) -> _ModuleT | None:
-    """Return the innermost module of class ``kind`` in ``model`` that holds the layer ``name``."""
+    """Return the nearest module of class ``kind`` that contains the layer ``name``, if any."""
     while name:
         name = name.rpartition(".")[0]
-        around = model.get_submodule(name)
-        if isinstance(around, kind):
-            return around
+        parent = model.get_submodule(name)
+        if isinstance(parent, kind):
+            return parent
     return None
 
 
 def require_module(layer: nn.Module, name: str, kind: type[_ModuleT], site: str) -> _ModuleT:
-    """Return the module ``name`` of ``layer``, which computes what a ``kind`` computes.
+    """Return the module ``name`` of ``layer``, which must be a ``kind`` with its own ``forward``.
 
     Raises:
-        FoldError: It is something else. A subclass, such as one with LoRA, may read its input
-            through more weights than it shows.
+        FoldError: The module is another one. A subclass, such as a LoRA layer, may apply more
+            weights to its input.
     """
     module = layer.get_submodule(name)
     if not isinstance(module, kind) or type(module).forward is not kind.forward:
@@ -135,7 +135,7 @@ def require_module(layer: nn.Module, name: str, kind: type[_ModuleT], site: str)
 
 
 class AttributeOverride(RemovableHandle):
-    """Keeps an attribute of a module at another value, until it is removed."""
+    """Sets an attribute of a module to another value until :meth:`remove` is called."""
 
     def __init__(self, module: nn.Module, name: str, value: Any) -> None:
         self.module = module

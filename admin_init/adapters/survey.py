@@ -1,4 +1,4 @@
-"""Which residual connections of a model Admin rescales, and why not the others."""
+"""Survey of a model: the residual connections that Admin rescales, and why it skips others."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from admin_init.sites import ResidualSite
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found in a model."""
+    """Result of :func:`survey`."""
 
     sites: list[ResidualSite]
-    """The residual connections that are served, in the order in which they are rescaled."""
+    """The residual sites that Admin rescales, in order."""
     others: dict[str, str]
-    """Why a layer or a norm is not among them, by its name in the model."""
+    """The other layers and norms by name, each with the reason why Admin skips it."""
     problem: str | None
-    """Why there are no sites; None where there are."""
+    """The reason why there are no sites, or None."""
 
     def table(self) -> Table:
-        """Lay out the sites for a terminal, in their order."""
+        """Return a table of the sites for a terminal."""
         view = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for column in ("", "residual connection", "stack", "D", "norm"):
             view.add_column(column, overflow="fold")
@@ -37,18 +37,21 @@ class Survey:
 
 
 def survey(model: nn.Module, sites: Sites | None = None) -> Survey:
-    """Find the residual connections of ``model``, and the layers and norms that are left over.
+    """Find the residual connections of a model, and the layers and norms that Admin skips.
 
     Args:
         model: Any module.
-        sites: The residual connections, or patterns of their names, see
-            :func:`admin_init.named_sites`; by default those of known layers.
+        sites: Residual sites, or patterns that name them (see :func:`admin_init.named_sites`).
+            Default: the sites of all layers of known families.
 
-    Example::
+    Returns:
+        The sites, the skipped layers and norms, and the reasons.
 
-        found = survey(model)
-        for reason in found.others.values():
-            print(reason)
+    Examples:
+        >>> from torch import nn
+        >>> layer = nn.TransformerEncoderLayer(16, nhead=2, norm_first=True)
+        >>> survey(nn.Sequential(layer)).others
+        {'0': '`0` is Pre-LN (norm_first=True)'}
     """
     problem = None
     try:
@@ -56,19 +59,19 @@ def survey(model: nn.Module, sites: Sites | None = None) -> Survey:
     except UnsupportedModelError as error:
         found, problem = [], str(error)
     others = refused_layers(model) if sites is None else {}
-    # With what some libraries wrap in a norm of their own.
+    # Some libraries wrap a norm in a norm of their own.
     norms = {id(module) for site in found for module in site.norm.modules()}
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{layer}.") for layer in others)
         if _is_norm(module) and id(module) not in norms and not inside:
             others[name] = (
-                f"`{name}`, a {type(module).__name__}, ends no residual connection found here"
+                f"`{name}`, a {type(module).__name__}, follows no residual connection found here"
             )
     return Survey(found, others, problem)
 
 
 def refused_layers(model: nn.Module) -> dict[str, str]:
-    """Say of every layer of a known family that has no sites why that is so, by its name."""
+    """Map the name of every layer of a known family that Admin refuses to the reason."""
     reasons = {}
     for name, layer in model.named_modules():
         adapter = adapter_of(layer)
@@ -81,5 +84,5 @@ def refused_layers(model: nn.Module) -> dict[str, str]:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    # Every library has a class of its own, and they agree on the name alone.
+    # Libraries have their own classes; only the name is common.
     return type(module).__name__.lower().endswith("norm")

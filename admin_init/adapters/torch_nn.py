@@ -1,4 +1,4 @@
-"""torch.nn's Post-LN layers, whose sub-layers are methods that a subclass can extend."""
+"""torch.nn's Post-LN layers, in which every sub-layer is a method that a subclass can override."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ from admin_init.sites import ResidualSite, layer_stack
 class ExcessSkip(ScaledSkip):
     """A :class:`ScaledSkip` for layers that add the shortcut themselves.
 
-    Such a layer computes ``x + branch``; handed ``branch + (omega - 1) * x`` in place of
-    ``branch``, it computes ``omega * x + branch``.
+    The layer adds x to the result ``branch + (omega - 1) * x``, which makes
+    ``omega * x + branch``.
     """
 
     @override
     def forward(self, shortcut: Tensor, branch: Tensor, omega: Tensor | None = None) -> Tensor:
-        """Return ``branch + (omega - 1) * shortcut``; ``branch`` itself where omega is 1."""
+        """Compute ``branch + (omega - 1) * shortcut``."""
         return torch.addcmul(branch, (self.omega if omega is None else omega) - 1, shortcut)
 
 
 class _RescaledLayer(ClassSwap):
-    """Adds the excess of the scaled shortcut to what each sub-layer returns."""
+    """Adds ``(omega - 1) * x`` to the output of each sub-layer."""
 
-    # The fused inference kernel of nn.TransformerEncoderLayer knows no omega, and takes only the
-    # activations that this attribute marks as known.
+    # 0 disables the fused inference kernel of nn.TransformerEncoderLayer, which ignores omega.
     activation_relu_or_gelu = property(lambda self: 0)
 
     def _sa_block(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -52,7 +51,7 @@ class _RescaledLayer(ClassSwap):
 
 
 class _PaddedEncoder(ClassSwap):
-    """Keeps ``nn.TransformerEncoder`` from nested tensors, which only the fused kernel takes."""
+    """Disables nested tensors in ``nn.TransformerEncoder``, which need the fused kernel."""
 
     use_nested_tensor = property(lambda self: False)
 
@@ -110,8 +109,8 @@ class TorchSite(SkipSite):
         method = _BLOCKS[self.sublayer]
         if targets and getattr(plain, method) is not getattr(base, method):
             raise FoldError(
-                f"{plain.__name__} overrides `{method}`, so what reads the input of "
-                f"`{self.name}` is not known"
+                f"{plain.__name__} overrides `{method}`, so the weights that read the input of "
+                f"`{self.name}` are unknown"
             )
         return targets
 
@@ -157,9 +156,9 @@ def _sites(
     own = "forward" in vars(layer)
     if own or not any(plain.forward is base.forward for base in (_ENCODER, _DECODER)):
         raise UnsupportedModelError(
-            f"{plain.__name__} at `{name}` overrides `forward`, so where it adds the shortcut, and "
-            "to what, is not known. Name its sub-layers, see `admin_init.named_sites`, or override "
-            "their methods (`_sa_block`, `_ff_block`) alone."
+            f"{plain.__name__} at `{name}` overrides `forward`, so Admin does not know where it "
+            "adds the shortcut. Name its sub-layers with `admin_init.named_sites`, or override "
+            "only their methods (`_sa_block`, `_ff_block`)."
         )
     stack = layer_stack(name, default_stack)
     encoder = nearest_parent(name, model, nn.TransformerEncoder)

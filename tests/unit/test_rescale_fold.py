@@ -266,7 +266,7 @@ class Gated(nn.TransformerEncoderLayer):
 def test_fold_refuses_a_layer_that_reads_its_input_elsewhere(x: Tensor) -> None:
     model = nn.TransformerEncoder(Gated(D, 4, 32, 0.0, batch_first=True), 2)
     admin_init.apply_(model, admin_init.profile(model, [x]))
-    with pytest.raises(FoldError, match="Gated overrides `_ff_block`, so what reads"):
+    with pytest.raises(FoldError, match="Gated overrides `_ff_block`, so the weights that read"):
         admin_init.fold_(model)
 
 

@@ -57,7 +57,7 @@ def test_the_sites_are_listed_in_their_order_and_what_is_left_over() -> None:
         *(f"decoder.layers.0.{place}" for place in ("self_attn", "cross_attn", "ffn")),
     ]
     assert [row[0] for row in rows] == ["1", "2", "3", "4", "5"]
-    assert "`decoder.norm`, a LayerNorm, ends no residual connection" in done.out
+    assert "`decoder.norm`, a LayerNorm, follows no residual connection" in done.out
 
 
 def test_a_model_without_sites_says_why() -> None:
@@ -70,7 +70,7 @@ def test_a_model_without_sites_says_why() -> None:
 def test_sites_can_be_named() -> None:
     done = call("profile", "--model", "users_models:Own")
     assert done.code == 2
-    assert "`blocks.1.norm`, a LayerNorm, ends no" in done.out
+    assert "`blocks.1.norm`, a LayerNorm, follows no" in done.out
     named = call("profile", "--model", "users_models:Own", "--sites", f"[{PATTERN}]")
     assert named.code == 0, named.err
     assert [name in named.out for name in ("blocks.0.out", "blocks.1.out")] == [True, True]
