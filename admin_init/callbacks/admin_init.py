@@ -1,4 +1,4 @@
-"""AdminInit: profile on the first batch, rescale, and let training go on."""
+"""AdminInit: a callback that profiles on the first training batch and rescales the model."""
 
 from __future__ import annotations
 
@@ -43,31 +43,31 @@ FOLDED_FILE = "folded.ckpt"
 class AdminInit(Callback):
     """Admin initialization (Liu et al. 2020, arXiv 2004.08249) for any Post-LN model.
 
-    Before training, every residual connection ``x + f(x)`` gets an omega, ``omega * x + f(x)``,
-    a trainable vector of D channels. The first training batch is passed once through the model,
-    without gradients, and each omega is set to what the branches before it add up to. Training
-    then goes on with that same batch, exactly as if the omegas had been loaded from a file.
+    Before training, every residual connection ``x + f(x)`` becomes ``omega * x + f(x)``, where
+    omega is a trainable vector of D channels. The first training batch makes one forward pass
+    without gradients, and each omega is set from the variances of the branches before it. Training
+    then starts with the same batch, exactly as if the omegas had been loaded from a file.
 
-    The profile is logged to every logger, kept in the checkpoints, and written beside them as
-    ``admin_profile.json``. A resumed run keeps its omegas and does not profile again, unless its
-    checkpoint was saved before the first update and before any profile; that one is profiled.
+    The profile is logged to every logger, stored in the checkpoints, and written beside them as
+    ``admin_profile.json``. A resumed run keeps its omegas and is not profiled again, unless its
+    checkpoint is from before the first update and has no profile.
 
     Args:
-        rule: How omegas follow from variances, see :func:`admin_init.omega.omega_from_variances`.
-        sites: The residual connections, or patterns of their names, see
-            :func:`admin_init.named_sites`; by default those of known layers.
+        rule: Formula for omega, see :func:`admin_init.omega.omega_from_variances`.
+        sites: Residual sites, or patterns that name them (see :func:`admin_init.named_sites`).
+            Default: the sites of all layers of known families.
         profile: An :class:`AdminProfile`, or the path of one, to apply instead of profiling.
-        forward: Called as ``forward(pl_module, batch)`` to profile. By default the module's own
-            ``training_step`` is, with its logging switched off; a module with manual optimization
-            needs one, because its training step would also train.
-        trainable: Whether omega is trained. The first one of each stack never is.
+        forward: Called as ``forward(pl_module, batch)`` to profile. By default,
+            ``training_step`` is called with logging switched off. A module with manual optimization
+            needs ``forward``, because its training step also updates the weights.
+        trainable: Whether omega is trained. The first omega of each stack never is.
         weight_decay: Whether the optimizer's weight decay applies to omega.
-        force: Profile also a model that looks trained: norm gains not 1, biases not 0, or omegas
-            not 1. Rescaling changes the function that it learned.
-        fold_on_end: Also write, where the training ends, ``folded.ckpt`` beside the checkpoints:
-            the last weights without omegas, for the same module without this callback. It is
-            checked on the last batch, see :func:`admin_init.folding.folded`. The module itself,
-            and the checkpoints to resume from, keep their omegas.
+        force: Also profile a model that looks trained (a norm gain is not 1, a norm bias is not 0,
+            or an omega is not 1). Rescaling changes the function that the model learned.
+        fold_on_end: Also write ``folded.ckpt`` beside the checkpoints when training ends: the final
+            weights without omegas, for the same module without this callback. The fold is checked
+            on the last batch, see :func:`admin_init.folding.folded`. The module and the other
+            checkpoints keep their omegas.
 
     Raises:
         ValueError: ``rule`` is unknown, or ``sites`` is empty.
@@ -75,10 +75,11 @@ class AdminInit(Callback):
         TrainedModelError: Before the first batch, if the model looks trained.
         ProfileError: Before the first step, if the model cannot be profiled.
 
-    Example::
-
-        trainer = pl.Trainer(callbacks=[AdminInit()])
-        trainer.fit(model, data)
+    Examples:
+        >>> import pytorch_lightning as pl
+        >>> from admin_init import AdminInit
+        >>> trainer = pl.Trainer(callbacks=[AdminInit()])
+        >>> trainer.fit(model, data)  # doctest: +SKIP
     """
 
     def __init__(
@@ -105,14 +106,14 @@ class AdminInit(Callback):
         self.force = force
         self.fold_on_end = fold_on_end
         self.profile: AdminProfile | None = None
-        """The profile in force, from the first batch on."""
+        """The applied profile; None before the first batch."""
         self._settled = False
         self._resumed = False
         self._loaded = False
         self._last_batch: tuple[Any, int] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Install omega = 1, at the latest when the module has built its layers."""
+        """Install omega = 1, or do so as soon as the module has built its layers."""
         checks.check_trainer(trainer, self)
         if stage == "fit":
             if self.given is not None and not isinstance(self.given, AdminProfile):
@@ -134,7 +135,7 @@ class AdminInit(Callback):
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep omega out of weight decay, unless it is asked for."""
+        """Exclude omega from weight decay, unless ``weight_decay`` is set."""
         if not self.weight_decay:
             sites = resolve_sites(pl_module, self.sites)
             omegas = [site.omega for site in sites if site.omega is not None]
@@ -144,14 +145,14 @@ class AdminInit(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Rescale on the first batch of a run that no profile has set up."""
+        """Profile and rescale on the first batch, unless the run resumes with a profile."""
         if self.fold_on_end:
             self._last_batch = batch, batch_idx
         if self._settled:
             return
         self._settled = True
         sites = resolve_sites(pl_module, self.sites)
-        if self._goes_on(trainer, sites):
+        if self._keeps_omegas(trainer, sites):
             return
         checks.warn_unoptimized(trainer, sites)
         if not self.force:
@@ -164,7 +165,7 @@ class AdminInit(Callback):
         apply_(pl_module, profile, sites=sites)
         self.profile = profile
         for callback in checks.averaging(getattr(trainer, "callbacks", [])):
-            # Its copy is one of the model at omega = 1, and may count in the average already.
+            # Its copy of the model still has omega = 1, and may already count in the average.
             callback.setup(trainer, pl_module, "fit")
         log_profile(trainer.loggers, profile)
         folder = getattr(trainer.checkpoint_callback, "dirpath", None)
@@ -172,18 +173,18 @@ class AdminInit(Callback):
             profile.save(Path(folder) / PROFILE_FILE)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the folded checkpoint, if it is asked for."""
+        """Write the folded checkpoint, if ``fold_on_end`` is set."""
         folder = getattr(trainer.checkpoint_callback, "dirpath", None)
         if not folder or self._last_batch is None:
             return
         batch, batch_idx = self._last_batch
         path = Path(folder) / FOLDED_FILE
-        # The same on all ranks, which may write it together, and nobody else's.
+        # Unique to this run but equal on all ranks, which may write the file together.
         token = trainer.strategy.broadcast(secrets.token_hex(8))
         part = path.with_name(f".{FOLDED_FILE}.{token}.part")
 
         def run() -> object:
-            # In the precision of the weights, in which the fold is exact.
+            # The fold is exact in the precision of the weights.
             exact = torch.autocast(pl_module.device.type, enabled=False)
             with trainer.precision_plugin.train_step_context(), exact:
                 return self._step(pl_module, pl_module.training_step, batch, batch_idx)
@@ -197,7 +198,7 @@ class AdminInit(Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuse a checkpoint with omegas that the model would drop silently."""
+        """Refuse a checkpoint whose omegas the model would silently ignore."""
         ours = pl_module.state_dict().keys()
         lost = [
             key
@@ -206,22 +207,22 @@ class AdminInit(Callback):
         ]
         if lost:
             raise ProfileError(
-                f"The checkpoint has {len(lost)} omegas that this model has no place for "
+                f"The checkpoint has {len(lost)} omegas that this model does not have "
                 f"({lost[0]} ...). Load it into the architecture that it was trained with."
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the profile, as primitives."""
+        """Return the profile as primitives."""
         return {"profile": None if self.profile is None else self.profile.to_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the profile of the run that is resumed."""
+        """Restore the profile of the resumed run."""
         saved = state_dict.get("profile")
         self.profile = None if saved is None else AdminProfile.from_dict(saved)
         self._loaded = True
 
-    def _goes_on(self, trainer: pl.Trainer, sites: list[ResidualSite]) -> bool:
-        """Return whether this run keeps its initial omegas; warn if no profile set them."""
+    def _keeps_omegas(self, trainer: pl.Trainer, sites: list[ResidualSite]) -> bool:
+        """Return whether to keep the loaded omegas; warn if the checkpoint has no profile."""
         if trainer.global_step == 0 and not self._resumed:
             return False
         if self.profile is not None:
@@ -264,7 +265,7 @@ class AdminInit(Callback):
     ) -> object:
         if self.forward is not None:
             return self.forward(pl_module, batch)
-        # Lightning passes the index only to a step that takes it.
+        # Like Lightning, pass the index only if the step accepts it.
         parameters = inspect.signature(pl_module.training_step).parameters.values()
         variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         takes = 2 if variadic else len(parameters)
@@ -274,7 +275,7 @@ class AdminInit(Callback):
         try:
             sites = resolve_sites(pl_module, self.sites)
             if not complete and any(site.norm_weight.is_meta for site in sites):
-                return  # An omega from before `to_empty` would be whatever is in memory.
+                return  # `to_empty` would overwrite omega with uninitialized memory.
             install_(pl_module, sites=sites)
             train_omegas_(sites, self.trainable)
         except UnsupportedModelError:
@@ -291,8 +292,8 @@ class AdminInit(Callback):
     def _configure_optimizers(
         self, pl_module: pl.LightningModule, hook: Callable[[], object]
     ) -> object:
-        # Later, the finders of learning rate and batch size set a path of their own.
+        # Read here: the learning-rate and batch-size finders change `ckpt_path` later.
         self._resumed = pl_module.trainer.ckpt_path is not None
         if self._resumed and not self._loaded:
-            self.profile = None  # It would be that of a run before, with this same callback.
+            self.profile = None  # from an earlier run with this callback
         return hook()

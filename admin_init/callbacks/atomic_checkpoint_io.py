@@ -1,4 +1,4 @@
-"""How a Trainer writes and reads its checkpoints: whole or not at all, and without running code."""
+"""Checkpoint plugin that writes atomically and runs no code when it reads."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from admin_init._utils.checkpoints import load, write_checkpoint
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, and moves it there.
+    """Writes each checkpoint to a temporary file in its folder, and then renames the file.
 
-    Lightning's own writes it in the system's temporary folder. Where that is on another disk, the
-    move is a copy: a run that is killed meanwhile, or for which there is no space left, leaves half
-    a checkpoint in the place of the last good one.
+    Lightning's own plugin writes to the system's temporary folder. If that is on another disk, the
+    move is a copy: when the run is killed meanwhile, or the disk is full, half a checkpoint
+    replaces the last good one.
 
-    Example::
-
-        trainer = Trainer(plugins=[WholeCheckpointIO()])
+    Examples:
+        >>> import pytorch_lightning as pl
+        >>> from admin_init import WholeCheckpointIO
+        >>> trainer = pl.Trainer(plugins=[WholeCheckpointIO()])
     """
 
     @override
@@ -30,7 +31,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         path: str | os.PathLike[str],
         storage_options: Any | None = None,
     ) -> None:
-        """Write a checkpoint, whole or not at all; elsewhere than in a folder, as Lightning."""
+        """Write a checkpoint atomically; to a remote path, write it as Lightning does."""
         if _is_remote(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, str(path), storage_options)
         else:
@@ -43,7 +44,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         map_location: Any = "cpu",
         weights_only: bool | None = True,
     ) -> dict[str, Any]:
-        """Read a checkpoint, on the CPU; code that it may hold does not run.
+        """Read a checkpoint to the CPU without running any code that it contains.
 
         Raises:
             AdminInitError: The file is damaged, or holds more than tensors and plain values.

@@ -1,4 +1,4 @@
-"""AverageCheckpoints: the average of the last checkpoints, where validation prefers it."""
+"""AverageCheckpoints: average the last checkpoints, and keep the average if it validates better."""
 
 from __future__ import annotations
 
@@ -29,31 +29,33 @@ CHOICE = "chosen.json"
 class AverageCheckpoints(Callback):
     """Averages the last checkpoints (Vaswani et al. 2017, section 6.1), and lets validation choose.
 
-    After each validation, by default once an epoch, the weights are saved; those of the last
-    validations are kept. At the end of the training they are averaged, omegas as all others, into
-    ``average.ckpt``. The average and the best single checkpoint are validated, and the better of
-    the two becomes ``chosen.ckpt``: the one to score a test set with. ``chosen.json`` has the
-    figures. All of it lies beside the checkpoints of the trainer's :class:`ModelCheckpoint`, which
-    knows the best one. The model keeps the weights that it was trained to.
+    After each validation (by default once per epoch) the weights are saved, and the last ``last``
+    of these checkpoints are kept. When training ends, they are averaged, omegas included, into
+    ``average.ckpt``. Validation compares the average with the best single checkpoint, and the
+    better one becomes ``chosen.ckpt``, which you can score on a test set. ``chosen.json`` has the
+    metric of both. All files are in the folder of the trainer's :class:`ModelCheckpoint`, which
+    provides the best checkpoint. The model keeps its final weights.
 
-    Weights by which validation is not finite are neither averaged nor chosen. Where there are no
-    others, there is no ``chosen.ckpt``, nor one of an earlier run.
+    Checkpoints with a non-finite validation metric are neither averaged nor chosen. If no other
+    checkpoint exists, no ``chosen.ckpt`` is written, and one of an earlier run is deleted.
 
     Args:
-        last: How many validations. Where there were fewer, all are averaged.
-        monitor: What to validate by, as the :class:`ModelCheckpoint` that has the same ``monitor``;
-            its ``mode`` says whether less is better.
+        last: Number of checkpoints to average. If fewer exist, all are averaged.
+        monitor: The validation metric. A :class:`ModelCheckpoint` with the same ``monitor`` is
+            required; its ``mode`` says whether lower or higher is better.
 
     Raises:
         ValueError: ``last`` is below 1.
         AdminInitError: In ``setup``, if the trainer has no such :class:`ModelCheckpoint`.
 
-    Example::
-
-        best = ModelCheckpoint(monitor="val_nll", filename="best")
-        trainer = Trainer(callbacks=[best, AverageCheckpoints(last=10)])
-        trainer.fit(model, data)
-        trainer.test(model, data, ckpt_path=f"{best.dirpath}/chosen.ckpt")
+    Examples:
+        >>> from pytorch_lightning import Trainer
+        >>> from pytorch_lightning.callbacks import ModelCheckpoint
+        >>> best = ModelCheckpoint(monitor="val_nll", filename="best")
+        >>> trainer = Trainer(callbacks=[best, AverageCheckpoints(last=10)])
+        >>> trainer.fit(model, data)  # doctest: +SKIP
+        >>> path = f"{best.dirpath}/chosen.ckpt"
+        >>> trainer.test(model, data, ckpt_path=path)  # doctest: +SKIP
     """
 
     def __init__(self, last: int = 10, *, monitor: str = "val_nll") -> None:
@@ -65,12 +67,12 @@ class AverageCheckpoints(Callback):
         self._lost = False  # whether a validation was not finite
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """See that there will be a best checkpoint to compare the average with."""
+        """Check that the trainer has the :class:`ModelCheckpoint`."""
         if stage == "fit":
             self._keeper(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the weights, and delete those that will not be averaged any more."""
+        """Save the weights, and delete the oldest ones."""
         fast: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
         if trainer.state.fn != "fit" or trainer.sanity_checking or fast:
             return
@@ -90,7 +92,7 @@ class AverageCheckpoints(Callback):
                 Path(old).unlink(missing_ok=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Average the checkpoints, and choose."""
+        """Average the checkpoints, and choose between the average and the best."""
         members = self._members()
         if not members and not self._lost:
             return
@@ -99,7 +101,6 @@ class AverageCheckpoints(Callback):
         if members and trainer.is_global_zero:
             write_average(members, folder / AVERAGE)
         trainer.strategy.barrier()
-        # Where no validation was finite, neither is the best.
         candidates = {"best": Path(keeper.best_model_path), "average": folder / AVERAGE}
         with _validating(trainer, pl_module):
             values = {
@@ -133,15 +134,15 @@ class AverageCheckpoints(Callback):
             write_json(folder / CHOICE, {"chosen": chosen, "mode": keeper.mode, **report})
         rank_zero_info(
             f"Validation chose the {chosen}, {folder / CHOSEN}: {self.monitor} is {figures} "
-            f"(the average is that of {len(members)} checkpoints)."
+            f"(average of {len(members)} checkpoints)."
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which checkpoints are to be averaged."""
+        """Return the paths of the checkpoints to average."""
         return {"saved": self._saved}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take those of the run that is resumed."""
+        """Restore the paths of the resumed run."""
         self._saved = state_dict["saved"]
 
     def _members(self) -> list[Path]:
@@ -149,12 +150,12 @@ class AverageCheckpoints(Callback):
         if len(found) < len(self._saved):
             rank_zero_warn(
                 f"{len(self._saved) - len(found)} of the last {len(self._saved)} checkpoints are "
-                "not where they were saved: only the others are averaged."
+                "missing, so only the others are averaged."
             )
         return found
 
     def _keeper(self, trainer: pl.Trainer) -> Any:
-        """Return the ModelCheckpoint that keeps the best checkpoint."""
+        """Return the ModelCheckpoint with the same monitor."""
         for callback in trainer.checkpoint_callbacks:
             if getattr(callback, "monitor", None) == self.monitor:
                 return callback
@@ -170,14 +171,14 @@ class AverageCheckpoints(Callback):
         if self.monitor not in logged:
             raise AdminInitError(
                 f"{path} cannot be compared: validation logs {', '.join(logged) or 'nothing'}, but "
-                f"not {self.monitor!r}."
+                f"not `monitor` = {self.monitor!r}. Log it in `validation_step`."
             )
         return float(logged[self.monitor])
 
 
 @contextmanager
 def _validating(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
-    """Let the trainer validate, unseen by loggers and other checkpoints, until exit."""
+    """Let the trainer validate until exit, hidden from loggers and other callbacks."""
     dummy = importlib.import_module(f"{lightning_package(trainer)}.loggers.logger").DummyLogger
     loggers, metrics = trainer.loggers, dict(trainer.callback_metrics)
     weights = copy.deepcopy(pl_module.state_dict())
@@ -185,7 +186,7 @@ def _validating(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[
     stage = trainer.state.stage
     try:
         trainer.loggers = [dummy() for _ in loggers]
-        # In which callbacks leave their own bookkeeping alone.
+        # In this state, other callbacks do not count the validation as one of the training.
         trainer.state.fn = type(function)("validate")
         trainer.validating = True
         trainer.validate_loop.verbose = False

@@ -1,4 +1,4 @@
-"""What AdminInit refuses or warns of, before any work is lost."""
+"""Checks of AdminInit: errors and warnings before training starts."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 _AVERAGING = ("StochasticWeightAveraging", "WeightAveraging")
-_UNTRIED_STRATEGIES = (
+_UNTESTED_STRATEGIES = (
     "FSDPStrategy",
     "ModelParallelStrategy",
     "DeepSpeedStrategy",
     "XLAStrategy",
     "SingleDeviceXLAStrategy",
 )
-_TRIED_PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true")
+_TESTED_PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true")
 
 
 def check_trainer(trainer: pl.Trainer, callback: object) -> None:
-    """Raise an AdminInitError where AdminInit, ``callback``, has not been shown to work.
+    """Raise an AdminInitError if AdminInit (``callback``) is untested with the trainer's settings.
 
-    Warns of what would mislead.
+    Also warns if the trainer has a ``LearningRateFinder``.
     """
     callbacks = getattr(trainer, "callbacks", [])
     if any(type(other).__name__ == "LearningRateFinder" for other in callbacks):
         warnings.warn(
             "LearningRateFinder runs without the other callbacks, so it searches at omega = 1: "
-            "its suggestion is one for plain Post-LN.",
+            "the suggested learning rate is for plain Post-LN.",
             stacklevel=2,
         )
     before = callbacks[: callbacks.index(callback)] if callback in callbacks else []
@@ -46,21 +46,20 @@ def check_trainer(trainer: pl.Trainer, callback: object) -> None:
             f"{name} copies the model before AdminInit has added omega to it. Put AdminInit "
             f"before {name} in the Trainer's callbacks."
         )
-    if _is_a(trainer.strategy, _UNTRIED_STRATEGIES):
+    if _is_a(trainer.strategy, _UNTESTED_STRATEGIES):
         raise AdminInitError(
-            f"AdminInit has not been run under {type(trainer.strategy).__name__}, so whether "
-            "it profiles and rescales there is not known. Use a single device or DDP."
+            f"AdminInit has not been tested with {type(trainer.strategy).__name__}. "
+            "Use a single device or DDP."
         )
-    if trainer.precision not in _TRIED_PRECISIONS:
+    if trainer.precision not in _TESTED_PRECISIONS:
         raise AdminInitError(
-            f"AdminInit has not been run in precision {trainer.precision}, so whether its "
-            "profile overflows there is not known. Use one of "
-            f"{', '.join(_TRIED_PRECISIONS)}."
+            f"AdminInit has not been tested in precision {trainer.precision}, where the profile "
+            f"may overflow. Use one of {', '.join(_TESTED_PRECISIONS)}."
         )
 
 
 def check_training_step(pl_module: pl.LightningModule) -> None:
-    """Raise a ProfileError where the training step cannot be run to see what the model does."""
+    """Raise a ProfileError if the model cannot be profiled with its training step."""
     if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
         raise ProfileError(
             "A `training_step` that takes `dataloader_iter` fetches its batches itself, so "
@@ -69,32 +68,32 @@ def check_training_step(pl_module: pl.LightningModule) -> None:
         )
     if not pl_module.automatic_optimization:
         raise ProfileError(
-            "A module with manual optimization steps its optimizers in `training_step`, so "
-            "that cannot be run to profile. Pass `AdminInit(forward=...)`, called as "
-            "forward(pl_module, batch), which passes a batch once through the model."
+            "A module with manual optimization updates its weights in `training_step`, so it "
+            "cannot be profiled with it. Pass `AdminInit(forward=...)`: a function "
+            "forward(pl_module, batch) that makes one forward pass."
         )
 
 
 def check_fold(trainer: Any) -> None:
-    """Raise an AdminInitError where a training cannot end with a folded checkpoint."""
+    """Raise an AdminInitError if no folded checkpoint can be written when training ends."""
     if not trainer.checkpoint_callbacks and not trainer.fast_dev_run:
         raise AdminInitError(
-            "`fold_on_end` writes a checkpoint beside the others, but the trainer keeps none. Add "
+            "`fold_on_end` writes a checkpoint beside the others, but the trainer saves none. Add "
             "a ModelCheckpoint, or call `admin_init.fold_(model)` after `fit`."
         )
     if first := averaging(trainer.callbacks):
         raise AdminInitError(
-            f"`fold_on_end` would fold the weights before {type(first[0]).__name__} has put "
-            "its average in their place. Fold the checkpoint that it saves, with `admin-init fold`."
+            f"`fold_on_end` would fold the weights before {type(first[0]).__name__} replaces them "
+            "by its average. Fold the checkpoint that it saves with `admin-init fold`."
         )
 
 
 def check_untrained(sites: list[ResidualSite]) -> None:
-    """Raise a TrainedModelError unless the model of ``sites`` is at its initialization."""
+    """Raise a TrainedModelError if the norms or omegas of ``sites`` are not freshly initialized."""
     if not any(site.norm_weight.requires_grad for site in sites):
         raise TrainedModelError(
-            "All the layer norms are frozen. Admin sets up a model for training; unfreeze it, or "
-            "pass `force=True`."
+            "All layer norms are frozen, but Admin initializes a model for training. Unfreeze "
+            "them, or pass `force=True`."
         )
     for site in sites:
         # Some libraries add 1 to a gain that starts at 0.
@@ -114,7 +113,7 @@ def check_untrained(sites: list[ResidualSite]) -> None:
 
 
 def warn_unoptimized(trainer: pl.Trainer, sites: list[ResidualSite]) -> None:
-    """Warn of omegas that are to be trained and are in no optimizer."""
+    """Warn if trainable omegas are in no optimizer."""
     optimized = {
         id(parameter)
         for optimizer in trainer.optimizers
@@ -128,20 +127,20 @@ def warn_unoptimized(trainer: pl.Trainer, sites: list[ResidualSite]) -> None:
     ]
     if left_out:
         warnings.warn(
-            f"No optimizer holds {len(left_out)} of the omegas, the first that of "
-            f"`{left_out[0]}`: they stay at their profiled values. Build "
+            f"No optimizer has {len(left_out)} of the omegas (such as that of "
+            f"`{left_out[0]}`), so they stay at their profiled values. Build "
             "the optimizer in `configure_optimizers` from `self.parameters()`.",
             stacklevel=2,
         )
 
 
 def warn_no_profile(updates: int, *, plain: bool, anew: bool) -> None:
-    """Warn of a checkpoint that no profile has set up, and say what comes of it.
+    """Warn that the resumed checkpoint has no profile, and say what happens now.
 
     Args:
-        updates: Of the run that saved it.
+        updates: Number of updates before the checkpoint.
         plain: Whether all its omegas are 1.
-        anew: Whether it is profiled now.
+        anew: Whether the model is profiled now.
     """
     state = "all 1, as in plain Post-LN" if plain else "not all 1"
     warnings.warn(
@@ -150,7 +149,7 @@ def warn_no_profile(updates: int, *, plain: bool, anew: bool) -> None:
         + (
             "AdminInit profiles now."
             if anew
-            else "AdminInit keeps them. To train with Admin, begin without `ckpt_path`."
+            else "AdminInit keeps them. To train with Admin, start without `ckpt_path`."
             if plain
             else "AdminInit keeps them."
         ),
@@ -159,20 +158,20 @@ def warn_no_profile(updates: int, *, plain: bool, anew: bool) -> None:
 
 
 def warn_unsupported_layers(pl_module: pl.LightningModule) -> None:
-    """Warn of layers that Admin does not apply to, beside those that it is applied to."""
+    """Warn of layers that Admin does not apply to."""
     if reasons := list(refused_layers(pl_module).values()):
         warnings.warn(
-            f"AdminInit leaves {len(reasons)} layers of this model as they are: {reasons[0]}"
+            f"AdminInit leaves {len(reasons)} layers of this model unchanged: {reasons[0]}"
             f"{' ...' if len(reasons) > 1 else ''}.",
             stacklevel=2,
         )
 
 
 def averaging(callbacks: Sequence[Any]) -> list[Any]:
-    """Return those of ``callbacks`` that keep an average of the model beside it."""
+    """Return the callbacks that keep an averaged copy of the model."""
     return [callback for callback in callbacks if _is_a(callback, _AVERAGING)]
 
 
 def _is_a(instance: object, names: Sequence[str]) -> bool:
-    """Tell by the names of classes, since either Lightning may be the one in use."""
+    """Compare class names, because either package of Lightning may be in use."""
     return any(cls.__name__ in names for cls in type(instance).__mro__)

@@ -1,4 +1,4 @@
-"""DivergenceCheck: ends a training that has diverged, with an error that says so."""
+"""DivergenceCheck: stop a diverged training run with an error."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ _ADVICE = "Try a lower learning rate, a longer warm-up or gradient clipping"
 
 
 class DivergenceCheck(Callback):
-    """Ends a training whose weights have become NaN, and says of others that they got worse.
+    """Raises an error if weights become NaN, or if the run ends much worse than its best.
 
-    From NaN in the weights nothing comes back: the training ends with a :class:`DivergedError`
-    before a checkpoint of them is written, so that the last ones are from before. A loss that is
-    not finite is no reason while the weights are, since a gradient scaler skips such an update;
-    unless validation gives none either.
+    Weights that are NaN never recover, so training stops with a :class:`DivergedError` before such
+    weights are saved: all checkpoints are from before. A non-finite loss alone is no reason to
+    stop, because a gradient scaler skips such an update. It is one if the validation metric is not
+    finite either.
 
-    What validation says at the end decides about a training that came to its end: where it is not
-    finite, or more than ``margin`` above its best, :class:`DivergedError` is raised after all
-    checkpoints have been written. That may be a divergence or an overfitted model; the best
-    checkpoint is good in either case.
+    A finished run is judged by its last validation: if the metric is not finite, or more than
+    ``margin`` above its best value, a :class:`DivergedError` is raised after all checkpoints have
+    been written. The run may have diverged or overfitted; the best checkpoint is usable in both
+    cases.
 
-    The loss is read after every batch by a single process on a CPU. Elsewhere, and by several
-    processes, which must agree, it is read every ``log_every_n_steps`` updates, when Lightning
-    reads it as well: between those nothing waits for the device. Weights are looked at where the
-    loss is not finite, and before they are saved.
+    A single process on a CPU reads the loss after every batch. On other devices, and with several
+    processes (which must agree), the loss is read only every ``log_every_n_steps`` updates, when
+    Lightning reads it too, to avoid more synchronizations with the device. The weights are checked
+    if the loss is not finite, and before they are saved.
 
     Args:
-        margin: How far above its best validation may end, in the units of ``monitor``: by default
-            .5 nats per token, as for a run of ``admin-init compare``.
-        monitor: What validation logs, where less is better. Where it logs no such value, only the
-            loss and the weights are looked at.
+        margin: Largest allowed difference between the last and the best value of ``monitor``, in
+            its unit. The default is .5 nats per token, as in ``admin-init compare``.
+        monitor: A validation metric where lower is better. If validation does not log it, only the
+            loss and the weights are checked.
 
     Raises:
         ValueError: ``margin`` is not positive.
-        DivergedError: In the course of the training or at its end, on every rank.
+        DivergedError: During training or when it ends, on every rank.
 
-    Example::
-
-        trainer = Trainer(callbacks=[DivergenceCheck(margin=1.0)])
-        trainer.fit(model, data)
+    Examples:
+        >>> from pytorch_lightning import Trainer
+        >>> trainer = Trainer(callbacks=[DivergenceCheck(margin=1.0)])
+        >>> trainer.fit(model, data)  # doctest: +SKIP
     """
 
     def __init__(self, margin: float = 0.5, *, monitor: str = "val_nll") -> None:
@@ -57,13 +57,13 @@ class DivergenceCheck(Callback):
         self.margin = margin
         self.monitor = monitor
         self.best: tuple[float, int] | None = None
-        """The lowest value of a validation, and the step after which it was."""
+        """The lowest validation metric and its step."""
         self._final: tuple[float, int] | None = None
         self._finite: tuple[float, int] | None = None
         self._loss: Tensor | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forget an earlier training, unless this is its continuation."""
+        """Reset the state; a resumed run then loads its own."""
         if stage == "fit":
             self.best = self._final = self._finite = self._loss = None
 
@@ -75,7 +75,7 @@ class DivergenceCheck(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Look at the loss, where it costs nothing to read it."""
+        """Check the loss, unless reading it would cost a synchronization with the device."""
         self._loss = step_loss(trainer, pl_module, outputs)
         alone_on_cpu = trainer.world_size == 1 and trainer.strategy.root_device.type == "cpu"
         if alone_on_cpu or trainer.global_step % (trainer.log_every_n_steps or 50) == 0:  # type: ignore[attr-defined]
@@ -84,7 +84,7 @@ class DivergenceCheck(Callback):
                 self._check_weights(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at what validation says."""
+        """Check the validation metric."""
         found = trainer.callback_metrics.get(self.monitor)
         if found is None or trainer.state.fn != "fit" or trainer.sanity_checking:
             return
@@ -100,11 +100,11 @@ class DivergenceCheck(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep NaN out of the checkpoints."""
+        """Stop before weights that are NaN are saved."""
         self._check_weights(trainer, pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Judge by the last validation, when all that a training leaves has been written."""
+        """Judge the run by its last validation, after all files have been written."""
         if self._final is None:
             return
         value, step = self._final
@@ -122,11 +122,11 @@ class DivergenceCheck(Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best validation so far, as primitives."""
+        """Return the best validation metric so far, as primitives."""
         return {"best": None if self.best is None else list(self.best)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the best validation of the training that is resumed."""
+        """Restore the best validation metric of the resumed run."""
         best = state_dict["best"]
         self.best = None if best is None else (best[0], best[1])
 
@@ -139,7 +139,7 @@ class DivergenceCheck(Callback):
     def _check_weights(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         name = next(iter(holding_nan(dict(pl_module.named_parameters()))), None)
         if _any_rank(trainer, name is not None):
-            # Under DDP all ranks have the same weights; of sharded ones another rank has it.
+            # With sharded weights, the NaN may be on another rank.
             raise self._error(
                 trainer, f", as is the weight `{name}`" if name else ", as are weights"
             )
@@ -150,13 +150,13 @@ class DivergenceCheck(Callback):
         if self._finite is not None:
             before = " ({:.4f} after step {})".format(*self._finite)
         return DivergedError(
-            f"the training diverged and was ended: after step {trainer.global_step} the loss is "
+            f"the training diverged and was stopped: after step {trainer.global_step} the loss is "
             f"{loss}{before}{why}; {self._best(trainer)}. {_ADVICE}."
         )
 
     def _best(self, trainer: pl.Trainer) -> str:
         if self.best is None:
-            return "no validation before was finite"
+            return "no earlier validation was finite"
         found = "{} was best with {:.4f} after step {}".format(self.monitor, *self.best)
         kept = [
             str(path)
@@ -168,5 +168,5 @@ class DivergenceCheck(Callback):
 
 
 def _any_rank(trainer: pl.Trainer, here: bool) -> bool:
-    """Say whether it is so on any rank; every rank must ask."""
+    """Return whether ``here`` is true on any rank; a collective operation."""
     return bool(trainer.strategy.reduce_boolean_decision(here, all=False))

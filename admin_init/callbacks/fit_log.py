@@ -1,4 +1,4 @@
-"""FitLog: how far a training is, in lines that a log keeps."""
+"""FitLog: training progress as lines for a log file."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class FitLog(Callback):
-    """Writes a line to standard error after every validation, and every minute between them.
+    """Writes a line to standard error after every validation and at least every minute.
 
-    It has what a bar would show: the metrics that are logged with ``prog_bar=True``, and how long
-    the rest will take. The bar itself is switched off.
+    The line shows what a progress bar would: the metrics logged with ``prog_bar=True``, and the
+    remaining time. The progress bar is switched off.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class FitLog(Callback):
         self._first_step = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Switch the bar off."""
+        """Switch the progress bar off."""
         if trainer.progress_bar_callback is not None:
             trainer.progress_bar_callback.disable()
 
@@ -43,7 +43,7 @@ class FitLog(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Write a line, where the last one is a minute old."""
+        """Write a line if the last one is a minute old."""
         if time.monotonic() - self._said >= EVERY:
             self._say(trainer)
 

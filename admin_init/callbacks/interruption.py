@@ -1,4 +1,4 @@
-"""SaveWhenInterrupted: SIGINT and SIGTERM end a training where it can be taken up exactly."""
+"""SaveWhenInterrupted: on SIGINT or SIGTERM, save a checkpoint for an exact resume and stop."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ INTERRUPTED_FILE = "interrupted.ckpt"
 
 
 class InterruptedTrainingError(AdminInitError):
-    """A signal has ended the training; a checkpoint to go on from is written."""
+    """A signal stopped the training; a checkpoint to resume from has been written."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-        """128 and the signal, as a shell says it."""
+        """128 plus the signal number, as in a shell."""
 
 
 class SaveWhenInterrupted(Callback):
-    """Answer SIGINT and SIGTERM with a checkpoint from which the run resumes bit by bit.
+    """Answers SIGINT and SIGTERM with a checkpoint from which the run resumes bit by bit.
 
-    Not where the signal arrives, but after the update that is under way. Where a validation or the
-    end of an epoch follows on that update, they and one more update are waited for: a checkpoint
-    from between them resumes without them. A second signal ends the run at once. What is written
-    is ``interrupted.ckpt``, beside the other checkpoints; a training that ends removes it.
+    The checkpoint is saved after the current update. If that update is followed by a validation or
+    the end of an epoch, the callback waits for them and for one more update, because Lightning
+    would skip them when it resumes. A second signal stops the run at once. The checkpoint is
+    ``interrupted.ckpt``, beside the other checkpoints; it is deleted when training finishes.
 
-    It must come after all other callbacks, whose states the checkpoint keeps.
+    This callback must come last, because the checkpoint stores the states of the other callbacks.
 
     Args:
-        command: The command line whose training this is, ``--ckpt_path`` included.
+        command: The command line of this training run, ``--ckpt_path`` included.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
@@ -50,7 +50,7 @@ class SaveWhenInterrupted(Callback):
         self._saved = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to listen for signals, in place of Lightning, which waits for one at any moment."""
+        """Install the signal handlers."""
 
         def answer(number: signal.Signals) -> None:
             line = f"{_name(self.command)}: {WORDS[number]}"
@@ -69,16 +69,16 @@ class SaveWhenInterrupted(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """End the training, if nothing has come between the checkpoint and this batch.
+        """Stop if the checkpoint is saved and no validation or end of an epoch followed.
 
         Raises:
-            InterruptedTrainingError: It has ended.
+            InterruptedTrainingError: The training stops.
         """
         if not self._saved:
             return
-        number = self._signal or signal.SIGINT  # none where another rank got it
+        number = self._signal or signal.SIGINT  # None if another rank got the signal
         if not trainer.is_global_zero:
-            raise SystemExit(0)  # or Lightning would kill the others
+            raise SystemExit(0)  # after any other exception, Lightning kills the other ranks
         text = f"{WORDS[number]} after update {trainer.global_step:,}. {self._advice(trainer)}"
         raise InterruptedTrainingError(text, 128 + number)
 
@@ -90,7 +90,7 @@ class SaveWhenInterrupted(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Write a checkpoint, if a signal has come and no gradients are being accumulated."""
+        """Save a checkpoint if a signal arrived and no gradients are being accumulated."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         asked = self._signal is not None
@@ -101,15 +101,15 @@ class SaveWhenInterrupted(Callback):
             self._saved = True
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go on: what has been saved would be resumed without this validation."""
+        """Continue, because a run that resumes from the saved checkpoint skips this validation."""
         self._saved = False
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go on: what has been saved would be resumed without the end of this epoch."""
+        """Continue, because a run that resumes from the saved checkpoint skips this epoch's end."""
         self._saved = False
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remove the checkpoint, which nobody needs any more."""
+        """Delete the checkpoint and remove the signal handlers."""
         self._listening.close()
         if trainer.is_global_zero:
             _file(trainer).unlink(missing_ok=True)
@@ -117,7 +117,7 @@ class SaveWhenInterrupted(Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Stop listening."""
+        """Remove the signal handlers."""
         self._listening.close()
 
     def _advice(self, trainer: pl.Trainer) -> str:
@@ -127,7 +127,7 @@ class SaveWhenInterrupted(Callback):
 
 
 def resuming(command: Sequence[str], checkpoint: Path) -> str:
-    """Return the command line with ``checkpoint`` as its ``--ckpt_path``."""
+    """Return the command line that resumes from ``checkpoint``."""
     kept: list[str] = []
     words = iter(command)
     for word in words:

@@ -1,4 +1,4 @@
-"""Lightning, in either distribution: base class, hooks of a module, steps without logging."""
+"""Helpers for both packages of Lightning: callbacks, module hooks, and steps without logging."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING or not find_spec("lightning"):
 else:
     import lightning.pytorch
 
-    # A Trainer takes only callbacks of its own distribution; a subclass of both is taken by either.
+    # A Trainer accepts only callbacks of its own package, so this class extends both.
     class Callback(pl.Callback, lightning.pytorch.Callback):
         """Base class for the Trainers of ``pytorch_lightning`` and of ``lightning.pytorch``."""
 
 
 def is_overridden(pl_module: pl.LightningModule, hook: str) -> bool:
-    """Say whether the module has a ``hook`` of its own."""
+    """Return whether the module overrides ``hook``."""
     base = importlib.import_module(lightning_package(pl_module)).LightningModule
     return getattr(type(pl_module), hook) is not getattr(base, hook)
 
@@ -34,10 +34,10 @@ def wrap_hook_once(
     hook: str,
     wrapper: Callable[[pl.LightningModule, Callable[[], object]], object],
 ) -> None:
-    """Wrap the next call of a hook of this one module; the wrapper is gone when it is called.
+    """Wrap the next call of a hook of this module; the call removes the wrapper.
 
-    No callback hook fires between ``configure_model`` and the optimizers, so the module's own
-    hooks are where omega can be added in time.
+    Lightning calls no callback hook between ``configure_model`` and the creation of the optimizers,
+    so omega has to be added in the module's own hooks.
     """
     original = getattr(pl_module, hook)
     before = vars(pl_module).get(hook)
@@ -54,18 +54,18 @@ def wrap_hook_once(
 
 
 def step_loss(trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any) -> Tensor | None:
-    """Return the loss of a training step as the module returned it, if it returned one."""
+    """Return the loss that ``training_step`` returned, if any."""
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
     if not isinstance(loss, Tensor):
         return None
-    # Lightning divides it for the sum that it accumulates.
+    # For gradient accumulation, Lightning has divided the loss.
     parts = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
     return loss.detach() * parts
 
 
 @contextmanager
 def logging_disabled(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
-    """Switch off ``self.log`` and hand out dummy loggers, until exit."""
+    """Disable ``self.log`` and the loggers until exit."""
     dummy = importlib.import_module(f"{lightning_package(trainer)}.loggers.logger").DummyLogger
     loggers = trainer.loggers
     logging = {name: vars(pl_module).get(name) for name in ("log", "log_dict")}
@@ -84,14 +84,14 @@ def logging_disabled(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iter
 
 
 def lightning_package(instance: object) -> str:
-    """Return which Lightning an object's class derives from, as its package is imported."""
+    """Return the import name of the package of Lightning that an object's class comes from."""
     modules = [cls.__module__ for cls in type(instance).__mro__]
     packages = ("pytorch_lightning", "lightning.pytorch")
     return next(p for p in packages if any(module.startswith(f"{p}.") for module in modules))
 
 
 def clone_batch(batch: Any) -> Any:
-    """Copy a batch, so that a step which changes it in place leaves the original alone."""
+    """Copy the tensors of a batch, which a training step may change in place."""
     return apply_to_collection(batch, Tensor, Tensor.clone)
 
 

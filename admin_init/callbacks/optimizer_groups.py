@@ -1,4 +1,4 @@
-"""Weight decay that spares chosen parameters, in an optimizer that is built already."""
+"""Exclude parameters from the weight decay of an existing optimizer."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from torch import nn
 from torch.optim import Optimizer
 
 _WRAPPED = ("optim", "optimizer", "base_optimizer")
-"""Attributes by which wrappers call the optimizer whose step updates the parameters."""
+"""Attributes in which wrappers store the optimizer that updates the parameters."""
 
 
 def spare_from_weight_decay(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
-    """Let the updates of ``optimizer`` decay all its parameters but ``parameters``.
+    """Exclude ``parameters`` from the weight decay of ``optimizer``.
 
-    While it updates them, these are in groups without weight decay, after all others. At any other
-    time, in a closure too, the groups are as they were built, with their indices, schedulers and
-    checkpoints. (A group appended for good would break the schedulers of torch, which expect as
-    many groups as there were when they were built.)
+    During each update, they are in parameter groups of their own without weight decay, after all
+    other groups. At all other times, and in a closure, the groups are unchanged, so that indices,
+    schedulers and checkpoints stay valid. (Permanent new groups would break torch's schedulers,
+    which expect the number of groups that they were created with.)
 
     Args:
-        optimizer: Any optimizer, or a wrapper of one. Warns if its step runs no hooks.
-        parameters: The parameters that are spared; those of other optimizers are ignored.
+        optimizer: Any optimizer, or a wrapper of one. A warning says if its step runs no hooks.
+        parameters: The parameters to exclude. Parameters of other optimizers are ignored.
     """
     wrapped = (getattr(optimizer, name, None) for name in _WRAPPED)
     updating = next((inner for inner in wrapped if isinstance(inner, Optimizer)), optimizer)
     if not getattr(type(updating).step, "hooked", False):
         warnings.warn(
-            f"{type(optimizer).__name__} runs no hooks around its step, so its weight decay "
-            "applies to omega too. Give it `admin_init.parameter_groups(model, weight_decay)`.",
+            f"{type(optimizer).__name__} runs no hooks around its step, so its weight decay also "
+            "applies to omega. Build it from `admin_init.parameter_groups(model, weight_decay)`.",
             stacklevel=2,
         )
         return
     split = _Split({id(parameter) for parameter in parameters})
     updating.register_step_pre_hook(split.before_step)
     updating.register_step_post_hook(split.restore)
-    updating.register_state_dict_pre_hook(split.restore)  # of an update that failed
+    updating.register_state_dict_pre_hook(split.restore)  # after a failed update
 
 
 class _Split:
-    """The groups of an optimizer, split while it updates."""
+    """Splits the groups of an optimizer during its updates."""
 
     def __init__(self, spared: set[int]) -> None:
         self.spared = spared
@@ -51,7 +51,7 @@ class _Split:
     def before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Split the groups, but for the time of a closure; ``args`` begin with the optimizer."""
+        """Split the groups, except during a closure; ``args`` begin with the optimizer."""
         self.split(optimizer)
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
@@ -68,7 +68,7 @@ class _Split:
         return (args[0], with_whole_groups, *args[2:]), kwargs
 
     def split(self, optimizer: Optimizer) -> None:
-        """Move what is spared into groups of its own."""
+        """Move the excluded parameters into groups without weight decay."""
         self.restore(optimizer)
         for group in list(optimizer.param_groups):
             ours = [parameter for parameter in group["params"] if id(parameter) in self.spared]
@@ -83,7 +83,7 @@ class _Split:
         optimizer.param_groups += self.appended
 
     def restore(self, optimizer: Optimizer, *_: object) -> None:
-        """Make the groups what they were."""
+        """Restore the original groups."""
         appended = set(map(id, self.appended))
         optimizer.param_groups[:] = [g for g in optimizer.param_groups if id(g) not in appended]
         for group, before in self.changed:

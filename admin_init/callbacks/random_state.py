@@ -1,4 +1,4 @@
-"""RandomState: a resumed run draws the random numbers that it would have drawn."""
+"""RandomState: save and restore the random generators, so that a run resumes exactly."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 class RandomState(Callback):
     """Saves the random generators in every checkpoint, and restores them when a run resumes.
 
-    Lightning does not, so a resumed run would draw different dropout masks. With this callback, and
+    Lightning does not, so a resumed run draws different dropout masks. With this callback, and
     a data module that resumes its batches, every loss after resuming is the same, bit for bit. The
-    generators are Python's, NumPy's, torch's, and those of the GPUs; every rank has its own. (With
-    ``accumulate_grad_batches``, save after an optimizer step: gradients that are still being
-    accumulated are in no checkpoint.)
+    generators are those of Python, NumPy, torch and the GPUs, on every rank. (With
+    ``accumulate_grad_batches``, save checkpoints after an optimizer step: a checkpoint does not
+    contain partly accumulated gradients.)
 
-    Example::
-
-        trainer = Trainer(callbacks=[RandomState()])
-        trainer.fit(model, data, ckpt_path="last.ckpt")
+    Examples:
+        >>> from pytorch_lightning import Trainer
+        >>> trainer = Trainer(callbacks=[RandomState()])
+        >>> trainer.fit(model, data, ckpt_path="last.ckpt")  # doctest: +SKIP
     """
 
     def __init__(self) -> None:
         self._restored: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the generators of every rank, as tensors and primitives."""
+        """Return the states of the generators of every rank, as tensors and primitives."""
         mine = _state()
         if not (dist.is_available() and dist.is_initialized()):
             return {"ranks": [mine]}
@@ -44,14 +44,15 @@ class RandomState(Callback):
         return {"ranks": ranks}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep a state until the training starts."""
+        """Store the states until training starts."""
         self._restored = state_dict["ranks"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restores the generators.
+        """Restore the generators.
 
-        Not before, because what sets a run up may draw from them. Not later, because the loading of
-        the first batch may, which in the run that was interrupted came after the checkpoint.
+        Setup code may draw random numbers, so this is not done earlier. Loading the first batch
+        may draw some too, and in the interrupted run it came after the checkpoint, so it is not
+        done later.
         """
         restored, self._restored = self._restored, []
         if not restored:
@@ -59,8 +60,8 @@ class RandomState(Callback):
         if len(restored) != trainer.world_size:
             warnings.warn(
                 f"The checkpoint has the random state of {len(restored)} ranks, but there are "
-                f"{trainer.world_size}: the random generators are left as they are, and the run "
-                "goes on with other dropout than it would have.",
+                f"{trainer.world_size}. The random generators are not restored, so the run draws "
+                "different dropout masks than an uninterrupted one.",
                 stacklevel=2,
             )
             return
@@ -68,9 +69,9 @@ class RandomState(Callback):
 
 
 def _state() -> dict[str, Any]:
-    # The global generator: what other people's code draws from.
+    # The global generator, because other code uses it.
     numpy = np.random.get_state(legacy=False)  # noqa: NPY002
-    # An array would not load with torch.load(weights_only=True).
+    # torch.load(weights_only=True) refuses arrays.
     key = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
     started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return {

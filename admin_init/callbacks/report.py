@@ -1,4 +1,4 @@
-"""Show a profile in the loggers."""
+"""Log a profile."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def log_profile(loggers: Iterable[Logger], profile: AdminProfile) -> None:
-    """Log omegas, and where the logger takes them the table, the JSON and a picture.
+    """Log a profile to every logger.
 
-    TensorBoard gets omega as one curve a stack, over the index of the sub-layer; any other logger
-    one metric a site. The picture needs matplotlib, which the extra ``lab`` installs.
+    TensorBoard gets the omegas as one curve per stack over the index of the sub-layer, and the
+    table, the JSON and, with the extra ``lab``, a figure. Any other logger gets one metric per site.
     """
     for logger in loggers:
         experiment: Any = getattr(logger, "experiment", None)

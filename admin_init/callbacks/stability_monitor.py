@@ -1,4 +1,4 @@
-"""StabilityMonitor: what goes wrong before a loss does, in any logger."""
+"""StabilityMonitor: log measures that warn of instability before the loss shows it."""
 
 from __future__ import annotations
 
@@ -25,49 +25,50 @@ SPIKES_FILE = "spikes.jsonl"
 
 
 class StabilityMonitor(Callback):
-    """Logs the cheap measures of stability, and the batches that loss spikes came with.
+    """Logs cheap stability measures, and records the batch of every loss spike.
 
-    At every ``every_n_steps``-th optimizer step, from the first on, it logs to every logger:
+    At every ``every_n_steps``-th optimizer step, including the first, it logs to every logger:
 
     * ``stability/grad_norm/<sub-layer>``: 2-norm of the gradients of the sub-layer's parameters,
       before clipping.
-    * ``stability/update_ratio/<matrix>``: size of the update over that of the matrix; the largest
-      and the median of each stack are ``stability/update_ratio_max/<stack>`` and
+    * ``stability/update_ratio/<matrix>``: 2-norm of the update over that of the matrix. The
+      largest and the median ratio of each stack are ``stability/update_ratio_max/<stack>`` and
       ``stability/update_ratio_median/<stack>``.
     * ``stability/branch_share/<sub-layer>``: standard deviation of the branch over that of the
-      residual sum. For models of :mod:`admin_init.nn`, and for others under AdminInit.
-    * ``stability/attention_logit/<attention>``: the largest one. For attentions of
+      residual sum, in models of :mod:`admin_init.nn` and in others with AdminInit.
+    * ``stability/attention_logit/<attention>``: largest attention logit, in attentions of
       :mod:`admin_init.nn` and ``nn.MultiheadAttention``.
-    * ``stability/log_z``: mean log normaliser of the output distribution.
+    * ``stability/log_z``: mean log normalizer of the output distribution.
 
-    What a model has no place for is left out; so is, in a compiled model, all that needs hooks: the
-    last three. The step is that of the update, counted from 0; under gradient accumulation the
-    forward pass is the last one before it. Under DDP rank 0 logs what it sees itself. Training is
-    not changed in a single bit.
+    Measures that do not apply to a model are left out. The last three need hooks, so they are also
+    left out in a compiled model. The step is the number of the update, from 0. With gradient
+    accumulation, the last forward pass before the update is measured. Under DDP, rank 0 logs its
+    own values. Training stays the same, bit for bit.
 
-    At every batch the training loss is checked for a spike: more than ``margin`` above the rolling
-    median of the last ``window`` batches, or not finite after a finite one. It is logged as
-    ``stability/spike``, and written with its batch to ``spikes.jsonl`` beside the checkpoints, or
-    where there are none in the log's folder.
+    The training loss of every batch is checked for a spike: more than ``margin`` above the rolling
+    median of the last ``window`` batches, or not finite after a finite loss. A spike is logged as
+    ``stability/spike``, and written with its batch to ``spikes.jsonl`` beside the checkpoints (in
+    the logger's folder if there are no checkpoints).
 
-    Lightning's own ``SpikeDetection`` ends the training at a spike, compares with the running mean
-    of 10 steps, which a spike itself shifts, and names batches by an index that starts anew in each
-    epoch, so it cannot be reused here.
+    Lightning's own ``SpikeDetection`` is not used, for three reasons: it stops training at a spike,
+    its reference is the mean of 10 steps, which the spike itself shifts, and it identifies batches
+    by an index that restarts in each epoch.
 
     Args:
-        every_n_steps: Optimizer steps from one measurement to the next.
-        output: Name of the module whose output are the logits, such as ``model.head``; by default
-            the first that is called ``output_proj``, ``output_projection`` or ``lm_head``.
-        margin: Nats above the median that make a spike.
-        window: Batches of which the median is taken.
+        every_n_steps: Number of optimizer steps between measurements.
+        output: Name of the module that outputs the logits, such as ``model.head``. Default: the
+            first module named ``output_proj``, ``output_projection`` or ``lm_head``.
+        margin: Height of a spike above the median, in nats.
+        window: Number of batches of the rolling median.
 
     Raises:
-        ValueError: ``every_n_steps`` or ``window`` is below 1, or ``margin`` negative.
+        ValueError: ``every_n_steps`` or ``window`` is below 1, or ``margin`` is negative.
 
-    Example::
-
-        trainer = pl.Trainer(callbacks=[AdminInit(), StabilityMonitor()])
-        trainer.fit(model, data)
+    Examples:
+        >>> import pytorch_lightning as pl
+        >>> from admin_init import AdminInit, StabilityMonitor
+        >>> trainer = pl.Trainer(callbacks=[AdminInit(), StabilityMonitor(every_n_steps=100)])
+        >>> trainer.fit(model, data)  # doctest: +SKIP
     """
 
     def __init__(
@@ -85,11 +86,10 @@ class StabilityMonitor(Callback):
         self.margin = margin
         self.window = window
         self.latest: dict[str, float] = {}
-        """What was logged last, without ``stability/``."""
+        """The last logged values, by their names without ``stability/``."""
         self.spikes: list[dict[str, Any]] = []
-        """The lines of ``spikes.jsonl``: `step`, `epoch`, `batch_idx`, `loss` and `median`, and the
-        batch's `index` where it has one of that name, else its `fingerprint`. Numbers that are not
-        finite are strings."""
+        """The lines of ``spikes.jsonl``: `step`, `epoch`, `batch_idx`, `loss`, `median`, and the
+        batch's attribute `index` or else its `fingerprint`. Non-finite numbers are strings."""
         self._detector = SpikeDetector(margin, window)
         self._interval = -1
         self._step = 0
@@ -97,26 +97,26 @@ class StabilityMonitor(Callback):
         self._file = Path(SPIKES_FILE)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forget an earlier run, unless this is its continuation."""
+        """Reset the state, unless the run resumes."""
         if stage == "fit" and trainer.global_step == 0:
             self.latest, self.spikes, self._interval = {}, [], -1
             self._detector = SpikeDetector(self.margin, self.window)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Find the folder, and go on with the file of the run that is resumed."""
-        # On all ranks: Lightning agrees on the log's folder among them.
+        """Open ``spikes.jsonl``, or continue that of the resumed run."""
+        # On all ranks, because reading `log_dir` is a collective operation.
         log_dir = trainer.log_dir or trainer.default_root_dir
         folder = getattr(trainer.checkpoint_callback, "dirpath", None) or log_dir
         self._file = Path(folder) / SPIKES_FILE
-        # A run that is resumed takes back the spikes after its checkpoint.
+        # A resumed run drops the spikes after its checkpoint.
         if trainer.is_global_zero and (self.spikes or self._file.exists()):
             write_text(self._file, "".join(map(_line, self.spikes)))
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Begin to observe, where a measurement is due."""
-        # The batch before may have been skipped, by a hook that returned -1.
+        """Add the hooks if a measurement is due."""
+        # The previous batch was skipped if a hook returned -1.
         self._stop()
         self._step = trainer.global_step
         if trainer.is_global_zero and self._step // self.every_n_steps > self._interval:
@@ -125,7 +125,7 @@ class StabilityMonitor(Callback):
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
     ) -> None:
-        """Take the hooks off again: what backward recomputes is not to be seen twice."""
+        """Remove the hooks, so that recomputation in the backward pass is not measured again."""
         if self._monitored is not None:
             self._monitored.close()
 
@@ -144,13 +144,13 @@ class StabilityMonitor(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Log what was measured, and look for a spike."""
+        """Log the measures, and check for a spike."""
         if not trainer.is_global_zero:
             return
         monitored, self._monitored = self._monitored, None
         if monitored is not None:
             monitored.close()
-            # While gradients accumulate, the next batch tries again.
+            # Without an update, gradients are still accumulating, and the next batch tries again.
             if monitored.updated:
                 self._interval = self._step // self.every_n_steps
                 self.latest = monitored.rows()
@@ -168,11 +168,11 @@ class StabilityMonitor(Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Take the hooks off the model."""
+        """Remove the hooks from the model."""
         self._stop()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Take the hooks off the model."""
+        """Remove the hooks from the model."""
         self._stop()
 
     def state_dict(self) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class StabilityMonitor(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the state of the run that is resumed."""
+        """Restore the state of the resumed run."""
         self._interval = state_dict["interval"]
         self.spikes = list(state_dict["spikes"])
         self._detector.load_state_dict(state_dict["detector"])
@@ -211,12 +211,12 @@ def _line(spike: Mapping[str, Any]) -> str:
 
 
 def _finite(**values: float) -> dict[str, float | str]:
-    # JSON has no NaN, and no infinity.
+    # JSON has no NaN and no infinity.
     return {name: x if math.isfinite(x) else str(x) for name, x in values.items()}
 
 
 def _identity(batch: Any) -> dict[str, Any]:
-    """Say which batch it is: where its examples stand in their split, or a hash of its tensors."""
+    """Identify a batch: the indices of its examples in the split, or a hash of its tensors."""
     index = getattr(batch, "index", None)
     if isinstance(index, Tensor):
         return {"index": index.tolist()}

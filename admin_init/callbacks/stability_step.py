@@ -1,4 +1,4 @@
-"""What :class:`StabilityMonitor` sees of one optimizer step."""
+"""Measures of one optimizer step, for :class:`StabilityMonitor`."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from admin_init.measures.gradients import gradient_norms, update_ratios
 from admin_init.measures.names import stack_names
 
 _OUTPUTS = re.compile(r"(.*\.)?(output_proj|output_projection|lm_head)")
-"""Modules whose output is taken for the logits: ours, fairseq's and Hugging Face's."""
+"""Names of the modules that output the logits: ours, fairseq's and Hugging Face's."""
 
 
 class MonitoredStep:
-    """Measures one optimizer step: its forward passes by hooks, its update by the parameters.
+    """Measures one optimizer step: the forward passes with hooks, the update on the parameters.
 
     Values stay on their device until :meth:`rows` reads all of them at once.
 
     Args:
         model: Any module.
-        output: Name of the module whose output are the logits; by default one that is called
+        output: Name of the module that outputs the logits. Default: the first module named
             ``output_proj``, ``output_projection`` or ``lm_head``.
     """
 
     def __init__(self, model: nn.Module, output: str | None = None) -> None:
         self.model = model
         self.updated = False
-        """Whether an optimizer was about to step."""
+        """Whether :meth:`before_update` was called."""
         self._values: dict[str, Tensor] = {}
         self._before: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
@@ -46,13 +46,13 @@ class MonitoredStep:
             raise
 
     def close(self) -> None:
-        """Remove the hooks. May be called at any time, and more than once."""
+        """Remove the hooks, if there are any."""
         while self._handles:
             self._handles.pop().remove()
 
     @torch.no_grad()
     def before_update(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take the gradients of the optimizer's parameters, and a copy of its matrices."""
+        """Measure the gradients of the optimizer's parameters, and copy its matrices."""
         self.updated = True
         own = {id(p) for group in optimizer.param_groups for p in group["params"]}
         named = [(name, p) for name, p in self.model.named_parameters() if id(p) in own]
@@ -62,11 +62,11 @@ class MonitoredStep:
         self._before |= {name: p.detach().clone() for name, p in matrices}
 
     def rows(self) -> dict[str, float]:
-        """Return everything that was measured, after the update."""
+        """Return all measures by name; to be called after the update."""
         after = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
         ratios = update_ratios(self._before, after)
         values = {f"update_ratio/{name}": ratio for name, ratio in ratios.items()} | self._values
-        # One transfer from the device for all of them.
+        # A single transfer from the device.
         read = torch.stack([value.float() for value in values.values()]).tolist() if values else []
         rows = dict(zip(values, read, strict=True))
         return rows | _by_stack({name: rows[f"update_ratio/{name}"] for name in ratios})

@@ -32,9 +32,9 @@ def test_a_training_that_diverges_says_so_and_leaves_the_last_good_checkpoint(he
     assert not done.out
     last = done.err.splitlines()[-1]
     assert re.fullmatch(
-        r"admin-init fit: the training diverged and was ended: after step \d the loss is nan "
-        r"\(\d+\.\d+ after step \d\), as is the weight `transformer\..*`; no validation before was "
-        r"finite\. Try a lower learning rate, a longer warm-up or gradient clipping\.",
+        r"admin-init fit: the training diverged and was stopped: after step \d the loss is nan "
+        r"\(\d+\.\d+ after step \d\), as is the weight `transformer\..*`; no earlier validation "
+        r"was finite\. Try a lower learning rate, a longer warm-up or gradient clipping\.",
         last,
     )
     assert "Traceback" not in done.err

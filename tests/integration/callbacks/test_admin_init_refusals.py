@@ -95,7 +95,7 @@ def test_a_variance_that_is_not_finite_is_refused(value: float) -> None:
 
 
 def test_a_frozen_model_is_refused() -> None:
-    refused(encoder().requires_grad_(False), TrainedModelError, "All the layer norms are frozen")
+    refused(encoder().requires_grad_(False), TrainedModelError, "All layer norms are frozen")
 
 
 def _trained(part: str, value: float) -> Callable[[nn.Module], None]:
@@ -149,7 +149,7 @@ def test_an_optimizer_without_omega_is_warned_of() -> None:
     model = module()
     early = torch.optim.SGD(model.parameters(), lr=0.1)
     type(model).configure_optimizers = lambda self: early
-    with pytest.warns(UserWarning, match="No optimizer holds 5 of the omegas"):
+    with pytest.warns(UserWarning, match="No optimizer has 5 of the omegas"):
         trainer(callbacks=[AdminInit()], max_steps=1).fit(model, data())
 
 
@@ -171,7 +171,7 @@ def test_averaging_must_come_after(name: str) -> None:
 
 def test_layers_that_are_left_as_they_are_are_warned_of() -> None:
     model = nn.Sequential(encoder(norm_first=True), encoder())
-    with pytest.warns(UserWarning, match=r"leaves 3 layers .* as they are: `model.0.layers.0` is"):
+    with pytest.warns(UserWarning, match=r"leaves 3 layers .* unchanged: `model.0.layers.0` is"):
         trainer(callbacks=[AdminInit()], max_steps=1).fit(module(model=model), data())
 
 

@@ -103,7 +103,7 @@ def test_omegas_that_would_be_dropped_silently_are_an_error(tmp_path: Path) -> N
     run.save_checkpoint(tmp_path / "deep.ckpt")
     shallow = with_validation(module(model=encoder(layers=2)))
     shallow.strict_loading = False
-    with pytest.raises(ProfileError, match="2 omegas that this model has no place for"):
+    with pytest.raises(ProfileError, match="2 omegas that this model does not have"):
         trainer(callbacks=[AdminInit()]).validate(
             shallow, data(), ckpt_path=tmp_path / "deep.ckpt", verbose=False
         )

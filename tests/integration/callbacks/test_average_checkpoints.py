@@ -138,7 +138,7 @@ def test_checkpoints_that_are_gone_are_warned_of() -> None:
     weights = [9.0, 5.0, 0.0, 2.5]
     fit(pl, weights, max_epochs=2)
     Path("run/step_0000002.ckpt").unlink()
-    with pytest.warns(UserWarning, match="1 of the last 3 checkpoints are not where"):
+    with pytest.warns(UserWarning, match="1 of the last 3 checkpoints are missing"):
         fit(pl, weights, last=3, max_epochs=3, ckpt_path="run/last.ckpt")
     assert weight("average.ckpt") == 4.5
 

@@ -55,8 +55,8 @@ def test_nan_ends_the_training_and_reaches_no_checkpoint(lightning: ModuleType) 
     with pytest.raises(DivergedError) as error:
         fit(lightning, [2.0, 1.5, math.nan, 1.0])
     assert str(error.value) == (
-        "the training diverged and was ended: after step 3 the loss is nan (0.0000 after step 2), "
-        "as is the weight `weight`; val_nll was best with 0.5000 after step 2, kept in "
+        "the training diverged and was stopped: after step 3 the loss is nan (0.0000 after step "
+        "2), as is the weight `weight`; val_nll was best with 0.5000 after step 2, kept in "
         f"{Path('run/best.ckpt').absolute()}. Try a lower learning rate, a longer warm-up or "
         "gradient clipping."
     )

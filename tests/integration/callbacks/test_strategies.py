@@ -97,7 +97,7 @@ def test_one_process_in_fp16_is_refused(
 ) -> None:
     build, settings = ONE_PROCESS[name]
     message = strategy_runs.refusal(precision, build, **settings)
-    assert message.startswith(f"AdminInit has not been run in precision {precision}")
+    assert message.startswith(f"AdminInit has not been tested in precision {precision}")
     cells(TABLE, name, **{precision: "refused"})
     cells(REFUSALS, precision, message=message)
 
@@ -123,7 +123,7 @@ def test_several_processes(processes: int, tmp_path: Path, cells: Callable[..., 
         for precision in REFUSED:
             for rank in ranks:
                 refusal = rank[f"{name}/{precision}"]
-                assert refusal.startswith(f"AdminInit has not been run in precision {precision}")
+                assert refusal.startswith(f"AdminInit has not been tested in precision {precision}")
             cells(TABLE, row, **{precision: "refused"})
 
 
@@ -153,8 +153,10 @@ def test_an_untried_strategy_is_refused(name: str, cells: Callable[..., None]) -
     subclass = type("UsersOwn", (strategy,), {})
     for precision in (*TRIED, *REFUSED):
         message = refused(strategy, precision)
-        assert message.startswith(f"AdminInit has not been run under {strategy.__name__}")
-        assert refused(subclass, precision).startswith("AdminInit has not been run under UsersOwn")
+        assert message.startswith(f"AdminInit has not been tested with {strategy.__name__}")
+        assert refused(subclass, precision).startswith(
+            "AdminInit has not been tested with UsersOwn"
+        )
         cells(TABLE, name, **{precision: "refused"})
     cells(REFUSALS, name, message=message)
 
