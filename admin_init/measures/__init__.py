@@ -1,4 +1,4 @@
-"""Measures of a model's stability: pure functions, each with its definition and source."""
+"""Measures of training stability: pure functions, each with its definition and source."""
 
 from admin_init.measures.attention import attention_entropy, largest_attention_logit, output_log_z
 from admin_init.measures.dependency import Term, branch_share, branch_terms, layer_dependency

@@ -1,4 +1,4 @@
-"""Attention logits and entropy, whose growth or collapse announces divergence.
+"""Attention logits, whose growth precedes divergence, and entropy, whose collapse does.
 
 Shapes: N sequences, H heads, T queries, S keys, d_h channels a head.
 """
@@ -18,11 +18,17 @@ def largest_attention_logit(query: Tensor, key: Tensor, mask: Tensor | None = No
     Args:
         query: Shape (N, H, T, d_h).
         key: Shape (N, H, S, d_h).
-        mask: As :func:`torch.nn.functional.scaled_dot_product_attention` takes it: True where a
-            query sees a key, or what is added to the logits; broadcasts to (N, H, T, S).
+        mask: As for :func:`torch.nn.functional.scaled_dot_product_attention`: True where a query
+            may attend to a key, or a float tensor to add to the logits. Broadcasts to
+            (N, H, T, S).
 
     Returns:
         A float32 scalar.
+
+    Examples:
+        >>> query, key = torch.eye(4).view(1, 1, 4, 4), torch.eye(4).view(1, 1, 4, 4)
+        >>> largest_attention_logit(query, key)
+        tensor(0.5000)
     """
     return attention_logits(query, key, mask).amax()
 
@@ -30,13 +36,13 @@ def largest_attention_logit(query: Tensor, key: Tensor, mask: Tensor | None = No
 def attention_entropy(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""Compute the mean entropy of the attention weights A, :math:`-\sum_s A_s \log A_s`, in nats.
 
-    Near 0 every query attends to one key, and training becomes unstable (Zhai et al.,
+    Near 0, every query attends to a single key, and training becomes unstable (Zhai et al.,
     arXiv 2303.06296).
 
     Args:
         query: Shape (N, H, T, d_h).
         key: Shape (N, H, S, d_h).
-        mask: As for :func:`largest_attention_logit`. Each query must see a key.
+        mask: As for :func:`largest_attention_logit`. Every query must have at least one key.
 
     Returns:
         Mean over sequences, heads and queries: a float32 scalar.
@@ -47,7 +53,7 @@ def attention_entropy(query: Tensor, key: Tensor, mask: Tensor | None = None) ->
 
 
 def attention_logits(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Compute attention logits in float32, -inf where the mask hides a key.
+    """Compute attention logits in float32, with -inf for masked keys.
 
     Args:
         query: Shape (N, H, T, d_h).
@@ -57,7 +63,7 @@ def attention_logits(query: Tensor, key: Tensor, mask: Tensor | None = None) -> 
     Returns:
         Shape (N, H, T, S).
     """
-    # A product that autocast takes to half precision is not in float32.
+    # Autocast would compute the product in half precision.
     with torch.autocast(query.device.type, enabled=False):
         logits: Tensor = query.float() @ key.float().transpose(-2, -1) / query.shape[-1] ** 0.5
     if mask is None:
@@ -70,11 +76,11 @@ def attention_logits(query: Tensor, key: Tensor, mask: Tensor | None = None) -> 
 def output_log_z(logits: Tensor) -> Tensor:
     r"""Compute the mean of :math:`\log Z = \log \sum_v \exp y_v` of output logits y, in float32.
 
-    The loss does not see a shift of all the logits, so log Z can drift until training diverges
+    A shift of all logits leaves the loss unchanged, so log Z can drift until training diverges
     (Chowdhery et al., arXiv 2204.02311; Wortsman et al., arXiv 2309.14322, section 3.1).
 
     Args:
-        logits: Shape (..., V), V token ids.
+        logits: Shape (..., V), where V is the vocabulary size.
 
     Returns:
         Mean over all positions, padding included: a float32 scalar.

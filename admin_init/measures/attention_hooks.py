@@ -1,4 +1,4 @@
-"""Queries and keys of a model's attentions, as they meet during a forward pass."""
+"""Hooks that observe the queries and keys of attention modules during a forward pass."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from admin_init.measures.names import sublayer_name
 from admin_init.nn.attention import Attention
 
 Record = Callable[[str, Tensor, Tensor, Tensor | None], object]
-"""Called with the attention's name, query (N, H, T, d_h), key (N, H, S, d_h) and mask, as
-:func:`admin_init.measures.largest_attention_logit` takes them; without gradients."""
+"""Called with the name of the attention, query (N, H, T, d_h), key (N, H, S, d_h) and mask, as for
+:func:`admin_init.measures.largest_attention_logit`; without gradients."""
 
 
 def observe_attention(model: nn.Module, record: Record) -> list[RemovableHandle]:
-    """Show every attention of a known kind to ``record``, until the handles are removed.
+    """Call ``record`` in every forward pass of every attention, until the handles are removed.
 
-    A compiled graph shows nothing. Known are those of :mod:`admin_init.nn` and
-    :class:`torch.nn.MultiheadAttention`, whose ``add_bias_kv`` and ``add_zero_attn`` are left out
-    of account.
+    The attentions of :mod:`admin_init.nn` and :class:`torch.nn.MultiheadAttention` are supported;
+    the latter's ``add_bias_kv`` and ``add_zero_attn`` are ignored. Compiled graphs are not
+    observed.
 
     Args:
         model: Any module.
-        record: Called at each pass of each attention, before it attends.
+        record: Called before the attention is computed.
 
     Returns:
-        The handles of the hooks; none where the model has no known attention.
+        The handles of the hooks; an empty list if the model has no supported attention.
     """
     handles: list[RemovableHandle] = []
     for module_name, module in model.named_modules():
         name = sublayer_name(module_name)
         if isinstance(module, Attention):
-            # Only the function that attends sees queries and keys: no module holds them.
+            # Queries and keys are arguments of a function, not of a module.
             watch = _Watch(name, record)
             handles.append(module.register_forward_pre_hook(watch.start))
             handles.append(module.register_forward_hook(watch.stop, always_call=True))
@@ -50,7 +50,7 @@ def observe_attention(model: nn.Module, record: Record) -> list[RemovableHandle]
 
 
 class _Watch(TorchFunctionMode):
-    """Sees the call of ``scaled_dot_product_attention`` within one module's forward pass."""
+    """Intercepts ``scaled_dot_product_attention`` during the forward pass of one module."""
 
     def __init__(self, name: str, record: Record) -> None:
         super().__init__()
@@ -120,12 +120,12 @@ def _projections(module: nn.MultiheadAttention) -> list[tuple[Tensor, Tensor | N
         weights = [module.q_proj_weight, module.k_proj_weight]
     bias = module.in_proj_bias
     biases = [None, None] if bias is None else bias.chunk(3)[:2]
-    # Autocast keeps its copy of a parameter for the pass, in older torch also one without gradient.
+    # Detached, because autocast caches casts of parameters, in older torch without gradients.
     return [(weight.detach(), bias) for weight, bias in zip(weights, biases, strict=True)]
 
 
 def _added(mask: Tensor) -> Tensor:
-    # Here, unlike in `scaled_dot_product_attention`, True hides.
+    # In nn.MultiheadAttention, True means masked; in `scaled_dot_product_attention`, kept.
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros(mask.shape, device=mask.device).masked_fill(mask, float("-inf"))

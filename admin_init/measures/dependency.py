@@ -1,4 +1,4 @@
-"""Layer dependency: the share of every branch in every sub-layer's output."""
+"""Layer dependency: the share of each residual branch in each sub-layer's output."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from admin_init.scaled_skip import ScaledSkip
 
 
 class Term(NamedTuple):
-    """The two terms of one residual connection's sum, as they enter it."""
+    """Variances of the two terms of one residual sum."""
 
     name: str
-    """The sub-layer, such as ``encoder.layers.0.self_attn``."""
+    """Name of the sub-layer, such as ``encoder.layers.0.self_attn``."""
     shortcut_variance: float
-    """Variance of the shortcut, times omega or alpha where there is one."""
+    """Variance of the shortcut as it enters the sum: after omega or alpha, if there is one."""
     branch_variance: float
     """Variance of the branch."""
 
@@ -37,15 +37,26 @@ def branch_terms(model: nn.Module, run: Callable[[], object]) -> dict[str, list[
     Variances are population variances over all elements, padding included, in float32.
 
     Args:
-        model: A model of :mod:`admin_init.nn`, or any other in which Admin is installed
-            (:func:`admin_init.install_`). Its mode decides on dropout.
-        run: Passes once through the model; its return value is ignored.
+        model: A model of :mod:`admin_init.nn`, or any other model with omegas
+            (:func:`admin_init.install_`). Dropout is on in train mode only.
+        run: Makes one forward pass through the model; its return value is ignored.
 
     Returns:
-        The terms in the order of execution, by stack (``encoder``, ``decoder``).
+        The terms by stack (``encoder``, ``decoder``), in the order of execution.
 
     Raises:
-        ValueError: No residual sum of a known kind ran.
+        ValueError: No residual connection of a known type ran.
+
+    Examples:
+        >>> from admin_init.nn import LanguageModel, TransformerConfig
+        >>> config = TransformerConfig(vocabulary_size=50, encoder_layers=0, decoder_layers=2)
+        >>> model = LanguageModel(config)
+        >>> tokens = torch.randint(4, 50, (2, 8))
+        >>> terms = branch_terms(model, lambda: model(tokens))
+        >>> [term.name for term in terms["decoder"]][:2]
+        ['decoder.layers.0.self_attn', 'decoder.layers.0.ffn']
+        >>> layer_dependency(terms["decoder"]).shape
+        (4, 5)
     """
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     with ExitStack() as stack, torch.no_grad():
@@ -65,17 +76,17 @@ def branch_terms(model: nn.Module, run: Callable[[], object]) -> dict[str, list[
 
 
 def layer_dependency(terms: Sequence[Term]) -> NDArray[np.float64]:
-    r"""Compute the share of every branch in every sub-layer's output (arXiv 2004.08249, figure 1).
+    r"""Compute the share of each branch in each sub-layer's output (arXiv 2004.08249, figure 1).
 
-    With independent terms, output i is :math:`\sum_{j \le i} \beta_{ij} \hat f_j` times a scale,
-    where :math:`\hat f_j` is branch j divided by its standard deviation, :math:`\hat f_0` the
-    embedding, and :math:`\sum_j \beta_{ij}^2 = 1`. A norm after the sum changes the scale alone, so
-    the shares of Pre-LN, whose stream is not normalised between sub-layers, follow the same
-    recursion as those of Post-LN. It is an approximation where the terms are correlated: B2T's
-    second path to the layer's input and ResiDual's second stream are not in the shares.
+    If the terms are independent, output i is :math:`\sum_{j \le i} \beta_{ij} \hat f_j` times a
+    scale, where :math:`\hat f_j` is branch j divided by its standard deviation, :math:`\hat f_0` is
+    the embedding, and :math:`\sum_j \beta_{ij}^2 = 1`. A norm after the sum only changes the scale,
+    so Post-LN and Pre-LN, which does not normalize between sub-layers, have the same recursion. The
+    shares are approximate if the terms are correlated, and they leave out B2T's second path from
+    the layer's input and ResiDual's second stream.
 
     Args:
-        terms: Of one stack, in the order of execution, see :func:`branch_terms`.
+        terms: The terms of one stack in the order of execution, see :func:`branch_terms`.
 
     Returns:
         beta, of shape (sub-layers, sub-layers + 1); column 0 is the embedding.
@@ -89,13 +100,20 @@ def layer_dependency(terms: Sequence[Term]) -> NDArray[np.float64]:
 
 
 def branch_share(term: Term) -> float:
-    """Compute the branch's standard deviation over that of the sum of independent terms.
+    """Compute the standard deviation of a branch over that of the residual sum.
+
+    Both terms of the sum are taken as independent.
 
     Args:
-        term: One residual connection, see :func:`branch_terms`.
+        term: The terms of one residual connection, see :func:`branch_terms`.
 
     Returns:
-        From 0, where the sub-layer only passes its input on, to 1; NaN where both are constant.
+        A share from 0 (the sub-layer passes its input on unchanged) to 1; NaN if both terms are
+        constant.
+
+    Examples:
+        >>> branch_share(Term("layers.0.ffn", shortcut_variance=3.0, branch_variance=1.0))
+        0.5
     """
     total = term.shortcut_variance + term.branch_variance
     return math.sqrt(term.branch_variance / total) if total else math.nan
@@ -104,14 +122,14 @@ def branch_share(term: Term) -> float:
 def observe_terms(
     model: nn.Module, record: Callable[[str, Tensor, Tensor], object]
 ) -> list[RemovableHandle]:
-    """Show the variances of every residual sum to ``record``, until the handles are removed.
+    """Call ``record`` in every pass through a residual sum, until the handles are removed.
 
-    A compiled graph shows nothing.
+    Compiled graphs are not observed.
 
     Args:
         model: See :func:`branch_terms`.
-        record: Called at each pass with the sub-layer's name and the variances of the shortcut
-            and of the branch, float32 scalars.
+        record: Called with the name of the sub-layer and the variances of the shortcut and of the
+            branch, which are float32 scalars.
 
     Returns:
         The handles of the hooks.
@@ -120,7 +138,7 @@ def observe_terms(
     def hook_of(name: str) -> Any:
         @torch.no_grad()
         def hook(module: nn.Module, args: tuple[Tensor, Tensor], kwargs: dict[str, Any]) -> None:
-            # What is compiled while the hook is there would keep it for good.
+            # A graph compiled with the hook would keep it after its removal.
             if torch.compiler.is_compiling():
                 return
             shortcut, branch = args
@@ -147,7 +165,7 @@ def profile_dependency(profile: AdminProfile, stack: str) -> NDArray[np.float64]
 
     Args:
         profile: Variances and omegas.
-        stack: Which of the profile's stacks.
+        stack: Name of one of the profile's stacks.
 
     Returns:
         beta, of shape (sub-layers, sub-layers + 1); column 0 is the embedding.
@@ -168,11 +186,11 @@ def profile_dependency(profile: AdminProfile, stack: str) -> NDArray[np.float64]
 def dependency_from_variances(
     shortcut: Sequence[float], branch: Sequence[float]
 ) -> NDArray[np.float64]:
-    """Compute the shares of one stack from the variances of its residual sums' terms.
+    """Compute the shares of one stack from the variances of both terms of its residual sums.
 
     Args:
-        shortcut: Of each sub-layer in turn, the variance of the shortcut as it enters the sum.
-        branch: The same of the branch.
+        shortcut: Variances of the shortcuts as they enter the sums, in the order of execution.
+        branch: Variances of the branches, in the same order.
 
     Returns:
         beta, of shape (sub-layers, sub-layers + 1); column 0 is the embedding.
@@ -186,8 +204,8 @@ def dependency_from_variances(
     for i, (x, f) in enumerate(zip(shortcut, branch, strict=True)):
         if x + f == 0:
             raise ValueError(
-                f"The shortcut and the branch of sub-layer {i + 1} are both constant, so its "
-                "output is made of nothing. Measure on a batch that holds different tokens."
+                f"The shortcut and the branch of sub-layer {i + 1} are both constant, so the "
+                "shares in its output are undefined. Measure on a batch with different tokens."
             )
         shares *= math.sqrt(x / (x + f))
         shares[i + 1] = math.sqrt(f / (x + f))

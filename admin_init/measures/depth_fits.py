@@ -1,4 +1,4 @@
-"""How the output change grows with depth (arXiv 2004.08249, section 4)."""
+"""Growth of the output change with depth (arXiv 2004.08249, section 4)."""
 
 from __future__ import annotations
 
@@ -17,32 +17,37 @@ class Fit:
     intercept: float
     slope: float
     r2: float
-    """Share of the variance that it explains; 1 at best."""
+    """Share of the variance that the line explains; at most 1."""
 
 
 @dataclass(frozen=True)
 class Fits:
-    """How the output change grows with the depth N, in sub-layers."""
+    """Fits of the output change over the depth N, in sub-layers."""
 
     linear: Fit
-    """Over u = N: what is expected of Post-LN."""
+    """Fit over u = N, the growth expected of Post-LN."""
     logarithmic: Fit
-    """Over u = ln N: what is expected of Admin and Pre-LN."""
+    """Fit over u = ln N, the growth expected of Admin and Pre-LN."""
 
 
 def depth_fits(depths: Sequence[int], changes: Sequence[float]) -> Fits:
     """Fit output changes to ``a + b * N`` and to ``a + b * ln(N)`` by least squares.
 
     Args:
-        depths: Numbers N of sub-layers; three different ones at least.
-        changes: The change at each of them, see :func:`output_change`. Several seeds at one depth
-            are so many points.
+        depths: Numbers N of sub-layers, at least three different ones.
+        changes: Output change at each depth, see :func:`output_change`. A depth may occur several
+            times, for example with several seeds.
 
     Returns:
         Both fits.
 
     Raises:
-        ValueError: The points are too few, do not match, or are not positive and finite.
+        ValueError: There are too few points, the lengths differ, a depth is not positive, or a
+            change is not finite.
+
+    Examples:
+        >>> depth_fits([12, 24, 48], [1.0, 2.0, 4.0]).better
+        'linear'
     """
     n, y = _points(depths, changes)
     return Fits(linear=_fit(n, y), logarithmic=_fit(np.log(n), y))
@@ -51,20 +56,25 @@ def depth_fits(depths: Sequence[int], changes: Sequence[float]) -> Fits:
 def growth_exponent(depths: Sequence[int], changes: Sequence[float]) -> float:
     """Fit output changes to ``a * N ** b`` by least squares of their logarithms, and return b.
 
-    It is 1 for growth in proportion to N and 0 for none. Unlike the fits of :func:`depth_fits` it
-    weighs all depths alike where the noise is in proportion to the change, as that between the
-    seeds of a deep Post-LN stack is. For what growth in proportion to ln(N) makes of it, pass
-    ``np.log(depths)`` as the changes: .27 over 12 to 200 sub-layers.
+    The exponent is 1 for growth proportional to N and 0 for no growth. Unlike :func:`depth_fits`,
+    this fit weighs all depths equally if the noise is proportional to the change, which is the case
+    between the seeds of a deep Post-LN stack. Growth proportional to ln(N) has no single exponent;
+    pass ``np.log(depths)`` as the changes for reference: .27 over 12 to 200 sub-layers.
 
     Args:
-        depths: Numbers N of sub-layers; three different ones at least.
-        changes: The change at each of them.
+        depths: Numbers N of sub-layers, at least three different ones.
+        changes: Output change at each depth.
 
     Returns:
-        The exponent b; NaN where a change is 0.
+        The exponent b; NaN if a change is not positive.
 
     Raises:
-        ValueError: The points are too few, do not match, or are not positive and finite.
+        ValueError: There are too few points, the lengths differ, a depth is not positive, or a
+            change is not finite.
+
+    Examples:
+        >>> round(growth_exponent([12, 24, 48], [1.0, 2.0, 4.0]), 6)
+        1.0
     """
     n, y = _points(depths, changes)
     if not (y > 0).all():
@@ -79,8 +89,8 @@ def _points(
     y = np.asarray(changes, dtype=np.float64)
     if n.shape != y.shape or len(np.unique(n)) < 3:
         raise ValueError(
-            "`depths` and `changes` must be equally long and hold three different depths at "
-            f"least, but are {list(depths)} and {list(changes)}."
+            "`depths` and `changes` must be equally long and have at least three different "
+            f"depths, but are {list(depths)} and {list(changes)}."
         )
     if not (np.isfinite(y).all() and (n > 0).all()):
         raise ValueError(
@@ -94,6 +104,6 @@ def _fit(u: NDArray[np.float64], y: NDArray[np.float64]) -> Fit:
     slope, intercept = np.polyfit(u, y, 1)
     residual = y - (intercept + slope * u)
     total = ((y - y.mean()) ** 2).sum()
-    # Of points that do not vary there is nothing to explain.
+    # Constant points have no variance to explain.
     r2 = 1 - (residual**2).sum() / total if total else 0.0
     return Fit(float(intercept), float(slope), float(r2))

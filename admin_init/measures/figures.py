@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 def dependency_figure(profile: AdminProfile) -> Figure:
-    """Draw the shares of every branch in every output, a heat map a stack."""
+    """Draw the layer dependency of a profile, with one heat map per stack."""
     names = dict.fromkeys(site.stack for site in profile.sites)
     return draw_dependency({name: profile_dependency(profile, name) for name in names})
 
 
 def draw_dependency(shares: Mapping[str, NDArray[np.float64]]) -> Figure:
-    """Draw shares of branches in outputs, by title, as heat maps in a row.
+    """Draw layer dependencies, given by title, as a row of heat maps.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    # matplotlib is heavy, and only pictures need it.
+    # matplotlib is slow to import, and only figures need it.
     figure: Figure = import_extra("lab", "matplotlib.figure").Figure(
         figsize=(5 * len(shares), 4.2), layout="constrained"
     )
@@ -45,12 +45,11 @@ COLOUR_BAR: dict[str, Any] = {
     "label": "share of standard deviation",
     "ticks": (0, 0.05, 0.2, 0.5, 1),
 }
-"""What the colour bar of a :func:`heat_map` says."""
+"""Label and ticks of the color bar of a :func:`heat_map`."""
 
 
 def heat_map(axis: Axes, beta: NDArray[np.float64], title: str) -> AxesImage:
-    """Draw shares of branches in outputs into a panel."""
-    # Late, with the rest of matplotlib.
+    """Draw a layer dependency on ``axis``."""
     from matplotlib.colors import PowerNorm  # noqa: PLC0415
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
@@ -58,7 +57,7 @@ def heat_map(axis: Axes, beta: NDArray[np.float64], title: str) -> AxesImage:
     image = axis.imshow(
         np.ma.masked_equal(beta, 0),
         cmap="viridis",
-        # A deep stack has many small shares, which a linear scale would not tell from none.
+        # On a linear scale, the many small shares of a deep stack would look like 0.
         norm=PowerNorm(0.5, vmin=0, vmax=1),
         origin="lower",
         aspect="auto",

@@ -1,4 +1,4 @@
-"""Norms of gradients and of updates, sub-layer by sub-layer and matrix by matrix."""
+"""Norms of gradients, by sub-layer, and of updates, by matrix."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from admin_init.nn.residual import ResidualConnection
 
 
 def sublayer_of(parameter_name: str) -> str:
-    """Return the group of a parameter: its sub-layer, or outside of layers its module.
+    """Return the group of a parameter: its sub-layer, or its module if it is in no layer.
 
-    A sub-layer is a child of a numbered layer, its residual connection included:
-    ``encoder.layers.0.self_attn`` for ``encoder.layers.0.self_attn.out_proj.weight`` and for
-    ``encoder.layers.0.self_attn_residual.norm.bias``. The norms of torch.nn's layers, which are
-    children of the layer itself, stand alone.
+    A sub-layer is a child of a numbered layer and includes its residual connection. In torch.nn's
+    layers, the norms are children of the layer, so each norm is a group of its own.
 
     Args:
         parameter_name: Qualified name of the parameter in its model.
+
+    Examples:
+        >>> sublayer_of("encoder.layers.0.self_attn.out_proj.weight")
+        'encoder.layers.0.self_attn'
+        >>> sublayer_of("encoder.layers.0.self_attn_residual.norm.bias")
+        'encoder.layers.0.self_attn'
     """
     parts = parameter_name.split(".")
     layers = [i for i, part in enumerate(parts[:-2]) if part.isdigit()]
@@ -33,11 +37,17 @@ def gradient_norms(parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor
     """Compute the 2-norm of the gradients of each sub-layer's parameters.
 
     Args:
-        parameters: Names and parameters, as ``model.named_parameters()`` yields them. Those that
-            have no gradient are left out.
+        parameters: Names and parameters, as from ``model.named_parameters()``. Parameters without
+            a gradient are ignored.
 
     Returns:
-        A scalar tensor a group, see :func:`sublayer_of`.
+        One scalar tensor per group, see :func:`sublayer_of`.
+
+    Examples:
+        >>> layer = nn.Linear(2, 1)
+        >>> layer(torch.tensor([[3.0, 4.0]])).sum().backward()
+        >>> gradient_norms([("layers.0.ffn.weight", layer.weight)])
+        {'layers.0.ffn': tensor(5.)}
     """
     gradients: dict[str, list[Tensor]] = {}
     for name, parameter in parameters:
@@ -48,16 +58,18 @@ def gradient_norms(parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor
 
 @torch.no_grad()
 def update_ratios(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    r"""Compute the size of an update beside that of what it updates.
-
-    It is :math:`\|\Delta\theta\| / \|\theta\|`, theta as it was before.
+    r"""Compute the relative size of updates, :math:`\|\Delta\theta\| / \|\theta\|`.
 
     Args:
-        before: Matrices before the update, by name.
-        after: The same, after it.
+        before: Matrices theta before the update, by name.
+        after: The same matrices after the update.
 
     Returns:
-        A scalar tensor a matrix.
+        One scalar tensor per matrix.
+
+    Examples:
+        >>> update_ratios({"weight": torch.ones(2, 2)}, {"weight": 1.5 * torch.ones(2, 2)})
+        {'weight': tensor(0.5000)}
     """
     old = list(before.values())
     if not old:
@@ -69,18 +81,19 @@ def update_ratios(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> 
 
 
 def output_gradient_norms(model: nn.Module, run: Callable[[], Tensor]) -> dict[str, float]:
-    """Compute the 2-norm of the loss's gradient at every sub-layer's output.
+    """Compute the 2-norm of the gradient of the loss at every sub-layer's output.
 
-    The output is what enters the next sub-layer. Gradients of parameters are left alone, and so is
-    the model's mode: use ``model.eval()`` for a figure without dropout.
+    The output of a sub-layer is the input of the next one, after the residual connection. The
+    parameters' ``.grad`` and the model's mode do not change; call ``model.eval()`` first to measure
+    without dropout.
 
     Args:
         model: A model of :mod:`admin_init.nn`.
-        run: Passes once through the model and returns the loss, a scalar.
+        run: Makes one forward pass through the model and returns the loss, a scalar.
 
     Returns:
-        By the name of the sub-layer, such as ``encoder.layers.0.self_attn``, in the order of
-        execution. An output that the loss does not depend on is left out.
+        The norms by name of the sub-layer, such as ``encoder.layers.0.self_attn``, in the order of
+        execution. Outputs that do not affect the loss are left out.
     """
     outputs: dict[str, Tensor] = {}
 

@@ -12,22 +12,26 @@ from dataclasses import dataclass, field
 def lr_sensitivity(losses: Mapping[float, float], initial_loss: float) -> float:
     r"""Compute the learning-rate sensitivity (Wortsman et al., arXiv 2309.14322, section 2.2).
 
-    It is :math:`E_\eta[\min(L(\eta), L_0) - \min_\eta L(\eta)]`: how much a wrong learning rate
-    costs on average. Wortsman et al. take half-decade steps from 3e-4 to 3e-1. It is not comparable
-    between methods that change what the learning rate means, nor between different ranges.
+    The sensitivity is :math:`E_\eta[\min(L(\eta), L_0) - \min_\eta L(\eta)]`, the average cost of a
+    wrong learning rate. Wortsman et al. use half-decade steps from 3e-4 to 3e-1. Do not compare
+    sensitivities over different ranges, or of methods that change the effect of the learning rate.
 
     Args:
         losses: Final validation loss by learning rate. NaN counts as ``initial_loss``.
-        initial_loss: Validation loss L_0 at the initialization.
+        initial_loss: Validation loss L_0 at initialization.
 
     Returns:
-        In the losses' unit; 0 where all learning rates do equally well.
+        The sensitivity in the unit of the losses; 0 if all learning rates do equally well.
 
     Raises:
-        ValueError: There are no losses, or the initial one is not finite.
+        ValueError: There are no losses, or the initial loss is not finite.
+
+    Examples:
+        >>> lr_sensitivity({1e-3: 2.0, 1e-2: 3.0, 1e-1: float("nan")}, initial_loss=9.0)
+        2.666...
     """
     if not losses:
-        raise ValueError("`losses` must hold the loss of one learning rate at least, but is empty.")
+        raise ValueError("`losses` must have at least one learning rate, but is empty.")
     if not math.isfinite(initial_loss):
         raise ValueError(f"`initial_loss` must be finite, but is {initial_loss}.")
     reached = [
@@ -37,56 +41,54 @@ def lr_sensitivity(losses: Mapping[float, float], initial_loss: float) -> float:
 
 
 RAMP_PEAK = 5e-2
-"""Where the ramp of :class:`LargestStableRate` ends."""
+"""Last learning rate of the ramp of :class:`LargestStableRate`."""
 
 
 @dataclass(kw_only=True)
 class LargestStableRate:
-    """Finds the largest stable learning rate, in one run whose rate grows at every step.
+    """Finds the largest stable learning rate in one run whose rate grows at every step.
 
     The protocol is that of KEEL (arXiv 2601.19895): the learning rate grows linearly from 0 to 5e-2
-    (``RAMP_PEAK``), and the one in force before the run diverges is recorded. The paper names what
-    counts as divergence; the figures below are ours. All are judged on the running median of the
-    loss, so that no single batch decides:
+    (``RAMP_PEAK``), and the last rate before the run diverges is the result. The paper names the
+    three kinds of divergence; the default thresholds are ours. Spikes and stagnation are judged on
+    the running median of the loss, so that no single batch decides:
 
     * **not finite**: the loss is NaN or infinite.
     * **an unrecovered spike**: the median stays more than ``margin`` above its own best for
-      ``recovery`` steps. The run diverged where it left.
-    * **stagnation**, or convergence too slow to count: in ``patience`` steps, those of spikes not
-      counted, the median has not fallen by ``progress``. The run diverged where it last had. A
-      task that is learned, or that has a plateau of its own, stagnates at any rate: let the ramp
-      end before.
+      ``recovery`` steps. The divergence starts with the spike.
+    * **stagnation**, or too slow convergence: within ``patience`` steps, not counting spikes, the
+      median has not fallen by ``progress``. The divergence starts after the last progress. Any rate
+      stagnates once the task is learned, or on a plateau of the task, so the ramp should end
+      before.
 
-    Example::
-
-        judge = LargestStableRate()
-        for step in range(steps):
-            rate = RAMP_PEAK * (step + 1) / steps
-            if judge.update(rate, train(rate)):
-                break
-        print(judge.rate, judge.reason)
+    Examples:
+        >>> judge = LargestStableRate()
+        >>> for rate, loss in [(0.01, 9.0), (0.02, 8.0), (0.03, float("inf"))]:
+        ...     diverged = judge.update(rate, loss)
+        >>> judge.rate, judge.reason
+        (0.02, 'the loss is inf')
     """
 
     window: int = 11
     """Number of steps of the running median."""
     margin: float = 0.1
-    """Nats that the median must rise by to count as a spike."""
+    """Height of a spike above the best median, in nats."""
     recovery: int = 50
-    """Steps in which a spike may recover."""
+    """Number of steps after which a spike counts as unrecovered."""
     progress: float = 0.05
-    """Nats that the median must fall by. A run that is stuck at the unigram entropy falls by less,
-    through the noise of its batches alone."""
+    """Decrease of the median that counts as progress, in nats. It is above the noise of a run that
+    is stuck at the unigram entropy."""
     patience: int = 50
-    """Steps in which it must."""
+    """Number of steps without progress that count as stagnation."""
 
     step: int = field(default=0, init=False)
-    """How many steps were seen."""
+    """Number of steps so far."""
     rate: float = field(default=0.0, init=False)
-    """The largest stable learning rate so far; 0 where the run diverged at its first step."""
+    """The largest stable learning rate so far; 0 if the run diverged at its first step."""
     diverged_at: int | None = field(default=None, init=False)
-    """Index from 0 of the first step of the divergence; None where there is none."""
+    """Index (from 0) of the step at which the divergence starts, or None."""
     reason: str | None = field(default=None, init=False)
-    """What the divergence is, in plain language."""
+    """Description of the divergence, or None."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -95,22 +97,22 @@ class LargestStableRate:
             if (value := getattr(self, name)) < 1
         ]
         if problems:
-            raise ValueError(f"They must be at least 1, but {', '.join(problems)}.")
+            raise ValueError(f"Numbers of steps must be at least 1, but {', '.join(problems)}.")
         self._losses: deque[float] = deque(maxlen=self.window)
         self._best = self._mark = math.inf
         self._idle = 0
-        # Step and rate of the last step at which all was well, and at which progress was made.
+        # Step and rate of the last step without a spike, and of the last progress.
         self._well = self._progressed = (-1, 0.0)
 
     def update(self, learning_rate: float, loss: float) -> bool:
-        """Take the next step of the ramp, and say whether the run has diverged.
+        """Record the next step of the ramp, and return whether the run has diverged.
 
         Args:
-            learning_rate: The rate of the update that comes of this loss.
+            learning_rate: Learning rate of the update that uses this loss.
             loss: Training loss of the step, in nats per token.
 
         Returns:
-            True from the step on at which divergence is certain; the run can be stopped.
+            True once divergence is certain; the run can then be stopped.
         """
         if self.diverged_at is not None:
             return True

@@ -1,4 +1,4 @@
-"""What the sub-layers of a model are called in measurements."""
+"""Names of sub-layers and stacks in measurements."""
 
 from __future__ import annotations
 
@@ -11,30 +11,34 @@ from admin_init.sites import layer_stack
 _CONNECTION = re.compile(r"(_residual)?([._]skip)?$")
 
 _TORCH_NN = {"multihead_attn": "cross_attn", "linear1": "ffn", "linear2": "ffn"}
-"""What the layers of torch.nn call the parts of their sub-layers."""
+"""Sub-layers to which children of torch.nn's layers belong."""
 
 
 def sublayer_name(module_name: str) -> str:
-    """Return the sub-layer that a residual connection, its sum, or a child of a layer belongs to.
-
-    ``encoder.layers.0.self_attn`` for ``encoder.layers.0.self_attn_residual.skip``, and
-    ``layers.0.ffn`` for ``layers.0.linear1`` of torch.nn.
+    """Return the sub-layer of a residual connection, its sum, or a child of a layer.
 
     Args:
         module_name: Qualified name of the module in its model.
+
+    Examples:
+        >>> sublayer_name("encoder.layers.0.self_attn_residual.skip")
+        'encoder.layers.0.self_attn'
+        >>> sublayer_name("layers.0.linear1")
+        'layers.0.ffn'
     """
     layer, dot, child = _CONNECTION.sub("", module_name).rpartition(".")
     return f"{layer}{dot}{_TORCH_NN.get(child, child)}"
 
 
 def stack_names(names: Iterable[str]) -> dict[str, str]:
-    """Return the stack that each sub-layer belongs to.
-
-    ``encoder`` for ``transformer.encoder.layers.0.self_attn``, unless the model has several stacks
-    that end in this name.
+    """Map the name of each sub-layer to its stack, shortened if that is unambiguous.
 
     Args:
         names: Qualified names of sub-layers.
+
+    Examples:
+        >>> stack_names(["transformer.encoder.layers.0.self_attn"])
+        {'transformer.encoder.layers.0.self_attn': 'encoder'}
     """
     paths = {name: layer_stack(name, "stack") for name in names}
     ends = Counter(path.rpartition(".")[2] for path in set(paths.values()))

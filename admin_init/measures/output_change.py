@@ -1,8 +1,9 @@
-"""How far a small change of the weights moves the output (arXiv 2004.08249, section 4).
+"""Output change caused by a small change of the weights (arXiv 2004.08249, section 4).
 
-Shapes: N sequences, T tokens, D channels. Differences of outputs are differences of nearly equal
-numbers: in float32 the squared change is exact to 1e-4 at the default delta of the weights and to
-0.2 % at that of the gradient step. Smaller ones need ``model.double()``.
+Shapes: N sequences, T tokens, D channels. The outputs before and after are nearly equal, so
+rounding limits the accuracy: in float32, the squared change is accurate to 1e-4 at the default
+``delta`` of the weights and to 0.2 % at the default ``step`` of the gradient step. Use
+``model.double()`` for smaller changes.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ from admin_init.nn.residual import ResidualConnection
 
 
 def weights(model: nn.Module) -> list[nn.Parameter]:
-    """Return what counts as a weight: every parameter of two or more dimensions.
+    """Return the weights: all parameters with two or more dimensions.
 
-    Biases, norms, omega and the gains of LayerScale and ReZero have fewer.
+    Biases, norms, omega and the gains of LayerScale and ReZero have fewer dimensions.
 
     Args:
-        model: Any module. A weight that is shared is returned once.
+        model: Any module. A shared weight is returned once.
     """
     return [parameter for parameter in model.parameters() if parameter.dim() >= 2]
 
 
 @torch.no_grad()
 def perturb_(model: nn.Module, delta: float, generator: torch.Generator) -> None:
-    """Add ``delta * sign(n)``, n drawn from N(0, 1), to every element of every weight, in place.
+    """Add ``delta * sign(n)``, with n from N(0, 1), to every element of every weight, in place.
 
     Args:
-        model: Any module; see :func:`weights` for what is left alone.
+        model: Any module. Only its weights change, see :func:`weights`.
         delta: Size of the change.
-        generator: Source of n, which is drawn on the generator's device.
+        generator: Random generator of n, which is drawn on the generator's device.
     """
     for weight in weights(model):
         noise = torch.randn(weight.shape, generator=generator, device=generator.device)
@@ -53,22 +54,29 @@ def output_change(
 ) -> float:
     r"""Measure the squared output change :math:`\|F(x, W) - F(x, W^*)\|^2` of a perturbed model.
 
-    :math:`W^* = W + \delta \operatorname{sign}(n)`, see :func:`perturb_`. The theory: O(N) for
-    Post-LN and O(log N) for Admin and Pre-LN, N counted in sub-layers. (The released code prints
-    the norm without its square.) The model is left as it was, bit for bit.
+    Here :math:`W^* = W + \delta \operatorname{sign}(n)`, see :func:`perturb_`. In theory, the
+    change is O(N) for Post-LN and O(log N) for Admin and Pre-LN in the number N of sub-layers.
+    (The released code prints the norm, not its square.) Afterwards the model is the same, bit for
+    bit.
 
     Args:
-        model: The model that ``run`` runs. It runs in eval mode, without dropout.
+        model: The model that ``run`` calls. It runs in eval mode, without dropout.
         run: Returns F, shape (N, T, D).
         delta: Size of the change of each weight.
-        seed: Seed of the change's signs.
-        mask: True where there is a token that counts, shape (N, T); everywhere by default.
+        seed: Seed of the random signs.
+        mask: True for the tokens to measure, shape (N, T). Default: all tokens.
 
     Returns:
         Mean over tokens of the squared norm over channels.
 
     Raises:
-        ValueError: ``mask`` has another shape than F has tokens, or leaves none.
+        ValueError: ``mask`` has another shape than the tokens of F, or selects no token.
+
+    Examples:
+        >>> model = nn.Linear(4, 4)
+        >>> x = torch.randn(2, 3, 4)
+        >>> output_change(model, lambda: model(x)) > 0
+        True
     """
 
     def perturb() -> None:
@@ -88,23 +96,23 @@ def gradient_step_change(
     step: float = 1e-6,
     mask: Tensor | None = None,
 ) -> float:
-    r"""Measure the squared output change that one step against the sign of the gradient makes.
+    r"""Measure the squared output change caused by one step against the sign of the gradient.
 
-    As :func:`output_change`, with :math:`W^* = W - s \operatorname{sign}(\partial L/\partial W)`,
-    which is the first step of Adam. ``.grad`` of the parameters is neither read nor written.
+    Like :func:`output_change`, with :math:`W^* = W - s \operatorname{sign}(\partial L/\partial W)`,
+    the first step of Adam. The parameters' ``.grad`` is neither read nor written.
 
     Args:
-        model: The model that ``run`` runs. It runs in eval mode, without dropout.
+        model: The model that ``run`` calls. It runs in eval mode, without dropout.
         run: Returns F, shape (N, T, D).
-        loss: Takes F to the scalar L.
+        loss: Computes the scalar L from F.
         step: Size s of the change of each weight.
-        mask: True where there is a token that counts, shape (N, T); everywhere by default.
+        mask: True for the tokens to measure, shape (N, T). Default: all tokens.
 
     Returns:
         Mean over tokens of the squared norm over channels.
 
     Raises:
-        ValueError: ``mask`` has another shape than F has tokens, or leaves none.
+        ValueError: ``mask`` has another shape than the tokens of F, or selects no token.
     """
     with _undone(model):
         trained = [weight for weight in weights(model) if weight.requires_grad]
@@ -121,20 +129,20 @@ def gradient_step_change(
 def sublayer_output_changes(
     model: nn.Module, run: Callable[[], object], *, delta: float = 1e-4, seed: int = 0
 ) -> dict[str, float]:
-    """Measure the squared change of every sub-layer's output, as the next one gets to see it.
+    """Measure the squared change of every sub-layer's output, after its residual connection.
 
-    What leaves the residual connection is divided by its standard deviation over the channels of
-    each token, before and after the perturbation, so that streams that grow with depth (Pre-LN)
-    can be compared with those that do not.
+    Before and after the perturbation, the output is divided by its standard deviation over the
+    channels of each token, so that residual streams that grow with depth (Pre-LN) are comparable
+    with streams that do not.
 
     Args:
         model: A model of :mod:`admin_init.nn`. It runs in eval mode, without dropout.
-        run: Passes once through the model; its return value is ignored.
+        run: Makes one forward pass through the model; its return value is ignored.
         delta: Size of the change of each weight, see :func:`perturb_`.
-        seed: Seed of the change's signs.
+        seed: Seed of the random signs.
 
     Returns:
-        Mean over tokens of the squared norm over channels, by the name of the sub-layer, such as
+        Mean over tokens of the squared norm over channels, by name of the sub-layer, such as
         ``encoder.layers.0.self_attn``, in the order of execution.
 
     Raises:
@@ -149,7 +157,7 @@ def sublayer_output_changes(
 
 @contextmanager
 def _undone(model: nn.Module) -> Iterator[None]:
-    """Run in eval mode, and put the weights back on exit."""
+    """Switch to eval mode, and restore mode and weights on exit."""
     before = [weight.detach().clone() for weight in weights(model)]
     with preserved(model):
         model.eval()
@@ -187,7 +195,7 @@ def _sublayer_outputs(model: nn.Module, run: Callable[[], object]) -> dict[str, 
         run()
     if not outputs:
         raise ValueError(
-            f"{type(model).__name__} has no residual connection of `admin_init.nn` that ran, so "
-            "its sub-layers' outputs cannot be told. Use `output_change` on the whole model."
+            f"No residual connection of `admin_init.nn` ran in {type(model).__name__}, so its "
+            "sub-layers are unknown. Use `output_change` on the whole model."
         )
     return outputs

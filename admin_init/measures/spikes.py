@@ -1,4 +1,4 @@
-"""Loss spikes."""
+"""Detection of loss spikes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from typing import Any
 class SpikeDetector:
     """Finds losses more than ``margin`` above the rolling median of the last ``window`` steps.
 
-    The median is that of the steps before, fewer at the start of a run. A loss that is not finite
-    is a spike where the one before was finite, and enters no median.
+    The median is over the previous steps, of which there are fewer at the start of a run. A
+    non-finite loss is a spike if the previous loss was finite; it does not enter the median.
 
     Args:
-        margin: In the loss's unit, nats per token.
-        window: Number of steps.
+        margin: Height of a spike above the median, in the unit of the loss (nats per token).
+        window: Number of steps of the median.
 
     Raises:
-        ValueError: ``margin`` is negative or ``window`` below 1.
+        ValueError: ``margin`` is negative or ``window`` is below 1.
+
+    Examples:
+        >>> detector = SpikeDetector(margin=0.1)
+        >>> [detector.update(loss) for loss in (3.0, 2.9, 2.8, 4.0)]
+        [False, False, False, True]
     """
 
     def __init__(self, margin: float = 0.1, window: int = 201) -> None:
@@ -38,7 +43,7 @@ class SpikeDetector:
         return statistics.median(self._losses) if self._losses else math.nan
 
     def update(self, loss: float) -> bool:
-        """Take the loss of the next step, and say whether it is a spike."""
+        """Record the loss of the next step, and return whether it is a spike."""
         if not math.isfinite(loss):
             broke, self._finite = self._finite, False
             return broke
@@ -52,7 +57,7 @@ class SpikeDetector:
         return {"losses": list(self._losses), "finite": self._finite}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the losses of :meth:`state_dict`."""
+        """Restore the losses of :meth:`state_dict`."""
         self._losses.clear()
         self._losses.extend(state_dict["losses"])
         self._finite = state_dict["finite"]
