@@ -1,4 +1,4 @@
-"""Transformers whose residual connections are a choice of style."""
+"""Transformers with selectable residual connections."""
 
 from admin_init.nn.config import TransformerConfig
 from admin_init.nn.inference import prepare_for_inference_, prepared_for_inference

@@ -1,4 +1,4 @@
-"""Multi-head attention: to the sequence itself, or to the encoder's states."""
+"""Multi-head self-attention and cross-attention."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from admin_init.nn.dropout import dropout
 
 
 def padding_mask(padding: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Turn a padding mask into what is added to attention logits, once for all layers.
+    """Convert a padding mask to a float mask to add to attention logits.
 
     Args:
-        padding: True where there is no token, shape (N, S), or None where nothing is padded.
+        padding: True for padding, shape (N, S), or None if nothing is padded.
         dtype: Floating-point type of the logits.
 
     Returns:
@@ -29,11 +29,11 @@ def padding_mask(padding: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def causal_padding_mask(padding: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Turn a padding mask into a causal mask that hides the padding as well.
+    """Convert a padding mask to a causal float mask that also hides the padding.
 
     Args:
-        padding: True where there is no token, shape (N, T), or None where no padding precedes a
-            token, which leaves nothing to hide from a causal attention.
+        padding: True for padding, shape (N, T), or None if no padding precedes a token (the causal
+            mask then hides all padding from tokens).
         dtype: Floating-point type of the logits.
 
     Returns:
@@ -43,24 +43,24 @@ def causal_padding_mask(padding: Tensor | None, dtype: torch.dtype) -> Tensor | 
         return None
     length = padding.shape[1]
     ones = torch.ones(length, length, dtype=torch.bool, device=padding.device)
-    # Padding may attend to itself, or the softmax of a row that begins with it would be empty.
+    # Padding attends to itself: a softmax over no key would be NaN.
     hidden = ones.triu(1) | (padding[:, None] & ~ones.triu().tril())
     mask = torch.zeros(hidden.shape, dtype=dtype, device=padding.device)
     return mask.masked_fill_(hidden, float("-inf"))[:, None]
 
 
 def any_padding(mask: Tensor) -> bool:
-    """Say whether a mask of shape (N, T) hides anything; a compiled graph takes it to."""
-    # Reading the answer costs a wait for the device, once a stack, and buys attention without a
-    # mask. A compiled graph cannot branch on it, and takes the mask.
+    """Return whether a mask of shape (N, T) hides anything; True in a compiled graph."""
+    # Attention is faster without a mask, which is worth one synchronization per stack. A compiled
+    # graph cannot branch on data.
     return torch.compiler.is_compiling() or bool(mask.any())
 
 
 def padding_before_tokens(padding: Tensor) -> Tensor | None:
-    """Return ``padding`` if a causal attention could see any of it, else None.
+    """Return ``padding`` if any of it precedes a token, else None.
 
     Args:
-        padding: True where there is no token, shape (N, T).
+        padding: True for padding, shape (N, T).
     """
     return padding if any_padding(padding[:, :-1] & ~padding[:, 1:]) else None
 
@@ -75,11 +75,11 @@ class AttentionOptions(TypedDict, total=False):
     """Probability of dropping an attention weight; 0 if left out."""
 
     inner_norm: nn.Module | None
-    """What is applied before the output projection; nothing if left out."""
+    """Norm before the output projection; none if left out."""
 
 
 class Attention(nn.Module):
-    """What self-attention and cross-attention have in common.
+    """Base class of self-attention and cross-attention.
 
     Args:
         dim: Number of channels D.
@@ -118,20 +118,20 @@ class Attention(nn.Module):
             value: Shape (N, heads, S, D / heads).
             mask: Added to the logits; broadcasts to (N, heads, T, S).
             causal: Whether position t sees only the positions up to t; excludes ``mask``.
-            cached: Whether keys and values come from a cache, for which there are few queries.
+            cached: Whether keys and values come from a cache; there are then few queries.
 
         Returns:
             Shape (N, T, D).
         """
         dtype, on_cpu = query.dtype, query.device.type == "cpu"
-        # Backwards, torch's kernel for CPUs takes four times as long in bfloat16 as in float32.
+        # The backward pass of torch's CPU kernel is four times slower in bfloat16 than in float32.
         wide = dtype == torch.bfloat16 and query.requires_grad and on_cpu
         if wide:
             query, key, value = query.float(), key.float(), value.float()
             mask = None if mask is None else mask.float()
         with torch.autocast("cpu", enabled=torch.is_autocast_enabled("cpu") and not wide):
             if cached and on_cpu and dtype.itemsize >= 4 and not self.training:
-                # For so few queries torch's kernel takes twice as long as the two products.
+                # With few queries, torch's kernel takes twice as long as two matrix products.
                 logits = query * self.head_dim**-0.5 @ key.transpose(2, 3)
                 attended = torch.softmax(logits if mask is None else logits + mask, -1) @ value
             else:
@@ -149,7 +149,7 @@ class Attention(nn.Module):
         return dropout(self.out_proj(x), self.dropout, self.training)
 
     def extra_repr(self) -> str:
-        """Return what the parameters do not show, as ``print(model)`` does."""
+        """Return the settings that ``print(model)`` shows."""
         return (
             f"heads={self.heads}, dropout={self.dropout}, "
             f"attention_dropout={self.attention_dropout}"
@@ -157,7 +157,7 @@ class Attention(nn.Module):
 
 
 class SelfAttention(Attention):
-    """Attention of a sequence to itself; the arguments are those of :class:`Attention`."""
+    """Attention of a sequence to itself; see :class:`Attention` for the arguments."""
 
     def __init__(self, dim: int, heads: int, **options: Unpack[AttentionOptions]) -> None:
         super().__init__(dim, heads, **options)
@@ -176,13 +176,13 @@ class SelfAttention(Attention):
         causal: bool = False,
         cache: LayerCache | None = None,
     ) -> Tensor:
-        """Attend to the sequence itself, or with a cache to all the tokens seen so far.
+        """Attend to the sequence itself, or, with a cache, to all tokens so far.
 
         Args:
             x: Shape (N, T, D); with a cache, T is 1.
-            mask: Added to the logits; broadcasts to (N, heads, T, T). Not read with a cache.
+            mask: Added to the logits; broadcasts to (N, heads, T, T). Ignored with a cache.
             causal: Whether position t sees only the positions up to t; excludes ``mask``.
-            cache: Keys and values of the tokens before; those of this one are added to it.
+            cache: Keys and values of the previous tokens; those of this token are added.
 
         Returns:
             Shape (N, T, D).
@@ -195,7 +195,7 @@ class SelfAttention(Attention):
 
 
 class CrossAttention(Attention):
-    """Attention of a decoder to the encoder's states; the arguments are :class:`Attention`'s."""
+    """Attention to the encoder's output; see :class:`Attention` for the arguments."""
 
     def __init__(self, dim: int, heads: int, **options: Unpack[AttentionOptions]) -> None:
         super().__init__(dim, heads, **options)
@@ -225,10 +225,10 @@ class CrossAttention(Attention):
         Args:
             x: Shape (N, T, D); with a cache, T is 1 and N may be a multiple of the cache's source
                 rows.
-            memory: The encoder's states, shape (N, S, D); not read where the cache has its keys
-                and values.
+            memory: The encoder's output, shape (N, S, D). Ignored if the cache has its keys and
+                values.
             mask: Added to the logits; broadcasts to (N, heads, T, S).
-            cache: Where the keys and values are kept.
+            cache: Stores the keys and values of ``memory``.
 
         Returns:
             Shape (N, T, D).

@@ -1,4 +1,4 @@
-"""The keys and values that token by token decoding keeps."""
+"""Cache of keys and values for decoding token by token."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _ROOM = 4
-"""Tokens that a buffer grows by when it is full."""
+"""Number of tokens by which a full buffer grows."""
 
 
 class KeysValues(NamedTuple):
-    """What an attention attends to, each of shape (rows, heads, length, D / heads)."""
+    """Keys and values, each of shape (rows, heads, length, D / heads)."""
 
     keys: Tensor
     values: Tensor
@@ -22,35 +22,35 @@ class KeysValues(NamedTuple):
 
 @dataclass
 class LayerCache:
-    """Keys and values of one decoder layer. No gradients flow through it.
+    """Keys and values of one decoder layer, without gradients.
 
-    Those of the target lie in buffers with room for tokens to come: a new tensor for every token
-    would take longer to allocate than to fill, and products of whole buffers are several times as
-    fast as of slices. So an attention takes :attr:`mask` to leave the empty places out.
+    The target's keys and values are in buffers with room for more tokens: allocating a new tensor
+    for every token takes longer than filling it, and matrix products of whole buffers are several
+    times faster than those of slices. :attr:`mask` hides the empty positions.
     """
 
     target: KeysValues | None = None
-    """Of the self-attention: one row a hypothesis, zeros from :attr:`length` on."""
+    """Keys and values of the self-attention, one row per hypothesis; 0 from :attr:`length` on."""
 
     mask: Tensor | None = None
-    """0 for the tokens in :attr:`target`, -inf for the places after them; shape (1, its length)."""
+    """0 for the tokens in :attr:`target`, -inf for empty positions; shape (1, buffer length)."""
 
     length: int = 0
     """Number of tokens in :attr:`target`."""
 
     source: KeysValues | None = None
-    """Of the cross-attention: one row a sentence, computed once."""
+    """Keys and values of the cross-attention, one row per sentence, computed once."""
 
     def extend_(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Add those of the newest token to :attr:`target`.
+        """Add the keys and values of the newest token to :attr:`target`.
 
         Args:
             keys: Shape (rows, heads, 1, D / heads).
             values: Shape (rows, heads, 1, D / heads).
 
         Returns:
-            The keys and values of all tokens with the room after them, shape (rows, heads, length,
-            D / heads), and the mask that hides this room.
+            The buffers of keys and values, shape (rows, heads, length, D / heads), and the mask
+            that hides their empty positions.
         """
         if self.length % _ROOM == 0:
             room = (0, 0, 0, _ROOM)
@@ -67,14 +67,14 @@ class LayerCache:
         return *self.target, self.mask
 
     def reorder_target_(self, index: Tensor, spare: Tensor | None) -> Tensor | None:
-        """Let row i of :attr:`target` become what row ``index[i]`` was.
+        """Replace row i of :attr:`target` by row ``index[i]``.
 
         Args:
             index: Shape (rows,), int64.
-            spare: A buffer to move to, if it is large enough.
+            spare: A buffer for the result, used if it is large enough.
 
         Returns:
-            A buffer that it moved out of.
+            A buffer that is no longer used.
         """
         if self.target is None:
             return spare
@@ -89,11 +89,10 @@ class LayerCache:
 
 
 class DecoderCache:
-    """Keys and values of all the layers of a decoder.
+    """Keys and values of all layers of a decoder.
 
-    Its rows are hypotheses. Several hypotheses of one sentence can share the sentence's encoder
-    states: then there are as many source rows as sentences, each one's hypotheses lie next to each
-    other, and all sentences have equally many.
+    The rows are hypotheses. All hypotheses of a sentence can share one source row; they must then
+    be next to each other, and all sentences must have the same number of hypotheses.
 
     Args:
         layers: Number of decoder layers.
@@ -106,17 +105,17 @@ class DecoderCache:
         self._spare: Tensor | None = None
 
     def reorder_target_(self, index: Tensor) -> None:
-        """Let hypothesis i become what hypothesis ``index[i]`` was.
+        """Replace hypothesis i by hypothesis ``index[i]``.
 
         Args:
-            index: Rows to go on with, shape (rows,), int64; some may be repeated or left out.
+            index: Rows to keep, shape (rows,), int64; rows may be repeated or left out.
         """
         for layer in self.layers:
-            # One buffer more than they need goes from layer to layer.
+            # All layers share one spare buffer.
             self._spare = layer.reorder_target_(index, self._spare)
 
     def reorder_source_(self, index: Tensor) -> None:
-        """Let source row i become what source row ``index[i]`` was; see :meth:`reorder_target_`."""
+        """Replace source row i by source row ``index[i]``; see :meth:`reorder_target_`."""
         for layer in self.layers:
             if layer.source is not None:
                 layer.source = KeysValues(*(kept.index_select(0, index) for kept in layer.source))

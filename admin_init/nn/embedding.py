@@ -1,4 +1,4 @@
-"""From tokens to the first layer's input."""
+"""Token and position embeddings."""
 
 from __future__ import annotations
 
@@ -13,28 +13,35 @@ from admin_init.nn.dropout import dropout
 
 
 def position_ids(tokens: Tensor, padding_idx: int) -> Tensor:
-    """Count the tokens of each row from ``padding_idx + 1``, leaving padding out (fairseq).
+    """Count the tokens of each row from ``padding_idx + 1``, without padding, as fairseq does.
 
-    So a sentence has the same positions whichever side it is padded on.
+    A sentence gets the same positions with padding on either side.
 
     Args:
         tokens: Shape (N, T), int64.
-        padding_idx: Id of padding, and the position that padding gets.
+        padding_idx: Id of padding, and also its position.
 
     Returns:
         Shape (N, T), int64.
+
+    Examples:
+        >>> position_ids(torch.tensor([[5, 6, 7, 1], [1, 5, 6, 7]]), padding_idx=1)
+        tensor([[2, 3, 4, 1],
+                [1, 2, 3, 4]])
     """
     present = tokens.ne(padding_idx).long()
     return present.cumsum(dim=1) * present + padding_idx
 
 
 class SinusoidalEmbedding(nn.Module):
-    """Sines, then cosines, of wavelengths from 2 pi to 20000 pi (fairseq, tensor2tensor).
+    """Position embedding of sines, then cosines, with wavelengths from 2 pi to 20000 pi.
+
+    The layout is that of fairseq and tensor2tensor.
 
     Args:
         num_embeddings: Number of positions.
         dim: Number of channels D, even and at least 4.
-        padding_idx: The position whose row is 0.
+        padding_idx: The position of padding, whose embedding is 0.
     """
 
     table: Tensor
@@ -46,7 +53,7 @@ class SinusoidalEmbedding(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Compute the table, which no checkpoint holds."""
+        """Compute the table, which is not stored in checkpoints."""
         num_embeddings, dim = self.table.shape
         position = torch.arange(num_embeddings, dtype=torch.float32)
         step = math.log(10000) / (dim // 2 - 1)
@@ -67,8 +74,8 @@ class InputEmbedding(nn.Module):
     Args:
         tokens: The token embedding, V x D, which may be shared.
         padding_idx: Token id of padding.
-        max_positions: Length of the longest sequence.
-        learned: Whether positions are learned; else they are sinusoidal.
+        max_positions: Length of the longest sequence, in tokens.
+        learned: Whether positions are learned instead of sinusoidal.
         dropout: Probability of dropping a channel.
     """
 
@@ -96,7 +103,7 @@ class InputEmbedding(nn.Module):
 
         Args:
             tokens: Shape (N, T), int64.
-            offset: Number of tokens that came before these.
+            offset: Number of previous tokens.
 
         Returns:
             Shape (N, T, D).
@@ -115,7 +122,7 @@ class InputEmbedding(nn.Module):
         return dropout(x, self.dropout, self.training)
 
     def extra_repr(self) -> str:
-        """Return what the parameters do not show, as ``print(model)`` does."""
+        """Return the settings that ``print(model)`` shows."""
         return f"max_positions={self.max_positions}, dropout={self.dropout}"
 
 
@@ -123,7 +130,7 @@ def token_embedding(config: TransformerConfig) -> nn.Embedding:
     """Build the token embedding, V x D.
 
     Raises:
-        ValueError: The vocabulary's size is not known yet.
+        ValueError: ``vocabulary_size`` is None.
     """
     if config.vocabulary_size is None:
         raise ValueError("`vocabulary_size` must be set to build a model, but is None.")
@@ -131,7 +138,7 @@ def token_embedding(config: TransformerConfig) -> nn.Embedding:
 
 
 def input_embedding(config: TransformerConfig, tokens: nn.Embedding) -> InputEmbedding:
-    """Build the input of a stack on ``tokens``, which may be shared."""
+    """Build the embedding of a stack from ``tokens``, which may be shared."""
     return InputEmbedding(
         tokens,
         padding_idx=config.padding_idx,

@@ -9,14 +9,14 @@ from admin_init.nn.dropout import dropout
 
 
 class FeedForward(nn.Module):
-    """``W2 relu(W1 x + b1) + b2``, position by position.
+    """Feed-forward network ``W2 relu(W1 x + b1) + b2``, applied to each position.
 
     Args:
         dim: Number of channels D.
         ffn_dim: Number of inner channels.
         dropout: Probability of dropping a channel of the output.
         activation_dropout: Probability of dropping an inner channel.
-        inner_norm: What is applied before the second projection, if anything.
+        inner_norm: Norm before the second projection, if any.
     """
 
     def __init__(
@@ -43,5 +43,5 @@ class FeedForward(nn.Module):
         return dropout(self.fc2(x), self.dropout, self.training)
 
     def extra_repr(self) -> str:
-        """Return what the parameters do not show, as ``print(model)`` does."""
+        """Return the settings that ``print(model)`` shows."""
         return f"dropout={self.dropout}, activation_dropout={self.activation_dropout}"

@@ -1,4 +1,4 @@
-"""A Transformer made ready to translate on a CPU: its largest products are oneDNN's."""
+"""Faster inference on CPUs: the largest matrix products use oneDNN."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from admin_init.nn.feed_forward import FeedForward
 from admin_init.nn.transformer import Transformer
 
 
-@torch.inference_mode(False)  # what it makes would be of use in that mode only
+@torch.inference_mode(False)  # or the new tensors could only be used in that mode
 @torch.no_grad()
 def prepare_for_inference_(model: Transformer) -> Transformer:
-    """Let oneDNN multiply in the feed-forward networks and in the output projection.
+    """Use oneDNN in the feed-forward networks and in the output projection, in place.
 
-    In float32 torch leaves products to another library, which takes a fifth longer for these.
-    The weights are copied into oneDNN's layout, so the model can only be run from here on: not
-    trained, moved to a device, cast, copied or saved. Hooks on what is replaced are lost.
+    For float32, torch uses another library, which takes a fifth longer for these products. The
+    weights are copied into oneDNN's layout, so afterwards the model can only run: it cannot be
+    trained, moved, cast, copied or saved. Hooks on the replaced modules are lost.
 
     Args:
-        model: Is put into eval mode, and changed in place where its weights are float32 on a CPU
-            for which torch has oneDNN, and nothing casts them to another type as they are used.
+        model: The model, which is switched to eval mode. Its modules are replaced only if its
+            weights are float32 on a CPU, torch supports oneDNN there, and autocast is off.
 
     Returns:
         The model.
@@ -44,9 +44,9 @@ def prepare_for_inference_(model: Transformer) -> Transformer:
 
 @contextmanager
 def prepared_for_inference(model: Transformer) -> Iterator[None]:
-    """Prepare a model meanwhile, see :func:`prepare_for_inference_`, and leave it as it was.
+    """Prepare a model until exit, see :func:`prepare_for_inference_`, and then restore it.
 
-    To copy the weights takes a hundredth of the time of a search for a batch.
+    Copying the weights takes a hundredth of the time of the beam search for a batch.
     """
     training = [module for module in model.modules() if module.training]
     layers: tuple[nn.Module, ...] = (*model.encoder.layers, *model.decoder.layers)
@@ -63,10 +63,10 @@ def prepared_for_inference(model: Transformer) -> Iterator[None]:
 
 
 class OneDNNLinear(nn.Module):
-    """What ``linear`` computes, by oneDNN; for inference only.
+    """A linear layer computed by oneDNN, for inference only.
 
     Args:
-        linear: With float32 weights on a CPU.
+        linear: The layer, with float32 weights on a CPU.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -81,19 +81,20 @@ class OneDNNLinear(nn.Module):
         return self.multiply(x.to_mkldnn()).to_dense()
 
     def multiply(self, x: Tensor) -> Tensor:
-        """Do so for, and return, a tensor in oneDNN's layout."""
+        """Apply the layer to a tensor in oneDNN's layout."""
         return F.linear(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        """As that of ``nn.Linear``."""
+        """Return the settings that ``nn.Linear`` shows."""
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
 class OneDNNFeedForward(nn.Module):
-    """What ``ffn`` computes in eval mode, by oneDNN; for inference only.
+    """A feed-forward network computed by oneDNN, for inference only.
 
     Args:
-        ffn: With float32 weights on a CPU, without an inner norm, which oneDNN's layout has not.
+        ffn: The network, with float32 weights on a CPU and no inner norm, which does not support
+            oneDNN's layout.
     """
 
     def __init__(self, ffn: FeedForward) -> None:

@@ -1,4 +1,4 @@
-"""How the weights of a Transformer start."""
+"""Initialization of Transformer weights."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from admin_init.nn.feed_forward import FeedForward
 
 @torch.no_grad()
 def initialize_(model: nn.Module) -> None:
-    """Draw the weights of all the layers of ``model``, as fairseq's Transformer does.
+    """Initialize all layers of ``model`` like fairseq's Transformer.
 
-    * attention: Xavier uniform, of gain 1 / sqrt 2 for queries, keys and values, each D x D weight
-      on its own;
+    * attention: Xavier uniform per D x D matrix, with gain 1 / sqrt 2 for queries, keys and values;
     * feed-forward: Xavier uniform;
-    * embeddings: normal of standard deviation 1 / sqrt D, padding 0;
+    * embeddings: normal with standard deviation 1 / sqrt D; padding is 0;
     * layer norms: gain 1;
-    * every bias 0.
+    * biases: 0.
     """
     for module in model.modules():
         match module:

@@ -1,4 +1,4 @@
-"""Models of one stack: decoder-only and encoder-only language models.
+"""Decoder-only and encoder-only language models.
 
 Shapes: N sequences, T tokens, D channels, V token ids.
 """
@@ -17,7 +17,7 @@ from admin_init.nn.stacks import CausalDecoder, TransformerEncoder
 
 
 class _OneStack(nn.Module):
-    """Embedding, stack and output projection, which is the embedding's unless nothing is shared."""
+    """Embedding, one stack and an output projection, whose weight the embedding may share."""
 
     def __init__(self, config: TransformerConfig, kind: StackKind, stack: nn.Module) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class _OneStack(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw all the weights anew; a model that was built on the meta device calls for it."""
+        """Initialize all weights; also needed after building the model on the meta device."""
         initialize_(self)
         if self.config.share_embeddings == "none":
             nn.init.normal_(self.output_proj.weight, std=self.config.dim**-0.5)
@@ -45,7 +45,7 @@ class _OneStack(nn.Module):
         self.stack.style.initialize_(self.stack, self.embedding)
 
     def hidden(self, tokens: Tensor) -> Tensor:
-        """Run all but the output projection.
+        """Compute the hidden states before the output projection.
 
         Args:
             tokens: Shape (N, T), int64, padded with ``padding_idx`` on either side.
@@ -74,18 +74,18 @@ class _OneStack(nn.Module):
 
 
 class LanguageModel(_OneStack):
-    """Decoder-only Transformer: predicts the next token from those before it.
+    """Decoder-only Transformer, which predicts the next token from the previous ones.
 
     Args:
-        config: Its shape, with ``encoder_layers=0``.
+        config: Shape of the model, with ``encoder_layers=0``.
 
     Raises:
-        ValueError: The configuration has an encoder, or no vocabulary yet.
+        ValueError: The configuration has an encoder, or ``vocabulary_size`` is None.
 
-    Example::
-
-        config = TransformerConfig(vocabulary_size=10_000, encoder_layers=0, decoder_layers=32)
-        logits = LanguageModel(config)(tokens)
+    Examples:
+        >>> config = TransformerConfig(vocabulary_size=100, encoder_layers=0, decoder_layers=2)
+        >>> LanguageModel(config)(torch.randint(4, 100, (2, 8))).shape
+        torch.Size([2, 8, 100])
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -101,13 +101,13 @@ class LanguageModel(_OneStack):
 
 
 class MaskedLanguageModel(_OneStack):
-    """Encoder-only Transformer: predicts every token from all of them, as BERT does.
+    """Encoder-only Transformer, which predicts every token from all tokens, like BERT.
 
     Args:
-        config: Its shape, with ``decoder_layers=0``.
+        config: Shape of the model, with ``decoder_layers=0``.
 
     Raises:
-        ValueError: The configuration has a decoder, or no vocabulary yet.
+        ValueError: The configuration has a decoder, or ``vocabulary_size`` is None.
     """
 
     def __init__(self, config: TransformerConfig) -> None:

@@ -1,4 +1,4 @@
-"""The layers of a Transformer, their residual connections a choice of style.
+"""Transformer layers with selectable residual connections.
 
 Shapes: N sentences, S source tokens, T target tokens, D channels.
 """
@@ -17,7 +17,7 @@ from admin_init.nn.residual import ResidualStyle, State, SublayerKind
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and a feed-forward network, each with its residual connection."""
+    """Self-attention and a feed-forward network, each with a residual connection."""
 
     def __init__(self, config: TransformerConfig, style: ResidualStyle, index: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, cross-attention and a feed-forward network, each with its connection."""
+    """Self-attention, cross-attention and feed-forward network, each with a residual connection."""
 
     def __init__(self, config: TransformerConfig, style: ResidualStyle, index: int) -> None:
         super().__init__()

@@ -9,29 +9,35 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _ROWS = 64
-"""Tokens at once, so that their logits stay in the processor's cache."""
+"""Number of tokens per block, small enough that their logits stay in the processor's cache."""
 
 
 def label_smoothed_cross_entropy(
     logits: Tensor, target: Tensor, *, label_smoothing: float = 0.0, ignore_index: int = -100
 ) -> Tensor:
-    """Compute what :func:`torch.nn.functional.cross_entropy` does, and the gradient with it.
+    """Compute the cross-entropy like :func:`torch.nn.functional.cross_entropy`, but faster.
 
-    On a CPU the gradient takes the place of the logits: no second tensor of their size is written
-    or read. So the logits must not be needed afterwards; autograd refuses where it needs them.
-    Logits in float16 are not overwritten: unscaled float16 gradients would underflow.
+    On a CPU, the gradient is computed together with the loss and overwrites the logits, which
+    saves a second tensor of their size. Do not use the logits afterwards; autograd raises an error
+    if it needs them. Logits in float16 are not overwritten: unscaled float16 gradients would
+    underflow.
 
     Args:
-        logits: Shape (tokens, V). Overwritten where they require a gradient.
-        target: Ids, shape (tokens,), int64.
+        logits: Shape (tokens, V). Overwritten if they require a gradient.
+        target: Token ids, shape (tokens,), int64.
         label_smoothing: Probability mass spread over all V ids.
-        ignore_index: Id of the targets that do not count.
+        ignore_index: Targets with this id are ignored.
 
     Returns:
-        The mean over the targets that count, a scalar; float32 at least.
+        Mean over the targets, a scalar in float32 or higher precision.
 
     Raises:
-        RuntimeError: From ``backward``, on a CPU: a second one, or one with ``create_graph``.
+        RuntimeError: On a CPU, ``backward`` is called twice or with ``create_graph``.
+
+    Examples:
+        >>> logits = torch.zeros(2, 4, requires_grad=True)
+        >>> label_smoothed_cross_entropy(logits * 1, torch.tensor([0, 3]), label_smoothing=0.1)
+        tensor(1.3863, grad_fn=<_InPlaceBackward>)
     """
     in_place = logits.device.type == "cpu" and logits.dtype != torch.float16
     if not in_place or not logits.requires_grad or torch.compiler.is_compiling():
@@ -46,7 +52,7 @@ def label_smoothed_cross_entropy(
 
 
 class _InPlace(torch.autograd.Function):
-    """Leaves the gradient with respect to the logits in their place."""
+    """Writes the gradient with respect to the logits over the logits."""
 
     @staticmethod
     def forward(
@@ -62,7 +68,7 @@ class _InPlace(torch.autograd.Function):
             highest, place = y.max(dim=1, keepdim=True)
             expected = (1 - label_smoothing) * y.gather(1, index)
             expected += label_smoothing * y.mean(dim=1, keepdim=True)
-            # Written into `part` itself, if the types are the same.
+            # Writes into `part` itself if the types are the same.
             softmax = torch.softmax(y, dim=1, out=y)
             log_z = highest - softmax.gather(1, place).log()
             loss += ((log_z - expected)[:, 0] * weight).sum()
@@ -76,13 +82,13 @@ class _InPlace(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "This loss has no second derivatives, so no `create_graph`: what it hands out is "
-                "the gradient itself. Use torch.nn.functional.cross_entropy for them."
+                "This loss has no second derivatives, so it does not support `create_graph`. Use "
+                "torch.nn.functional.cross_entropy for second derivatives."
             )
         if ctx.gradient is None:
             raise RuntimeError(
-                "The gradient of this loss has been handed out already: it takes the place of the "
-                "logits, so there is no second backward, even with `retain_graph`."
+                "The gradient of this loss overwrites the logits, so there is no second backward, "
+                "even with `retain_graph`. Call `backward` once, or compute the loss again."
             )
         gradient, ctx.gradient = ctx.gradient, None
         return gradient.mul_(upstream), None, None, None

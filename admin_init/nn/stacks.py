@@ -1,4 +1,4 @@
-"""Stacks of layers, on embedded tokens."""
+"""Stacks of Transformer layers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class TransformerEncoder(nn.Module):
         self.end = self.style.end()
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
-        """Encode.
+        """Encode the embedded source.
 
         Args:
             x: Embedded source, shape (N, S, D).
-            padding: True where the source is padded, shape (N, S).
+            padding: True for padding in the source, shape (N, S).
 
         Returns:
             Shape (N, S, D).
@@ -40,7 +40,7 @@ class TransformerEncoder(nn.Module):
 
 
 class CausalDecoder(nn.Module):
-    """The only stack of a decoder-only model: layers of an encoder, and a causal mask."""
+    """Stack of a decoder-only model: :class:`EncoderLayer` with a causal mask."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -51,12 +51,11 @@ class CausalDecoder(nn.Module):
         self.end = self.style.end()
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
-        """Decode; every position sees itself and those before it.
+        """Decode; every position sees itself and the previous positions.
 
         Args:
             x: Embedded tokens, shape (N, T, D).
-            padding: True where the sequence is padded, shape (N, T). Only padding that precedes a
-                token needs it.
+            padding: True for padding, shape (N, T). May be None if no padding precedes a token.
 
         Returns:
             Shape (N, T, D).
@@ -87,16 +86,16 @@ class TransformerDecoder(nn.Module):
         padding: Tensor | None = None,
         cache: DecoderCache | None = None,
     ) -> Tensor:
-        """Decode; every position sees itself and those before it.
+        """Decode; every position sees itself and the previous positions.
 
         Args:
             x: Embedded target, shape (N, T, D); with a cache, its newest token only (T = 1).
-            memory: The encoder's states, shape (N, S, D).
-            memory_padding: True where the source is padded, shape (N, S).
-            padding: True where the target is padded, shape (N, T). Only padding that precedes a
-                token needs it.
-            cache: Keys and values of the tokens before. From its second step on they stand in for
-                ``memory`` and ``memory_padding``, which are not read any more.
+            memory: The encoder's output, shape (N, S, D).
+            memory_padding: True for padding in the source, shape (N, S).
+            padding: True for padding in the target, shape (N, T). May be None if no padding
+                precedes a token.
+            cache: Keys and values of the previous tokens. From the second step on, it replaces
+                ``memory`` and ``memory_padding``, which are then ignored.
 
         Returns:
             Shape (N, T, D).

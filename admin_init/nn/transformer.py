@@ -1,4 +1,4 @@
-"""An encoder-decoder Transformer for translation, its residual connections a choice of style.
+"""An encoder-decoder Transformer with selectable residual connections.
 
 Shapes: N sentences, S source tokens, T target tokens, D channels, V token ids.
 """
@@ -19,28 +19,30 @@ from admin_init.nn.stacks import TransformerDecoder, TransformerEncoder
 
 
 class EncoderOutput(NamedTuple):
-    """What the encoder hands to the decoder."""
+    """Output of the encoder."""
 
     states: Tensor
-    """Shape (N, S, D)."""
+    """Hidden states, shape (N, S, D)."""
 
     padding: Tensor | None
-    """True where the source is padded, shape (N, S), or None where nothing is padded."""
+    """True for padding in the source, shape (N, S), or None if nothing is padded."""
 
 
 class Transformer(nn.Module):
     """Encoder-decoder Transformer (Vaswani et al., arXiv 1706.03762).
 
     Args:
-        config: Its shape, with layers in both stacks.
+        config: Shape of the model, with layers in both stacks.
 
     Raises:
-        ValueError: A stack has no layers, or the vocabulary's size is not known yet.
+        ValueError: A stack has no layers, or ``vocabulary_size`` is None.
 
-    Example::
-
-        model = Transformer(TransformerConfig(vocabulary_size=10_000, residual="admin"))
-        logits = model(source, target_input)
+    Examples:
+        >>> config = TransformerConfig(vocabulary_size=100, dim=64, residual="admin")
+        >>> model = Transformer(config)
+        >>> source, target_input = torch.randint(4, 100, (2, 8)), torch.randint(4, 100, (2, 9))
+        >>> model(source, target_input).shape
+        torch.Size([2, 9, 100])
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -65,7 +67,7 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw all the weights anew; a model that was built on the meta device calls for it."""
+        """Initialize all weights; also needed after building the model on the meta device."""
         initialize_(self)
         if self.config.share_embeddings == "none":
             nn.init.normal_(self.output_proj.weight, std=self.config.dim**-0.5)
@@ -105,15 +107,15 @@ class Transformer(nn.Module):
 
         Args:
             target_input: The target, shifted right, shape (N, T); with a cache, (N, 1). int64.
-            encoded: What :meth:`encode` returned. A cache keeps what it needs of it: from the
-                second step on, it is not read any more.
-            cache: From :meth:`new_cache`; this step is added to it. No gradients flow through it.
+            encoded: Output of :meth:`encode`. With a cache, it is only read in the first step.
+            cache: A cache from :meth:`new_cache`, to which this step is added. Decoding with a
+                cache computes no gradients.
 
         Returns:
             Logits, shape (N, T, V).
 
         Raises:
-            ValueError: More than one token a row were given with a cache.
+            ValueError: A cache is given and ``target_input`` has more than one token per row.
         """
         if cache is not None:
             return self._decode_newest(target_input, encoded, cache)
@@ -126,8 +128,8 @@ class Transformer(nn.Module):
     def _decode_newest(self, newest: Tensor, encoded: EncoderOutput, cache: DecoderCache) -> Tensor:
         if newest.shape[1] != 1:
             raise ValueError(
-                "`target_input` must hold only the newest token of each row, shape (N, 1), "
-                f"where a cache is given, but has the shape {tuple(newest.shape)}."
+                "With a cache, `target_input` must have only the newest token of each row, shape "
+                f"(N, 1), but has the shape {tuple(newest.shape)}."
             )
         x = self.decoder_embedding(newest, offset=cache.length)
         logits: Tensor = self.output_proj(self.decoder(x, *encoded, cache=cache))

@@ -14,9 +14,9 @@ from admin_init.scaled_skip import ScaledSkip
 
 @register_style("admin")
 class AdminStyle(ResidualStyle):
-    """``LN(omega * x + f(x))`` as in Liu et al. (arXiv 2004.08249), omega = 1 until profiled.
+    """``LN(omega * x + f(x))`` as in Liu et al. (arXiv 2004.08249), with omega = 1 until profiled.
 
-    The first omega of a stack stays 1 and is not trained, which keeps all of them foldable.
+    The first omega of a stack stays 1 and is not trained, so that all omegas can be folded.
     """
 
     def connection(self, layer: int, sublayer: SublayerKind) -> PostResidual:
@@ -33,10 +33,10 @@ class AdminStyle(ResidualStyle):
 
 @register_style("admin-closed")
 class ClosedAdminStyle(ResidualStyle):
-    """Admin with one omega for the whole stack, from its depth alone (admin-torch 0.1.0).
+    """Admin with one omega for the whole stack, computed from its depth (admin-torch 0.1.0).
 
-    The rule is O(log n); the style ``admin-closed-constant`` is the same with O(1). The first omega
-    is not trained, so that a trained model can be folded; admin-torch trains it too.
+    The output change is O(log n), or O(1) in the style ``admin-closed-constant``. The first omega
+    is not trained, so that a trained model can be folded; admin-torch trains it.
     """
 
     rule: ClassVar[Literal["log", "constant"]] = "log"

@@ -19,11 +19,11 @@ from admin_init.nn.residual.projections import projections
 
 
 class B2TResidual(ResidualConnection):
-    """``LN(x + f(x))``; in the last sub-layer ``LN(x_in + x + f(x))``, x_in the layer's input.
+    """``LN(x + f(x))``, or ``LN(x_in + x + f(x))`` in the last sub-layer, for a layer input x_in.
 
     Args:
         dim: Number of channels D.
-        sublayer: Which sub-layer of the layer.
+        sublayer: Kind of the sub-layer.
     """
 
     def __init__(self, dim: int, sublayer: SublayerKind) -> None:
@@ -52,7 +52,7 @@ class B2TStyle(ResidualStyle):
         return B2TResidual(self.shape.dim, sublayer)
 
     def initialize_(self, stack: nn.Module, embedding: nn.Module | None) -> None:
-        """Scale all the matrices, where asked for."""
+        """Scale all matrices in the scaled style."""
         if self.scaled:
             for projection in projections(stack):
                 projection.weight.mul_(self.shape.layers**-0.5)
@@ -60,6 +60,6 @@ class B2TStyle(ResidualStyle):
 
 @register_style("b2t-scaled")
 class ScaledB2TStyle(B2TStyle):
-    """B2T with the option of its released code: all the matrices times (layers)^(-1/2)."""
+    """B2T with an option of its released code: all matrices are scaled by (layers)^(-1/2)."""
 
     scaled = True

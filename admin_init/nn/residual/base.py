@@ -1,4 +1,4 @@
-"""What a residual style is: how the sub-layers of a stack are connected, and started."""
+"""Base classes of residual styles, which connect and initialize the sub-layers of a stack."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from typing import Literal, TypeVar
 from torch import Tensor, nn
 
 SublayerKind = Literal["self_attn", "cross_attn", "ffn"]
-"""Which sub-layer of a layer, in the order of execution: every layer begins with ``self_attn`` and
-ends with ``ffn``; only a decoder beside an encoder has ``cross_attn``."""
+"""Kind of a sub-layer, in the order of execution. Every layer starts with ``self_attn`` and ends
+with ``ffn``; only the decoder of an encoder-decoder model has ``cross_attn``."""
 
 State = dict[str, Tensor]
-"""What the connections of a stack hand on to each other during one forward pass."""
+"""Tensors that the connections of a stack pass on to later ones in one forward pass."""
 
 Branch = Callable[[Tensor], Tensor]
-"""A sub-layer without its residual connection, dropout included: (N, T, D) to (N, T, D)."""
+"""A sub-layer with dropout but without its residual connection: (N, T, D) to (N, T, D)."""
 
 
 StackKind = Literal["encoder", "decoder"]
-"""A decoder has a causal mask, and cross-attention where there is an encoder."""
+"""Kind of a stack. A decoder has a causal mask, and cross-attention if there is an encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StackShape:
-    """The stack that a style connects."""
+    """Shape of a stack and of its model."""
 
     kind: StackKind
-    """Which stack of the model it is."""
+    """Whether the stack is the encoder or the decoder."""
 
     dim: int
     """Number of channels D of the residual stream."""
 
     encoder_layers: int
-    """Number of layers N of the encoder, 0 where the model has none."""
+    """Number of layers N of the encoder; 0 without encoder."""
 
     decoder_layers: int
-    """Number of layers M of the decoder, 0 where the model has none."""
+    """Number of layers M of the decoder; 0 without decoder."""
 
     @property
     def layers(self) -> int:
@@ -47,17 +47,17 @@ class StackShape:
 
     @property
     def single_stack(self) -> bool:
-        """Whether it is the only stack of an encoder-only or decoder-only model."""
+        """Whether the model is encoder-only or decoder-only."""
         return not (self.encoder_layers and self.decoder_layers)
 
     @property
     def sublayers(self) -> int:
-        """Number of residual connections: 3 a layer where it has cross-attention, else 2."""
+        """Number of residual connections: 3 per layer with cross-attention, else 2."""
         return (3 if self.kind == "decoder" and not self.single_stack else 2) * self.layers
 
 
 class SkipConnection(nn.Module):
-    """The plain sum ``x + f(x)``, a module so that both of its terms can be observed."""
+    """The plain sum ``x + f(x)``, a module so that hooks can observe both terms."""
 
     def forward(self, shortcut: Tensor, branch: Tensor) -> Tensor:
         """Add two tensors of shape (N, T, D)."""
@@ -65,7 +65,7 @@ class SkipConnection(nn.Module):
 
 
 class ResidualConnection(nn.Module, ABC):
-    """One residual connection: takes the sub-layer's input to the next sub-layer's input."""
+    """One residual connection: maps the input of a sub-layer to the input of the next one."""
 
     @abstractmethod
     def forward(self, x: Tensor, branch: Branch, state: State) -> Tensor:
@@ -73,8 +73,8 @@ class ResidualConnection(nn.Module, ABC):
 
         Args:
             x: Input of the sub-layer, shape (N, T, D).
-            branch: The sub-layer itself; to be called once.
-            state: What earlier connections of the same pass left behind; may be written to.
+            branch: The sub-layer; must be called exactly once.
+            state: Tensors from earlier connections of this forward pass; may be changed.
 
         Returns:
             Input of the next sub-layer, shape (N, T, D).
@@ -82,21 +82,21 @@ class ResidualConnection(nn.Module, ABC):
 
 
 class StackEnd(nn.Module, ABC):
-    """What follows the last sub-layer of a stack."""
+    """Module after the last sub-layer of a stack."""
 
     @abstractmethod
     def forward(self, x: Tensor, state: State) -> Tensor:
-        """Take the last sub-layer's output to the stack's output, both of shape (N, T, D)."""
+        """Map the last sub-layer's output to the stack's output, both of shape (N, T, D)."""
 
 
 class ResidualStyle(ABC):
-    """One way to build residual connections; made once per stack, when the model is built.
+    """Base class of residual styles; the model creates one instance per stack.
 
-    A style overrides up to four hooks; only :meth:`connection` is required. See
-    :func:`register_style` for how it gets a name.
+    A style overrides up to four methods; only :meth:`connection` is required.
+    :func:`register_style` gives it a name.
 
     Args:
-        shape: The stack to be connected.
+        shape: Shape of the stack.
     """
 
     def __init__(self, shape: StackShape) -> None:
@@ -108,7 +108,7 @@ class ResidualStyle(ABC):
 
         Args:
             layer: Index of the layer, from 0 at the stack's input.
-            sublayer: Which sub-layer of the layer.
+            sublayer: Kind of the sub-layer.
         """
 
     def inner_norm(self, layer: int, sublayer: SublayerKind, width: int) -> nn.Module | None:
@@ -116,40 +116,43 @@ class ResidualStyle(ABC):
 
         Args:
             layer: Index of the layer, from 0 at the stack's input.
-            sublayer: Which sub-layer of the layer.
-            width: Number of channels at that point: D in attention, the FFN's inner width there.
+            sublayer: Kind of the sub-layer.
+            width: Number of channels at that point: D in attention, the inner width in an FFN.
         """
         return None
 
     def end(self) -> StackEnd | None:
-        """Build what follows the last sub-layer, if the style has something there."""
+        """Build the module after the last sub-layer, if the style has one."""
         return None
 
     def initialize_(  # noqa: B027, most styles have nothing to change
         self, stack: nn.Module, embedding: nn.Module | None
     ) -> None:
-        """Change the model's initialization in place, and start the style's own parameters.
+        """Change the default initialization in place, and initialize the style's own parameters.
 
-        Called without gradients, when all the weights of the model have been drawn.
+        Called without gradients, after the default initialization of the whole model.
 
         Args:
-            stack: The encoder or decoder whose connections the style built.
-            embedding: The stack's :class:`~admin_init.nn.embedding.InputEmbedding`; None where its
-                token embedding is shared with a stack that has been initialized before.
+            stack: The encoder or decoder.
+            embedding: The stack's :class:`~admin_init.nn.embedding.InputEmbedding`, or None if its
+                token embedding is shared with a stack that is already initialized.
         """
 
 
 RESIDUAL_STYLES: dict[str, type[ResidualStyle]] = {}
-"""The known styles by name."""
+"""All registered styles by name."""
 
 _StyleT = TypeVar("_StyleT", bound=ResidualStyle)
 
 
 def register_style(name: str) -> Callable[[type[_StyleT]], type[_StyleT]]:
-    """Register a :class:`ResidualStyle` under the name that ``TransformerConfig`` knows it by.
+    """Register a :class:`ResidualStyle` for ``TransformerConfig(residual=name)``.
+
+    Returns:
+        A class decorator.
 
     Raises:
-        ValueError: The name is taken.
+        ValueError: The name is already registered.
     """
 
     def register(style: type[_StyleT]) -> type[_StyleT]:
@@ -165,7 +168,7 @@ def register_style(name: str) -> Callable[[type[_StyleT]], type[_StyleT]]:
 
 
 def residual_style(name: str, shape: StackShape) -> ResidualStyle:
-    """Make the style called ``name`` for one stack.
+    """Create the style ``name`` for one stack.
 
     Raises:
         ValueError: No style of this name is registered.

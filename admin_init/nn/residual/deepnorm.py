@@ -38,12 +38,12 @@ class DeepNormResidual(ResidualConnection):
 
 @register_style("deepnorm")
 class DeepNormStyle(ResidualStyle):
-    """DeepNet (Wang et al., arXiv 2203.00555, figure 2): alpha and beta from the depths alone.
+    """DeepNet (Wang et al., arXiv 2203.00555, figure 2): alpha and beta depend on the depth only.
 
-    With N encoder and M decoder layers, alpha = .81 (N^4 M)^(1/16) and beta = .87 (N^4 M)^(-1/16)
-    in the encoder, (3 M)^(1/4) and (12 M)^(-1/4) in the decoder; in a stack of L layers that has no
-    other beside it, (2 L)^(1/4) and (8 L)^(-1/4). torchscale's encoder has 1.15 for the paper's
-    .87.
+    With N encoder and M decoder layers, alpha and beta are .81 (N^4 M)^(1/16) and
+    .87 (N^4 M)^(-1/16) in the encoder, and (3 M)^(1/4) and (12 M)^(-1/4) in the decoder. In an
+    encoder-only or decoder-only model of L layers, they are (2 L)^(1/4) and (8 L)^(-1/4).
+    torchscale's encoder has 1.15 instead of the paper's .87.
     """
 
     @property

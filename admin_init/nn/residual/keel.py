@@ -16,12 +16,12 @@ from admin_init.nn.residual.base import (
 
 
 class KeelResidual(ResidualConnection):
-    """``LN(alpha * x + f(LN(x)))`` with norms that have no bias.
+    """``LN(alpha * x + f(LN(x)))`` with norms without bias.
 
     Args:
         dim: Number of channels D.
         alpha: Scale of the shortcut.
-        outer: Whether the sum is normalised.
+        outer: Whether the sum is normalized.
     """
 
     def __init__(self, dim: int, alpha: float, *, outer: bool = True) -> None:
@@ -42,9 +42,9 @@ class KeelStyle(ResidualStyle):
     """KEEL (Chen and Wei, arXiv 2601.19895, section 3.1): Post-LN with a highway of constant scale.
 
     alpha is the number of sub-layers of the stack. The first attention is ``x + f(LN(x))``, without
-    outer norm, and the first FFN has alpha = 1. The paper is about decoder-only models: the
-    encoder, and a decoder that counts its cross-attention among the sub-layers, are our extension,
-    in which the first cross-attention has alpha = 1 as well.
+    outer norm, and the first FFN has alpha = 1. The paper has decoder-only models. Encoders and
+    cross-attention are our extension: cross-attention counts as a sub-layer, and the first one has
+    alpha = 1.
     """
 
     def connection(self, layer: int, sublayer: SublayerKind) -> KeelResidual:

@@ -39,14 +39,14 @@ class LayerScaleResidual(ResidualConnection):
 class LayerScaleStyle(PreStyle):
     """CaiT's LayerScale (Touvron et al., arXiv 2103.17239, section 2): Pre-LN, small branches.
 
-    Every lambda starts at .1 in stacks of up to 18 layers, 1e-5 at 24, 1e-6 at 36 and 48. The paper
-    leaves out the depths between: 19 to 23 layers are taken as 24, more than 24 as 36. It is about
-    vision encoders; decoders, and cross-attention in them, are treated alike.
+    Every lambda starts at .1 in stacks of up to 18 layers, 1e-5 at 24, and 1e-6 at 36 and 48. For
+    depths that the paper leaves out, 19 to 23 layers count as 24, and more than 24 as 36. The paper
+    has vision encoders; decoders and their cross-attention are treated the same way.
     """
 
     @property
     def start(self) -> float:
-        """First value of every lambda."""
+        """Initial value of every lambda."""
         if self.shape.layers <= 18:
             return 0.1
         return 1e-5 if self.shape.layers <= 24 else 1e-6

@@ -18,7 +18,7 @@ from admin_init.nn.residual.pre import PreStyle
 
 
 class LNSResidual(ResidualConnection):
-    """``x + f(LN(x) / sqrt(l))``, l the index of the layer, from 1.
+    """``x + f(LN(x) / sqrt(l))``, where l is the index of the layer, from 1.
 
     Args:
         dim: Number of channels D.
@@ -41,8 +41,8 @@ class LNSResidual(ResidualConnection):
 class LNSStyle(PreStyle):
     """LayerNorm Scaling (Sun et al., arXiv 2502.05795): Pre-LN whose norms shrink with depth.
 
-    The index is that of the layer: its sub-layers have the same factor, cross-attention too, of
-    which the paper, on decoder-only models, says nothing. The initialization is not scaled.
+    All sub-layers of a layer have the same factor. The paper has decoder-only models; our
+    cross-attention has this factor too. The initialization is not scaled.
     """
 
     def connection(self, layer: int, sublayer: SublayerKind) -> ResidualConnection:

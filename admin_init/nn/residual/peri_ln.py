@@ -38,8 +38,8 @@ class PeriResidual(ResidualConnection):
 class PeriStyle(PreStyle):
     """Peri-LN (Kim et al., arXiv 2502.02732, section 3): norms before and after every branch.
 
-    The norm of the embeddings, which the paper leaves to choice, is left out. The paper is about
-    decoder-only models; cross-attention is treated as any other sub-layer.
+    The norm of the embeddings, which is optional in the paper, is left out. The paper has
+    decoder-only models; cross-attention is treated like the other sub-layers.
     """
 
     def connection(self, layer: int, sublayer: SublayerKind) -> ResidualConnection:

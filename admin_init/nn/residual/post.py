@@ -20,7 +20,7 @@ class PostResidual(ResidualConnection):
 
     Args:
         dim: Number of channels D.
-        skip: The sum. Admin puts a scaled one in its place.
+        skip: The module that computes the sum; :class:`SkipConnection` by default.
     """
 
     def __init__(self, dim: int, skip: nn.Module | None = None) -> None:
@@ -36,7 +36,7 @@ class PostResidual(ResidualConnection):
 
 @register_style("post")
 class PostStyle(ResidualStyle):
-    """Post-LN: every sub-layer ends in a norm of the sum, and the stack in none of its own."""
+    """Post-LN: every sub-layer ends with a norm of the sum, and the stack has no final norm."""
 
     def connection(self, layer: int, sublayer: SublayerKind) -> PostResidual:
         """See :class:`ResidualStyle`."""

@@ -35,7 +35,7 @@ class PreResidual(ResidualConnection):
 
 
 class FinalNorm(StackEnd):
-    """The norm that a stack of unnormalised sums ends in.
+    """Final norm of a stack.
 
     Args:
         dim: Number of channels D.
@@ -53,7 +53,7 @@ class FinalNorm(StackEnd):
 
 @register_style("pre")
 class PreStyle(ResidualStyle):
-    """Pre-LN: every branch begins with a norm, and the stack ends in one."""
+    """Pre-LN: every branch starts with a norm, and the stack has a final norm."""
 
     def connection(self, layer: int, sublayer: SublayerKind) -> ResidualConnection:
         """See :class:`ResidualStyle`."""

@@ -1,4 +1,4 @@
-"""The weights of a stack that some styles start in their own way."""
+"""Weight matrices of a stack, for styles that initialize them differently."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from admin_init.nn.feed_forward import FeedForward
 
 
 class Projection(NamedTuple):
-    """A matrix of a sub-layer."""
+    """A weight matrix of a sub-layer."""
 
     name: str
     """``query``, ``key``, ``value`` and ``output`` in attention, ``fc1`` and ``fc2`` in an FFN."""
     weight: Tensor
-    """Shape (out, in); a view on the parameter."""
+    """A view of the parameter, shape (out, in)."""
     cross_attention: bool
-    """Whether it is one of a cross-attention."""
+    """Whether the matrix belongs to a cross-attention."""
 
     @property
     def scales_branch(self) -> bool:
-        """Whether the branch's output is proportional to it: not so of queries and keys."""
+        """Whether the branch's output is proportional to the matrix; False for query and key."""
         return self.name not in ("query", "key")
 
 
 def projections(stack: nn.Module) -> Iterator[Projection]:
-    """Yield the matrices of all the sub-layers of ``stack``, in the order of execution."""
+    """Yield the matrices of all sub-layers of ``stack``, in the order of execution."""
     for module in stack.modules():
         match module:
             case Attention():

@@ -18,10 +18,10 @@ from admin_init.nn.residual.base import (
 
 
 class ResiDualResidual(ResidualConnection):
-    """``x = LN(x + f(x))``, and beside it an unnormalised sum, ``d = d + s f(x)``.
+    """``x = LN(x + f(x))`` with a second, unnormalized stream ``d = d + s f(x)``.
 
-    d begins as s times the stack's input. s is 1, and .05 where d is kept in half precision, whose
-    range it would leave (the released code's setting for OPUS-100).
+    d starts as s times the input of the stack. s is 1, or .05 in float16, where d would overflow
+    (the released code's setting for OPUS-100).
 
     Args:
         dim: Number of channels D.
@@ -42,7 +42,7 @@ class ResiDualResidual(ResidualConnection):
 
 
 class ResiDualEnd(StackEnd):
-    """``x + LN(d)``, the sum of both streams.
+    """Sum ``x + LN(d)`` of both streams.
 
     Args:
         dim: Number of channels D.
@@ -60,9 +60,9 @@ class ResiDualEnd(StackEnd):
 
 @register_style("resi-dual")
 class ResiDualStyle(ResidualStyle):
-    """ResiDual (Xie et al., arXiv 2304.14802, section 3): Post-LN with a Pre-LN stream beside it.
+    """ResiDual (Xie et al., arXiv 2304.14802, section 3): Post-LN with a second, Pre-LN stream.
 
-    One dual norm a stack, of eps 1e-7. In the decoder, d collects cross-attention as well.
+    The norm of d, one per stack, has eps 1e-7. In the decoder, d also sums cross-attention.
     """
 
     def connection(self, layer: int, sublayer: SublayerKind) -> ResiDualResidual:

@@ -19,8 +19,8 @@ from admin_init.nn.residual.base import (
 class Gate(nn.Module):
     """A trainable scalar that starts at 0.
 
-    A module, not a bare parameter: what moves a model to another device keeps a module that
-    several others share one, and makes of a shared parameter two.
+    This is a module because moving a model to another device may split a shared parameter in two,
+    but never a shared module.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class ReZeroResidual(ResidualConnection):
     """``x + alpha * f(x)``.
 
     Args:
-        gate: What holds alpha.
+        gate: The module that holds alpha.
     """
 
     def __init__(self, gate: Gate) -> None:
@@ -54,8 +54,8 @@ class ReZeroResidual(ResidualConnection):
 class ReZeroStyle(ResidualStyle):
     """ReZero (Bachlechner et al., arXiv 2003.04887): no norm, every branch starts at 0.
 
-    The sub-layers of a layer share one alpha. The paper's Transformers are stacks of self-attention
-    and FFN; cross-attention takes the alpha of its layer as well.
+    The sub-layers of a layer share one alpha. The paper has no cross-attention; ours also uses the
+    alpha of its layer.
     """
 
     def connection(self, layer: int, sublayer: SublayerKind) -> ReZeroResidual:

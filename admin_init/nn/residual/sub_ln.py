@@ -15,16 +15,16 @@ from admin_init.nn.residual.projections import projections
 class SubLNStyle(PreStyle):
     """Magneto's Sub-LN (Wang et al., arXiv 2210.06423): Pre-LN with a norm inside each branch.
 
-    The second norm stands before the output projection of self-attention, and before the second
-    projection of the FFN, after its activation; cross-attention has none. FFN, value and output
-    projections start with a Xavier gain of sqrt(ln(3 M) ln(2 N) / 3) in an encoder of N layers
-    beside a decoder of M, and sqrt(ln(3 M)) in that decoder, whose cross-attention keeps its
-    initialization, as in torchscale; a stack of L layers alone has sqrt(ln(2 L)).
+    The second norm comes before the output projection of self-attention, and between activation and
+    second projection of the FFN; cross-attention has none. In a model of N encoder and M decoder
+    layers, FFN, value and output projections have a Xavier gain of sqrt(ln(3 M) ln(2 N) / 3) in the
+    encoder and sqrt(ln(3 M)) in the decoder; in a single stack of L layers, sqrt(ln(2 L)).
+    Cross-attention keeps its initialization, as in torchscale.
     """
 
     @property
     def gain(self) -> float:
-        """Xavier gain of FFN, value and output projections; 1 for queries and keys."""
+        """Xavier gain of FFN, value and output projections; queries and keys have gain 1."""
         if self.shape.single_stack:
             return math.sqrt(math.log(2 * self.shape.layers))
         decoder = math.log(3 * self.shape.decoder_layers)

@@ -17,7 +17,7 @@ from admin_init.nn.residual.projections import projections
 
 
 class TFixupResidual(ResidualConnection):
-    """``x + f(x)``, no norm anywhere."""
+    """``x + f(x)``, without any norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,14 +33,15 @@ class TFixupResidual(ResidualConnection):
 class TFixupStyle(ResidualStyle):
     """T-Fixup (Huang et al., ICML 2020): an initialization instead of norms.
 
-    It is meant to be trained without warm-up. After Xavier initialization, FFN, value and output
-    projections are scaled by .67 N^(-1/4) in an encoder of N layers and by (9 M)^(-1/4) in a
-    decoder of M layers; embeddings, normal of standard deviation D^(-1/2), by (9 N)^(-1/4) and
-    (9 M)^(-1/4), a shared one by the encoder's factor. Value projections are also scaled by
-    sqrt(2), which undoes the 1 / sqrt(2) that they are drawn with here as in the released code.
+    T-Fixup is designed for training without warm-up. After Xavier initialization, FFN, value and
+    output projections are scaled by .67 N^(-1/4) in an encoder of N layers and by (9 M)^(-1/4) in a
+    decoder of M layers. Embeddings, normal with standard deviation D^(-1/2), are scaled by
+    (9 N)^(-1/4) and (9 M)^(-1/4), and a shared embedding by the encoder's factor. Value projections
+    are also scaled by sqrt(2), which cancels the gain 1 / sqrt(2) of their initialization here and
+    in the released code.
 
-    The paper is about encoder-decoder models: its decoder counts three sub-layers a layer. A stack
-    alone has two, and takes the encoder's factors.
+    The paper has encoder-decoder models, whose decoder has three sub-layers per layer. A single
+    stack has two, so it uses the encoder's factors.
     """
 
     @property
@@ -60,7 +61,7 @@ class TFixupStyle(ResidualStyle):
         return TFixupResidual()
 
     def initialize_(self, stack: nn.Module, embedding: nn.Module | None) -> None:
-        """Scale what Xavier drew."""
+        """Scale the Xavier-initialized weights."""
         for projection in projections(stack):
             if projection.scales_branch:
                 undo = 2**0.5 if projection.name == "value" else 1.0
