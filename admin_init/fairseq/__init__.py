@@ -1,6 +1,6 @@
-"""fairseq 0.12.2 on today's Python, and Admin in it; importing this package imports fairseq.
+"""fairseq 0.12.2 on current Python, with Admin; importing this package imports fairseq.
 
-See :mod:`admin_init.fairseq.compat` for what that changes in the process.
+See :mod:`admin_init.fairseq.compat` for the changes that this makes to the process.
 """
 
 from admin_init.fairseq.compat import import_fairseq

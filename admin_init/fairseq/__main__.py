@@ -1,7 +1,7 @@
-"""fairseq's commands, with Admin among the architectures.
+"""fairseq's commands with Admin's architectures.
 
-``python -m admin_init.fairseq train <the arguments of fairseq-train>``, and so for every other of
-fairseq's commands. ``fairseq-train`` itself fails on Python 3.11 before it has loaded a plugin.
+``python -m admin_init.fairseq train <arguments of fairseq-train>``, and likewise for fairseq's
+other commands. ``fairseq-train`` itself fails on Python 3.11 before it loads a plugin.
 """
 
 import importlib
@@ -21,7 +21,7 @@ _COMMANDS = sorted(
 
 
 def main() -> None:
-    """Run the command that the first argument names with the arguments after it."""
+    """Run the fairseq command named by the first argument."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     if command not in _COMMANDS:
         sys.exit(
@@ -29,7 +29,7 @@ def main() -> None:
             "<the arguments of that command of fairseq>"
         )
     sys.argv = [f"fairseq-{command}", *sys.argv[2:]]
-    # hydra 1.3 warns of what fairseq asks of 1.0, a page of it for each process.
+    # fairseq uses hydra's old API, and hydra 1.3 prints a page of warnings per process.
     warnings.filterwarnings("ignore", "(?s).*hydra", UserWarning)
     try:
         module = importlib.import_module(f"fairseq_cli.{command}")

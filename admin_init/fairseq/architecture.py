@@ -1,4 +1,4 @@
-"""Shapes of our Transformer as options of fairseq's, and models built from them."""
+"""Build fairseq's Transformer from our configuration and fairseq's options."""
 
 from __future__ import annotations
 
@@ -34,14 +34,17 @@ _COPIES = frozenset(
 
 
 def build(options: Namespace, words: Dictionary) -> TransformerModel:
-    """Build fairseq's model, with what never trains in it frozen.
+    """Build fairseq's model and freeze its unused parameters.
 
     Args:
-        options: Of fairseq, those of the architecture included.
-        words: From :func:`placeholder_dictionary`.
+        options: fairseq's options, completed by its architecture.
+        words: A dictionary from :func:`placeholder_dictionary`.
+
+    Returns:
+        The model.
 
     Raises:
-        AdminInitError: An option that fairseq would run as Python is no plain value.
+        AdminInitError: An option that fairseq would run as Python is not a plain value.
     """
     task = SimpleNamespace(source_dictionary=words, target_dictionary=words)
     try:
@@ -50,16 +53,16 @@ def build(options: Namespace, words: Dictionary) -> TransformerModel:
         names = [f"`{name}`" for name, value in vars(options).items() if value == error.value]
         raise AdminInitError(f"{', '.join(names) or 'An option'}: {error}") from error
     for name, parameter in model.encoder.named_parameters():
-        # Copies for a fused kernel that is never run: without gradients they stop DDP.
+        # Copies for an unused fused kernel; DDP fails on trainable parameters without gradients.
         if name.rpartition(".")[2] in _COPIES:
             parameter.requires_grad_(False)
     return model
 
 
 def placeholder_dictionary(size: int) -> Dictionary:
-    """Make a dictionary of so many ids, the specials included, for what fairseq asks of one.
+    """Create a dictionary of ``size`` ids, special tokens included, with placeholder tokens.
 
-    That is its size and the specials' ids; the tokens stay with the data.
+    fairseq's model only needs the size and the ids of the special tokens.
     """
     words = Dictionary()
     for i in range(size - len(words)):
@@ -68,7 +71,7 @@ def placeholder_dictionary(size: int) -> Dictionary:
 
 
 def config_from_options(options: Namespace, config: TransformerConfig) -> TransformerConfig:
-    """Return ``config`` with the shape that fairseq's options give."""
+    """Return ``config`` with the shape from fairseq's options."""
     sharing: Sharing = (
         "all"
         if options.share_all_embeddings
@@ -86,7 +89,7 @@ def config_from_options(options: Namespace, config: TransformerConfig) -> Transf
         decoder_layers=options.decoder_layers,
         dropout=options.dropout,
         attention_dropout=options.attention_dropout,
-        # The second is what it was called in fairseq before 0.8.
+        # Called relu_dropout before fairseq 0.8.
         activation_dropout=options.activation_dropout or getattr(options, "relu_dropout", 0.0),
         residual="pre" if options.encoder_normalize_before else post,
         share_embeddings=sharing,
@@ -121,23 +124,26 @@ def _options(config: TransformerConfig) -> dict[str, Any]:
 def complete_options(
     config: TransformerConfig, arch: str | None, overrides: dict[str, Any]
 ) -> Namespace:
-    """Complete the options that fairseq builds a model from.
+    """Complete the options from which fairseq builds a model.
 
     Args:
         config: Shape of the model.
-        arch: Name of one of fairseq's architectures, whose options come first.
-        overrides: Options that differ from those of the architecture and of ``config``.
+        arch: Name of a fairseq architecture, whose options replace the shape.
+        overrides: fairseq options that replace those of the architecture or shape.
+
+    Returns:
+        The options.
 
     Raises:
-        AdminInitError: fairseq has no such residual style, architecture or option, or one that
-            cannot be used here.
+        AdminInitError: fairseq does not have the residual style, architecture or option, or the
+            option is not supported here.
     """
     if config.residual not in _NORMALIZE_BEFORE:
         raise AdminInitError(
             f"fairseq's Transformer has the residual styles {', '.join(_NORMALIZE_BEFORE)}, but "
-            f"`residual` is {config.residual!r}. Train it with our own, without `fairseq`."
+            f"`residual` is {config.residual!r}. Leave out `fairseq` to train our Transformer."
         )
-    # Its subclasses, BART and the non-autoregressive models among them, have forwards of their own.
+    # Subclasses, such as BART and the non-autoregressive models, override `forward`.
     known = sorted(name for name, cls in ARCH_MODEL_REGISTRY.items() if cls is TransformerModel)
     if arch is not None and arch not in known:
         raise AdminInitError(f"`arch` must be one of {', '.join(known)}, but is {arch!r}.")

@@ -1,16 +1,16 @@
-"""What lets fairseq 0.12.2 be imported and run with today's Python, PyTorch and hydra.
+"""Import and run fairseq 0.12.2 with current versions of Python, PyTorch and hydra.
 
-No installed file is changed. While fairseq is imported, ``dataclasses.dataclass`` is wrapped and
-warnings are silenced; that is put back, and so is what the import does to the root logger and to
-the start method of :mod:`multiprocessing`. What stays, in this process only:
+No installed file is changed. During the import, ``dataclasses.dataclass`` is wrapped and warnings
+are silenced; afterwards these are restored, together with the root logger and the start method of
+:mod:`multiprocessing`, which the import changes. In this process, the following changes stay:
 
-* ``torch.load``, which reads weights only, also takes what fairseq's checkpoints hold beside them:
+* ``torch.load`` with ``weights_only`` also accepts the other contents of fairseq's checkpoints:
   numbers and arrays of numpy, and ``argparse.Namespace``;
-* fairseq's encoder layers never take their fused inference path, which fails in every PyTorch
-  since 2.0 ("Mask Type should be defined") and knows no omega;
-* fairseq runs no string and no shell, and follows no path of a checkpoint's options, see
+* fairseq's encoder layers do not use their fused inference path, which fails in every PyTorch
+  since 2.0 ("Mask Type should be defined") and ignores omega;
+* fairseq evaluates no string, runs no shell, and opens no path from a checkpoint's options, see
   :mod:`admin_init.fairseq.plain`;
-* with :mod:`admin_init.fairseq.plugin`, the processes that fairseq spawns begin in that module.
+* with :mod:`admin_init.fairseq.plugin`, processes spawned by fairseq start in that module.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class FairseqNotInstalledError(MissingExtraError):
 
 
 def import_fairseq() -> ModuleType:
-    """Import fairseq, whatever Python from 3.10 on this is.
+    """Import fairseq on Python 3.10 or later.
 
     Raises:
-        FairseqNotInstalledError: fairseq or a library that it needs is missing; says how to get it.
+        FairseqNotInstalledError: fairseq or a library that it needs is not installed.
     """
     if importlib.util.find_spec("fairseq") is None:
         raise FairseqNotInstalledError(f"fairseq is not installed. To get it: {INSTALL}.")
@@ -59,7 +59,7 @@ def import_fairseq() -> ModuleType:
         _start_method_kept(),
         warnings.catch_warnings(),
     ):
-        # hydra 1.3 and PyTorch warn of what fairseq asks of older ones.
+        # fairseq uses deprecated features of hydra and PyTorch.
         warnings.simplefilter("ignore")
         try:
             fairseq = importlib.import_module("fairseq")
@@ -84,10 +84,10 @@ def _ignore(layer: object, value: object) -> None:
 
 @contextmanager
 def _hashable_dataclasses() -> Iterator[None]:
-    """Let dataclasses be defaults of each other, as Python 3.10 did.
+    """Allow dataclass instances as defaults of dataclass fields, as in Python 3.10.
 
-    From 3.11 on a default must be hashable, which an instance of a plain dataclass is not. Not
-    cured by ``default_factory``: fairseq reads the default from the field.
+    Since Python 3.11, a default must be hashable, which an instance of a plain dataclass is not.
+    ``default_factory`` is no solution, because fairseq reads the default from the field.
     """
     original = dataclasses.dataclass
 
@@ -108,7 +108,7 @@ def _hashable_dataclasses() -> Iterator[None]:
 
 @contextmanager
 def _root_logger_kept() -> Iterator[None]:
-    """Put back what fairseq's import does to the root logger, and mute what it says meanwhile."""
+    """Restore the root logger on exit, and mute it until then."""
     root = logging.getLogger()
     handlers, level, disabled = root.handlers[:], root.level, root.manager.disable
     logging.disable(logging.WARNING)
@@ -122,7 +122,7 @@ def _root_logger_kept() -> Iterator[None]:
 
 @contextmanager
 def _start_method_kept() -> Iterator[None]:
-    """Leave the start method open: fairseq makes a lock at import, which settles on the default."""
+    """Restore the start method on exit: fairseq creates a lock at import, which fixes it."""
     method = multiprocessing.get_start_method(allow_none=True)
     try:
         yield
@@ -131,8 +131,8 @@ def _start_method_kept() -> Iterator[None]:
 
 
 def _checkpoint_classes() -> list[Any]:
-    """Return the classes in checkpoints of fairseq-train, beside tensors and primitives."""
+    """Return the classes in checkpoints of fairseq-train, except tensors and primitives."""
     numbers = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.uint32)]
-    # What rebuilds an array and a number lies in a private module, which numpy 2 has renamed.
+    # numpy 2 renamed the private module of these functions.
     rebuild = [value.__reduce__()[0] for value in (np.zeros(1), np.float64())]
     return [argparse.Namespace, np.ndarray, np.dtype, *numbers, *rebuild]

@@ -1,4 +1,4 @@
-"""Checkpoints of fairseq turned into ours, and ours into fairseq's."""
+"""Conversion of checkpoints between fairseq and this package."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from admin_init.translation.declared import build_for, check_positions
 from admin_init.translation.module import TranslationModule
 
 TOLERANCE = 1e-4
-"""How far logits may be apart before and after a conversion, relative to the largest."""
+"""Largest difference of the logits after a conversion, relative to the largest logit."""
 
 _PLAIN = {
     "activation_fn": "relu",
@@ -56,30 +56,31 @@ _PLAIN = {
     "scale_heads": False,
     "scale_resids": False,
 }
-"""fairseq's options that change what the model computes, and the value that ours computes with."""
+"""Options of fairseq that change the model's function, with the only value that ours supports."""
 
 _DATA = ("data", "source_lang", "target_lang")
 _SIDES = ("encoder", "decoder")
 _TOKENS = "{}.embed_tokens.weight"
 _SAME = ("embed_dim", "ffn_embed_dim", "attention_heads", "normalize_before", "learned_pos")
-"""Options that fairseq has for the encoder and for the decoder, and ours for both."""
+"""Options that fairseq has per stack, but our Transformer only for both stacks together."""
 
 
 def convert_checkpoint(source: str | os.PathLike[str], destination: str | os.PathLike[str]) -> str:
-    """Turn a checkpoint of fairseq into one of ours, or one of ours into one of fairseq.
+    """Convert a fairseq checkpoint to one of ours, or one of ours to one of fairseq.
 
-    Weights, omegas included, and hyper-parameters; no optimizer's state.
+    Weights (with omegas) and hyper-parameters are converted; the optimizer's state is not.
 
     Args:
-        source: A ``.pt`` of ``fairseq-train``, or a ``.ckpt`` of a
+        source: A ``.pt`` file of ``fairseq-train``, or a ``.ckpt`` file of a
             :class:`~admin_init.translation.module.TranslationModule`.
-        destination: Where the other is written, whole or not at all.
+        destination: Path of the new checkpoint, which is written atomically.
 
     Returns:
-        What was written, in words.
+        A description of the new checkpoint.
 
     Raises:
-        AdminInitError: ``source`` is neither, or the other library has no such model.
+        AdminInitError: ``source`` is no such checkpoint, or the other library does not support the
+            model.
     """
     saved = load(source)
     if isinstance(saved, dict) and "model" in saved and ("cfg" in saved or "args" in saved):
@@ -100,13 +101,13 @@ def convert_checkpoint(source: str | os.PathLike[str], destination: str | os.Pat
 
 
 def from_fairseq_checkpoint(saved: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
-    """Turn what ``fairseq-train`` saves into a checkpoint of a ``TranslationModule``.
+    """Convert a checkpoint of ``fairseq-train`` to one of a ``TranslationModule``.
 
     Returns:
         The checkpoint, and the largest relative difference of the logits.
 
     Raises:
-        AdminInitError: The model has an option that ours does not have; the message names it.
+        AdminInitError: Our Transformer does not support an option of the model.
     """
     cfg = saved.get("cfg") or {}
     given = saved.get("args") or cfg.get("model")
@@ -136,19 +137,19 @@ def from_fairseq_checkpoint(saved: Mapping[str, Any]) -> tuple[dict[str, Any], f
 
 
 def to_fairseq_checkpoint(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], float]:
-    """Turn a checkpoint of a ``TranslationModule`` into what fairseq loads and generates from.
+    """Convert a checkpoint of a ``TranslationModule`` to one for fairseq's generation.
 
     Returns:
         The checkpoint, and the largest relative difference of the logits.
 
     Raises:
-        AdminInitError: fairseq has no such model.
+        AdminInitError: fairseq does not support the model.
     """
     module = load_module(checkpoint)
     theirs: Any = module.transformer
     if not isinstance(theirs, FairseqTransformer):
         weights = to_fairseq(theirs.state_dict())
-        # The closed forms of Admin are Admin to fairseq: what differs are the omegas.
+        # In fairseq, the closed forms of Admin differ from Admin only in the omegas.
         residual = "admin" if has_omegas(weights) else module.config.residual
         theirs = FairseqTransformer(replace(module.config, residual=residual)).eval()
         if has_omegas(weights):
@@ -157,7 +158,7 @@ def to_fairseq_checkpoint(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], f
     weights = theirs.model.state_dict()
     options = vars(theirs.options) | dict.fromkeys(_DATA)
     if has_omegas(weights):
-        # What the plugin registers; it would profile a model that is not marked.
+        # The plugin's architecture. Without `admin_profiled`, it would profile the model.
         options |= {"arch": "transformer_admin", "admin_profiled": True}
     converted = {
         "args": Namespace(
@@ -227,7 +228,7 @@ def _refuse(options: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
 
 
 def _data(task: Namespace) -> dict[str, str]:
-    """Return where the data are, and their languages, as far as the checkpoint or they tell."""
+    """Return the folder of the data and the languages, as far as they are known."""
     known = {key: value for key in _DATA if (value := getattr(task, key, None))}
     if "data" not in known:
         return {}

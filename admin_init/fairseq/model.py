@@ -1,4 +1,4 @@
-"""fairseq's Transformer behind the interface of ours."""
+"""fairseq's Transformer with the interface of ours."""
 
 from __future__ import annotations
 
@@ -27,25 +27,26 @@ class FairseqTransformer(nn.Module):
     """An encoder-decoder Transformer of fairseq 0.12.2.
 
     Args:
-        config: Its shape; with ``arch``, only the size of its vocabulary, its padding and whether
-            it is Post-LN with or without Admin.
-        arch: One of fairseq's architectures, which then gives the shape.
-        overrides: fairseq's options that are to differ from those of the shape.
+        config: Shape of the model. With ``arch``, only the vocabulary size, the padding id, and
+            the choice between Post-LN and Admin are used.
+        arch: Name of a fairseq architecture, which then sets the shape.
+        overrides: fairseq options that replace those of the shape or architecture.
 
     Raises:
-        AdminInitError: fairseq has no such architecture, option or residual style, or cannot build
-            a model of these options.
-        ValueError: The vocabulary's size is not given.
+        AdminInitError: fairseq does not have the architecture, option or residual style, or cannot
+            build a model from these options.
+        ValueError: ``vocabulary_size`` is None.
 
-    Example::
-
-        config = TransformerConfig(vocabulary_size=10_000)
-        model = FairseqTransformer(config, "transformer_iwslt_de_en", {"encoder_layers": 12})
-        logits = model(source, target_input)
+    Examples:
+        >>> config = TransformerConfig(vocabulary_size=100)
+        >>> model = FairseqTransformer(config, "transformer_iwslt_de_en", {"encoder_layers": 2})
+        >>> source, target_input = torch.randint(4, 100, (2, 8)), torch.randint(4, 100, (2, 9))
+        >>> model(source, target_input).shape
+        torch.Size([2, 9, 100])
     """
 
     config: TransformerConfig
-    """Its shape; where fairseq's encoder and decoder differ, that of the encoder."""
+    """Shape of the model; that of the encoder if fairseq's encoder and decoder differ."""
 
     def __init__(
         self,
@@ -101,21 +102,22 @@ class FairseqTransformer(nn.Module):
     ) -> list[list[Hypothesis]]:
         """Translate a batch of sentences with fairseq's ``SequenceGenerator``.
 
-        The arguments are those of :func:`admin_init.translation.search.beam_search`. One thing is
-        fairseq's own: ``<s>`` may be produced. Another is not: where fairseq limits all lengths by
-        the longest source of the batch, each sentence is limited by its own.
+        The arguments are those of :func:`admin_init.translation.search.beam_search`. As in fairseq,
+        ``<s>`` may be generated. Unlike in fairseq, the length limit of each sentence depends on
+        its own source, not on the longest source of the batch.
+
+        Returns:
+            The hypotheses of each sentence.
 
         Raises:
-            ValueError: An argument makes no search; the message says which.
-            NotFiniteError: The scores of a sentence are not finite, as the model's logits are
-                not.
+            ValueError: An argument is invalid.
+            NotFiniteError: The model's logits, and so the scores of a sentence, are not finite.
         """
         check(FairseqTransformer.beam_search, locals())
         limits = length_limits(self.config, source, max_len_a, max_len_b)
         self._check(source)
         training = [module for module in self.modules() if module.training]
-        # Made anew each time: it holds the model, and must not be a part of it. It also leaves
-        # the model in eval mode.
+        # Created per call: as an attribute, it would add the model to itself as a submodule.
         generator = _Generator(
             [self.model],
             self.dictionary,
@@ -129,7 +131,7 @@ class FairseqTransformer(nn.Module):
             with torch.no_grad():
                 found = generator.generate([self.model], {"net_input": batch})
         except AssertionError:
-            # A sentence without a finite score never ends, which fairseq does not expect.
+            # fairseq asserts that every sentence ends, but without finite scores none does.
             found = [[]]
         finally:
             for module in training:
@@ -155,7 +157,7 @@ class FairseqTransformer(nn.Module):
 
 
 class _LimitedSearch(BeamSearch):  # type: ignore[misc]  # fairseq has no types
-    """A beam search in which a sentence that has reached its own limit can but end."""
+    """A beam search that forces a sentence to end at its own length limit."""
 
     def __init__(self, words: Dictionary, limits: Tensor) -> None:
         super().__init__(words)
@@ -176,7 +178,7 @@ class _LimitedSearch(BeamSearch):  # type: ignore[misc]  # fairseq has no types
 
 
 class _Generator(SequenceGenerator):  # type: ignore[misc]
-    """Finishes a sentence at its own limit, also with fewer hypotheses than the beam has."""
+    """Finishes a sentence at its own limit, even with fewer hypotheses than the beam size."""
 
     def is_finished(self, step: int, unfin_idx: int, *others: int) -> bool:
         return bool(self.search.full[unfin_idx]) or super().is_finished(step, unfin_idx, *others)

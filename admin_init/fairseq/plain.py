@@ -1,7 +1,7 @@
-"""Plain values in place of the code that fairseq would run for a checkpoint or a data-bin.
+"""Keep fairseq from running code in untrusted checkpoints and data-bins.
 
-They may come from strangers. So ``eval`` in fairseq's modules is :func:`literal`, each checkpoint
-that fairseq loads goes through :func:`plain_options`, and no dataset is read by a shell.
+In fairseq's modules, ``eval`` is replaced by :func:`literal`, the options of every loaded
+checkpoint go through :func:`plain_options`, and no dataset is read by a shell.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FILE = re.compile(r".*_path|(load_)?pretrained_.+")
 
 
 class NotPlainError(AdminInitError):
-    """A string that fairseq would run as Python is more than a plain value."""
+    """A string that fairseq would run as Python is not a plain value."""
 
     value: str
     """The string."""
@@ -36,9 +36,9 @@ class NotPlainError(AdminInitError):
 
 
 def forbid_code() -> None:
-    """Let the modules of fairseq that are loaded run no string, and no shell.
+    """Keep all loaded modules of fairseq from evaluating strings and running a shell.
 
-    To be called again when more of them have been loaded.
+    Call it again after more modules have been loaded.
     """
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in ("fairseq", "fairseq_cli"):
@@ -58,7 +58,7 @@ def literal(text: str, /) -> Any:
 
     Raises:
         NotPlainError: ``text`` is any other Python, or makes a list of more than 10,000.
-        TypeError: ``text`` is no string, as for ``eval``.
+        TypeError: ``text`` is not a string.
     """
     if not isinstance(text, str):
         raise TypeError(f"A string is needed, but this is a {type(text).__name__}.")
@@ -80,15 +80,15 @@ def _value(node: ast.expr) -> Any:
 
 
 def plain_options(options: Any) -> Any:
-    """Return a checkpoint's options without the files that fairseq would read to build the model.
+    """Return a checkpoint's options without the paths that fairseq would read to build the model.
 
-    Those were read when the training began, and their content is in the weights.
+    The contents of these files are already in the weights.
 
     Args:
         options: Values, in namespaces, mappings and lists.
 
     Raises:
-        AdminInitError: A string asks for the value of another option or environment variable.
+        AdminInitError: A string refers to another option or an environment variable (``${...}``).
     """
     match options:
         case Namespace():
@@ -110,7 +110,7 @@ def plain_options(options: Any) -> Any:
 
 
 def _plain_first(upgrade: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Wrap what fairseq does with every checkpoint that it has read."""
+    """Apply :func:`plain_options` before fairseq upgrades a checkpoint."""
     omegaconf: Any = importlib.import_module("omegaconf")
 
     def upgraded(state: Any) -> Any:
@@ -130,5 +130,5 @@ def _plain_first(upgrade: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _refuse_fasta(dataset: Any, path: str) -> NoReturn:
     raise AdminInitError(
-        f"{path}.fasta would be read by a shell, to which its name is a command. Binarize it."
+        f"{path}.fasta would be read by a shell, which may run its name as a command. Binarize it."
     )

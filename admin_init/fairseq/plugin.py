@@ -38,13 +38,13 @@ _log = logging.getLogger(__name__)
 class AdminTransformerModel(TransformerModel):  # type: ignore[misc]
     """fairseq's Post-LN Transformer with Admin initialization (arXiv 2004.08249).
 
-    ``fairseq-train`` builds the model before it wraps it for several devices, copies it for half
-    precision or makes its optimizer. So it is profiled here, on each rank's first training batch;
-    the omegas are in the checkpoints as any parameter, and a model that is built to load one is
-    not profiled, unless that was saved before the first update and before any profile.
+    The model is profiled when it is built, on each rank's first training batch: at that time,
+    ``fairseq-train`` has not yet wrapped it for several devices, copied it to half precision, or
+    created the optimizer. Checkpoints store the omegas like all parameters. A run that resumes is
+    not profiled again, unless its checkpoint is from before the first update and has no profile.
 
-    fairseq's optimizers have one weight decay for all parameters: with ``--weight-decay`` omega
-    decays too, as in the code released with the paper.
+    fairseq's optimizers have one weight decay for all parameters, so ``--weight-decay`` also
+    applies to omega, as in the code released with the paper.
     """
 
     @staticmethod
@@ -62,7 +62,7 @@ class AdminTransformerModel(TransformerModel):  # type: ignore[misc]
     @classmethod
     @override
     def build_model(cls, args: Namespace, task: Any) -> AdminTransformerModel:
-        """Build the model, and profile it unless a checkpoint is about to be loaded into it.
+        """Build the model, and profile it unless it will load a checkpoint.
 
         Raises:
             NotPostLNError: The arguments ask for Pre-LN, in the encoder or in the decoder.
@@ -75,7 +75,7 @@ class AdminTransformerModel(TransformerModel):  # type: ignore[misc]
             profile = _profiled(model, task, args, rule)
             apply_(model, profile)
             _log.info(f"Admin: the omegas of the residual connections\n{profile}")
-        # A checkpoint holds the arguments, so that who loads it knows.
+        # Checkpoints store the arguments, so a model built from one is not profiled again.
         args.admin_profiled = True
         return model
 
@@ -93,10 +93,10 @@ _distributed_main = processes.distributed_main
 
 
 def distributed_main(*arguments: Any) -> None:
-    """Begin a process that fairseq has spawned, by a name with which it imports this module.
+    """Start a process that fairseq spawned, from this module instead of fairseq's own.
 
-    It finds the first function to call by name, and so would import fairseq without what
-    :mod:`admin_init.fairseq` does for it, and without these architectures.
+    The process imports the module of its first function. It would otherwise import fairseq without
+    the changes of :mod:`admin_init.fairseq` and without these architectures.
     """
     _distributed_main(*arguments)
 
@@ -111,14 +111,14 @@ def _check_post_ln(args: Namespace) -> None:
     if sides:
         options = " and ".join(f"--{side}-normalize-before" for side in sides)
         raise NotPostLNError(
-            f"{args.arch} is Post-LN with Admin, but {options} asks for Pre-LN, which has nothing "
-            "that Admin could rescale. Leave it out, or train an architecture without `admin` in "
-            "its name."
+            f"{args.arch} is Post-LN with Admin, but {options} asks for Pre-LN, which has no "
+            "shortcut that Admin could rescale. Leave the option out, or train an architecture "
+            "without `admin` in its name."
         )
 
 
 def _checkpoint(args: Namespace) -> str | None:
-    """Return what fairseq-train will load, by the rules of its ``load_checkpoint``, if anything."""
+    """Return the path that fairseq-train's ``load_checkpoint`` will load, or None."""
     path: str = getattr(args, "restore_file", "checkpoint_last.pt")
     if path == "checkpoint_last.pt":
         path = os.path.join(getattr(args, "save_dir", "checkpoints"), path)
@@ -129,9 +129,9 @@ def _checkpoint(args: Namespace) -> str | None:
 
 
 def _to_profile(model: nn.Module, args: Namespace) -> bool:
-    """Whether the run is new, or begins at a checkpoint of update 0 that no profile has set up.
+    """Return whether to profile: the run is new, or its checkpoint is of update 0 without profile.
 
-    fairseq-train loads such a one later, with its omegas of 1; those of ``model`` are then to stay.
+    fairseq-train loads that checkpoint later; a hook then keeps the omegas of ``model``.
     """
     path = _checkpoint(args)
     if path is None:
@@ -148,7 +148,7 @@ def _to_profile(model: nn.Module, args: Namespace) -> bool:
     except TrainedModelError:
         updates = max(updates, 1)
     if updates:
-        _log.warning(f"{found}, and stay so, as in plain Post-LN.")
+        _log.warning(f"{found} and are kept, as in plain Post-LN.")
         return False
 
     def keep_omegas(model: nn.Module, loaded: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -168,7 +168,7 @@ def _profiled(model: nn.Module, task: Any, args: Namespace, rule: Rule) -> Admin
     on_gpu = torch.cuda.is_available() and not args.cpu
     device = torch.device("cuda" if on_gpu else "cpu")
 
-    with preserved(model):  # A loader draws its seed.
+    with preserved(model):  # creating a loader draws a random seed
         batch = _first_batch(model, task, args, ranks, rank)
     model.to(device)
     batch = utils.move_to_cuda(batch) if on_gpu else batch
@@ -194,7 +194,7 @@ def _profiled(model: nn.Module, task: Any, args: Namespace, rule: Rule) -> Admin
 
 
 def _first_batch(model: Any, task: Any, args: Namespace, ranks: int, rank: int) -> Any:
-    """Return the batch that fairseq's trainer begins this rank's training with."""
+    """Return the first training batch that fairseq's trainer gives to this rank."""
     loaded = dict(task.datasets)
     task.load_dataset(args.train_subset, combine=True, epoch=1)
     dataset = task.dataset(args.train_subset)
@@ -218,5 +218,5 @@ def _first_batch(model: Any, task: Any, args: Namespace, ranks: int, rank: int) 
     )
     shuffle = args.curriculum < 1
     epoch = batches.next_epoch_itr(fix_batches_to_gpus=args.fix_batches_to_gpus, shuffle=shuffle)
-    # With fewer batches than ranks some get none, and the trainer, too, passes them this one.
+    # With fewer batches than ranks, the trainer also gives `first_batch` to the remaining ranks.
     return next(iter(epoch)) or batches.first_batch

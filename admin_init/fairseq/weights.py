@@ -1,4 +1,4 @@
-"""The weights of fairseq's Transformer under the names of ours, and the other way round."""
+"""Conversion of weights between fairseq's Transformer and ours."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _IN_A_LAYER = {
     "ffn_residual.norm": ("final_layer_norm",),
     "ffn_residual.skip": ("ffn_skip",),
 }
-"""Ours, and fairseq's that it is stacked from."""
+"""Names of our modules, and of the fairseq modules whose weights each of them concatenates."""
 
 _FUSED = re.compile(r"encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)")
 _MARKS = re.compile(r"(encoder|decoder)\.(version|embed_positions\._float_tensor)")
@@ -44,10 +44,13 @@ def from_fairseq(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename and stack the weights of a ``TransformerModel`` for our ``Transformer``.
 
     Args:
-        weights: A ``state_dict`` of fairseq's, with omegas or without.
+        weights: A ``state_dict`` of fairseq, with or without omegas.
+
+    Returns:
+        A ``state_dict`` of ours.
 
     Raises:
-        AdminInitError: It holds weights that ours has no place for.
+        AdminInitError: Our Transformer has no place for some of the weights.
     """
     rest = {
         name: weight
@@ -69,23 +72,26 @@ def to_fairseq(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename and split the weights of our ``Transformer`` for fairseq's ``TransformerModel``.
 
     Args:
-        weights: A ``state_dict`` of ours, Post-LN with omegas or without, or Pre-LN.
+        weights: A ``state_dict`` of ours: Post-LN with or without omegas, or Pre-LN.
+
+    Returns:
+        A ``state_dict`` of fairseq.
 
     Raises:
-        AdminInitError: It holds weights that fairseq's has no place for.
+        AdminInitError: fairseq's Transformer has no place for some of the weights.
     """
     theirs: dict[str, Tensor] = {}
     for name, weight in weights.items():
         parts = _parts(name)
         if parts is None:
             raise AdminInitError(
-                f"fairseq's Transformer has no place for `{name}`: it is Post-LN, with omegas or "
-                "without, or Pre-LN."
+                f"fairseq's Transformer has no place for `{name}`: only Post-LN, with or without "
+                "omegas, and Pre-LN can be converted."
             )
         for part, rows in zip(parts, weight.chunk(len(parts)), strict=True):
             theirs[part] = rows.clone()
     for side in ("encoder", "decoder"):
-        # Without it fairseq takes the checkpoint for one of 2018, and drops the last layer norm.
+        # Without it, fairseq assumes a checkpoint of 2018 and drops the last layer norm.
         theirs[f"{side}.version"] = torch.tensor([3.0])
         if f"{side}.embed_positions.weight" not in theirs:
             theirs[f"{side}.embed_positions._float_tensor"] = torch.zeros(1)
@@ -93,7 +99,7 @@ def to_fairseq(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _parts(name: str) -> list[str] | None:
-    """Return fairseq's names of what ``name`` is stacked from."""
+    """Return fairseq's names of the weights that ``name`` concatenates, or None."""
     module, _, kind = name.rpartition(".")
     if module in _WHOLE:
         return [f"{_WHOLE[module]}.{kind}"]
@@ -104,7 +110,7 @@ def _parts(name: str) -> list[str] | None:
 
 
 def _names(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, list[str]]]:
-    """Yield our names, and fairseq's that each is stacked from, for what is there."""
+    """Yield each of our names with fairseq's names of the weights that it concatenates."""
     whole = {theirs: ours for ours, theirs in _WHOLE.items()}
     inside = {parts[0]: ours for ours, parts in _IN_A_LAYER.items()}
     for name in list(weights):
