@@ -157,11 +157,12 @@ def observe_terms(
 
 
 def profile_dependency(profile: AdminProfile, stack: str) -> NDArray[np.float64]:
-    r"""Compute the share of every branch in every sub-layer's output, under the profile's omegas.
+    r"""Compute the layer dependency of one stack from a profile.
 
-    Sub-layer i normalises :math:`\omega_i x_{i-1} + f_i`, so with independent branches its output
-    is :math:`\sum_{j \le i} \beta_{ij} \hat f_j`, where :math:`\hat f_j` is branch j divided by its
-    standard deviation, :math:`\hat f_0` the embedding, and :math:`\sum_j \beta_{ij}^2 = 1`.
+    Sub-layer i normalizes :math:`\omega_i x_{i-1} + f_i`. If the branches are independent, its
+    output is :math:`\sum_{j \le i} \beta_{ij} \hat f_j`, where :math:`\hat f_j` is branch j divided
+    by its standard deviation, :math:`\hat f_0` is the embedding, and
+    :math:`\sum_j \beta_{ij}^2 = 1`.
 
     Args:
         profile: Variances and omegas.
