@@ -1,1 +1,1 @@
-"""Parallel corpora: published ones, files, and one that is generated."""
+"""Parallel corpora: published, generated, or from the user's own files."""

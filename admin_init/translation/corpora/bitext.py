@@ -1,4 +1,4 @@
-"""Published parallel corpora: where one is, and what of its file the two languages are."""
+"""Published parallel corpora: addresses, and the two languages' parts of each file."""
 
 import json
 import subprocess
@@ -20,21 +20,27 @@ class Bitext:
     """A parallel corpus in one file: two members of an archive, or two columns of a table."""
 
     url: str
-    """Where the file is published."""
+    """Address of the file."""
     members: tuple[str, str] | None = None
-    """The source's and the target's text in the archive; None for a table."""
+    """Names of the source text and the target text in the archive; None for a table."""
     columns: tuple[int, int] = (0, 1)
-    """The source's and the target's column of the table."""
+    """Columns of the source and the target in the table, counted from 0."""
     name: str | None = None
-    """What the file is called here; by default the last part of its address."""
+    """Name of the downloaded file; by default the last part of its address."""
     checksum: str | None = None
-    """``sha256:`` or ``md5:``, and the digest, where it is known."""
+    """``sha256:`` or ``md5:`` and the digest; None if it is not known."""
 
     def open(self, folder: str | PathLike[str], mirror: str | None = None) -> ParallelFiles:
-        """Download the file where the folder does not have it; it is read when iterated.
+        """Download the file if the folder does not have it.
+
+        The file is read later, while the sentence pairs are iterated.
+
+        Args:
+            folder: The folder of the file.
+            mirror: Folder or address to fetch the file from instead of its own address.
 
         Raises:
-            CorpusError: It cannot be downloaded, or is not the file it should be.
+            CorpusError: The file cannot be downloaded, or has the wrong checksum.
         """
         path = fetch(self.url, folder, name=self.name, mirror=mirror, checksum=self.checksum)
         if self.members is None:
@@ -50,23 +56,24 @@ class Bitext:
 
 
 def ask_mtdata(names: Sequence[str], source_lang: str, target_lang: str) -> dict[str, Bitext]:
-    """Find corpora in mtdata's index, which takes seconds; the first time it writes the index.
+    """Look up corpora in mtdata's index, which takes seconds. The first call writes the index.
 
     Args:
-        names: Its ids, such as ``Statmt-europarl-7-deu-eng``; ``mtdata list`` shows them.
-        source_lang: The language translated from, such as ``en``.
-        target_lang: The language translated into.
+        names: Ids of corpora in mtdata, such as ``Statmt-europarl-7-deu-eng``; ``mtdata list``
+            shows them.
+        source_lang: Language to translate from, such as ``en``.
+        target_lang: Language to translate into.
 
     Returns:
-        Each by its name.
+        The corpora, by id.
 
     Raises:
-        CorpusError: mtdata knows no such corpus, or it is of other languages or of a kind that
-            cannot be read here.
+        CorpusError: mtdata does not know a corpus, or the corpus is in other languages or in a
+            format that cannot be read here.
         MissingExtraError: mtdata is not installed.
     """
     require_extra("wmt", "mtdata")
-    # -P: the script's neighbours must not pass for modules that mtdata imports.
+    # -P keeps the script's folder off the import path: mtdata must not import its neighbours.
     command = [sys.executable, "-P", mtdata_index.__file__, source_lang, target_lang, *names]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""Which corpus to prepare, as a recipe says it."""
+"""Configuration of a recipe's corpus."""
 
 from __future__ import annotations
 
@@ -25,36 +25,37 @@ _LANGUAGES = {
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
-    """A corpus: the embedded one, a published one, or parallel text files."""
+    """A corpus: the embedded one, a published one, or your own parallel text files."""
 
     kind: Literal["embedded", "multi30k", "iwslt14", "wmt14", "wmt17", "files"] = "embedded"
-    """`embedded` needs nothing. `files` reads `train.en`, `train.de`, `valid.en`, ... plain, .gz,
-    .bz2, .xz or .zst, from `folder`. The others download into `folder` what it does not have."""
+    """Which corpus. `embedded` needs no files. `files` reads `train.en`, `train.de`, `valid.en`,
+    ... from `folder`, either plain or as .gz, .bz2, .xz or .zst. The other kinds download missing
+    files into `folder`."""
 
     folder: str | None = None
-    """Where the files lie, or are put."""
+    """Folder of the files. Downloads go there too."""
 
     mirror: str | None = None
-    """Folder or address that files are fetched from, by their names, instead of the network."""
+    """Folder or address to fetch files from, by name, instead of their published addresses."""
 
     source_lang: str = "en"
-    """Language translated from."""
+    """Language to translate from."""
 
     target_lang: str = "de"
-    """Language translated into."""
+    """Language to translate into."""
 
     bitexts: list[str] = field(default_factory=list)
-    """What `wmt14` and `wmt17` train on instead of their own corpora: ids of mtdata."""
+    """Ids of mtdata: training corpora for `wmt14` and `wmt17` in place of the standard ones."""
 
     max_line_bytes: PositiveInt = TextLimits.max_line_bytes
-    """Most bytes of a line of the files; a longer one is refused."""
+    """Most bytes in a line of the files. A longer line is an error."""
 
     max_expansion: PositiveInt = TextLimits.max_expansion
-    """Most times its size to which a compressed file may unpack, beyond the first 64 MiB; natural
-    text stays below 10. What unpacks to more is refused."""
+    """Largest ratio of the unpacked to the compressed size of a file. A larger one is an error,
+    unless the unpacked text is at most 64 MiB. Natural text stays below 10."""
 
     size: Literal["small", "large"] = "small"
-    """Of the embedded corpus: `large` adds subordinate clauses and separable verbs."""
+    """Size of the embedded grammar: `large` adds words, subordinate clauses and separable verbs."""
 
     train: int = 20_000
     """Training pairs of the embedded corpus."""
@@ -66,14 +67,16 @@ class CorpusConfig:
     """Test pairs of the embedded corpus."""
 
     seed: int = 1
-    """What the embedded corpus is drawn with."""
+    """Random seed of the embedded corpus."""
 
     def open(self) -> ParallelCorpus:
-        """Find the corpus; the embedded one is drawn, the others are read when iterated.
+        """Open the corpus, and download missing files.
+
+        The embedded corpus is generated at once; files are read while the corpus is iterated.
 
         Raises:
-            CorpusError: The settings describe no corpus, or a file cannot be downloaded, is missing
-                or damaged.
+            CorpusError: The settings do not fit together, or a file is missing, is damaged or
+                cannot be downloaded.
         """
         check(type(self), vars(self), CorpusError)
         limits = TextLimits(max_line_bytes=self.max_line_bytes, max_expansion=self.max_expansion)
@@ -83,14 +86,14 @@ class CorpusConfig:
         languages = _LANGUAGES.get(self.kind, [f"{self.source_lang}-{self.target_lang}"])
         if f"{self.source_lang}-{self.target_lang}" not in languages:
             raise CorpusError(
-                f"The corpus {self.kind!r} is {' or '.join(languages)}, but `source_lang` is "
-                f"{self.source_lang!r} and `target_lang` is {self.target_lang!r}."
+                f"The corpus {self.kind!r} has the languages {' or '.join(languages)}, but "
+                f"`source_lang` is {self.source_lang!r} and `target_lang` is {self.target_lang!r}."
             )
         check_languages(self.source_lang, self.target_lang)
         if self.kind == "embedded":
             return self._embedded()
         if self.folder is None:
-            raise CorpusError(f"A corpus of the kind {self.kind!r} needs a `folder`.")
+            raise CorpusError(f"The corpus {self.kind!r} needs a `folder`.")
         if self.kind == "files":
             return parallel_files(self.folder, self.source_lang, self.target_lang)
         if self.kind == "multi30k":

@@ -1,4 +1,4 @@
-"""Files from the network, or from a mirror: whole or not at all, resumed, and checked."""
+"""Downloads from the network or a mirror: atomic, resumable and checked."""
 
 import hashlib
 import sys
@@ -28,7 +28,7 @@ from admin_init._utils.atomic_files import (
 from admin_init.errors import AdminInitError, CorpusError
 
 RECORDS = "checksums.json"
-"""What was downloaded into a folder: of each file its SHA-256, its size and where it came from."""
+"""File in a download folder with the SHA-256, size and origin of each downloaded file."""
 
 _Record = TypedDict("_Record", {"sha256": str, "bytes": int, "from": str})
 
@@ -41,35 +41,35 @@ def fetch(
     mirror: str | None = None,
     checksum: str | None = None,
 ) -> Path:
-    """Find a file in a folder, or download it there.
+    """Download a file into a folder, unless the folder already has it.
 
-    A download that is interrupted leaves a ``.part``, which the next one continues. The SHA-256 of
-    a finished one is kept in ``checksums.json``, and holds from then on. Who comes while another
-    downloads into the folder waits, and finds what that has left.
+    An interrupted download leaves a ``.part`` file, which the next call continues. When a download
+    is complete, its SHA-256 is stored in ``checksums.json``, and every later call checks the file
+    against it. Only one process at a time downloads into a folder; the others wait.
 
     Args:
-        url: Where the file is published.
-        folder: Where it lies, or is put.
-        name: What it is called there; by default the last part of its address.
-        mirror: A folder or an address that it is fetched from instead, by its name.
-        checksum: What it is known to have: ``sha256:`` or ``md5:``, and the digest. A mirror that
-            serves another file is trusted, with a warning.
+        url: Address of the file.
+        folder: The folder of the file.
+        name: Name of the file in the folder; by default the last part of its address.
+        mirror: A folder or an address to fetch the file from, by name, instead of ``url``.
+        checksum: The expected checksum: ``sha256:`` or ``md5:`` and the digest. If a mirror serves
+            a file with another checksum, the file is used, with a warning.
 
     Returns:
-        Its path.
+        The path of the file.
 
     Raises:
-        CorpusError: It cannot be downloaded, or is not the file that it should be.
+        CorpusError: The file cannot be downloaded, or has the wrong checksum.
     """
     folder = Path(folder)
     path = folder / (name or urlsplit(url).path.rpartition("/")[2])
-    # At first without the lock: it cannot be taken in a folder that may not be written.
-    if not _is_there(path, checksum):
-        origin = url if mirror is None else _within(mirror, path.name)
+    # First without the lock, which a read-only folder cannot hold.
+    if not _is_downloaded(path, checksum):
+        origin = url if mirror is None else _mirror_url(mirror, path.name)
         try:
-            with _alone(folder):
-                if not _is_there(path, checksum):
-                    _add(path, origin, checksum, trusted=mirror is not None)
+            with _locked(folder):
+                if not _is_downloaded(path, checksum):
+                    _download_checked(path, origin, checksum, trusted=mirror is not None)
         except (OSError, HTTPException) as error:
             raise CorpusError(
                 f"{origin} cannot be downloaded ({error}). Try again, or put the file into "
@@ -78,27 +78,27 @@ def fetch(
     return path
 
 
-def _is_there(path: Path, checksum: str | None) -> bool:
-    """Return whether a file is in its folder, after a check that it is the right one."""
+def _is_downloaded(path: Path, checksum: str | None) -> bool:
+    """Return whether a file exists; raise a CorpusError if its checksum is wrong."""
     records = _records(path.with_name(RECORDS))
     if not path.exists():
         return False
     if path.name in records:
         checksum = f"sha256:{records[path.name]['sha256']}"
     if problem := _mismatch(path, checksum):
-        raise CorpusError(f"{path} {problem} Delete the file, and it will be downloaded again.")
+        raise CorpusError(f"{path} {problem} Delete the file to download it again.")
     return True
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until nobody else downloads into a folder, and let nobody begin meanwhile."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a download folder; wait for it if another process has it."""
     make_folder(folder)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        sys.stderr.write(f"Waiting for another process that downloads into {folder}.\n")
+        sys.stderr.write(f"Waiting for another process, which is downloading into {folder}.\n")
         lock.acquire()
     try:
         yield
@@ -106,15 +106,17 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _add(path: Path, origin: str, checksum: str | None, *, trusted: bool) -> None:
-    """Download a file into its folder, and record it there."""
+def _download_checked(path: Path, origin: str, checksum: str | None, *, trusted: bool) -> None:
+    """Download a file, check it, and store its checksum."""
     part = path.with_name(f"{path.name}.part")
     _download(origin, part)
     if problem := _mismatch(part, checksum):
         if not trusted:
             part.unlink()
-            raise CorpusError(f"{origin} {problem} Try again; if it stays, the file has changed.")
-        warnings.warn(f"{origin} {problem} It is used all the same.", stacklevel=3)
+            raise CorpusError(
+                f"{origin} {problem} Try again. If the error stays, the published file has changed."
+            )
+        warnings.warn(f"{origin} {problem} The mirror is trusted: the file is used.", stacklevel=3)
     records = _records(path.with_name(RECORDS))
     records[path.name] = {
         "sha256": _digest(part, "sha256"),
@@ -132,10 +134,12 @@ def _records(path: Path) -> dict[str, _Record]:
         records: dict[str, _Record] = read_json(path, dict[str, _Record])
         return records
     except AdminInitError as error:
-        raise CorpusError(f"{path} is damaged. Delete it, and nothing is checked by it.") from error
+        raise CorpusError(
+            f"{path} is damaged. Delete it: files downloaded so far are then no longer checked."
+        ) from error
 
 
-def _within(mirror: str, name: str) -> str:
+def _mirror_url(mirror: str, name: str) -> str:
     address = mirror if "://" in mirror else Path(mirror).expanduser().absolute().as_uri()
     return f"{address.rstrip('/')}/{name}"
 
@@ -150,7 +154,7 @@ def _download(url: str, part: Path) -> None:
     except HTTPError as error:
         if error.code != 416:
             raise
-        # There is nothing after what was begun: it is whole, or of another file.
+        # The server has nothing after the part: the part is complete, or belongs to another file.
         part.unlink()
         response = urlopen(url, timeout=60)
     with response:
@@ -166,7 +170,8 @@ def _download(url: str, part: Path) -> None:
             file.truncate(begun)
             copyfileobj(stream, file)
     if total is not None and part.stat().st_size != total:
-        raise ConnectionError(f"it broke off after {part.stat().st_size:,} of {total:,} bytes")
+        size = part.stat().st_size
+        raise ConnectionError(f"the connection broke off after {size:,} of {total:,} bytes")
 
 
 def _mismatch(path: Path, checksum: str | None) -> str | None:
@@ -176,7 +181,7 @@ def _mismatch(path: Path, checksum: str | None) -> str | None:
     found = _digest(path, algorithm)
     if found == expected:
         return None
-    return f"has the wrong checksum: its {algorithm.upper()} is {found}, but should be {expected}."
+    return f"has the wrong checksum: its {algorithm.upper()} is {found}, but must be {expected}."
 
 
 def _digest(path: Path, algorithm: str) -> str:

@@ -10,10 +10,10 @@ from admin_init.translation.corpora.parallel import Concatenation, ParallelCorpu
 from admin_init.translation.corpora.texts import Text, segments, talks
 
 URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
-"""fairseq's copy: the address that IWSLT gave is gone."""
+"""Address of fairseq's copy; the original of IWSLT is offline."""
 
 TEST_SETS = ("dev2010", "dev2012", "tst2010", "tst2011", "tst2012")
-"""What makes up the test set, in this order."""
+"""Parts of the test set, in this order."""
 
 
 def iwslt14(
@@ -22,22 +22,26 @@ def iwslt14(
     source_lang: str = "de",
     mirror: str | None = None,
 ) -> ParallelCorpus:
-    """Open IWSLT14 as fairseq's ``prepare-iwslt14.sh`` reads it, and download it where needed.
+    """Open IWSLT14 as fairseq's ``prepare-iwslt14.sh`` reads it; download it if needed.
 
-    There is no split ``valid``: that script takes every 23rd pair of the cleaned training data.
+    The corpus has no split ``valid``: the script validates on every 23rd pair of the cleaned
+    training data.
 
     Args:
-        folder: Where ``de-en.tgz`` lies, or is put.
-        source_lang: ``de`` or ``en``, which is translated into the other.
-        mirror: A folder or an address that it is fetched from instead of :data:`URL`.
+        folder: The folder of ``de-en.tgz``.
+        source_lang: Language to translate from, ``de`` or ``en``; the target is the other one.
+        mirror: A folder or an address to fetch the archive from instead of :data:`URL`.
+
+    Returns:
+        The splits ``train`` and ``test``.
 
     Raises:
-        CorpusError: It cannot be downloaded, or is not the file it should be.
+        CorpusError: The archive cannot be downloaded, or has the wrong checksum.
     """
     archive = fetch(URL, folder, mirror=mirror)
     languages = (source_lang, "en" if source_lang == "de" else "de")
     train = (Text(archive, f"*train.tags.de-en.{lang}", talks) for lang in languages)
-    # That of dev2012 is called TEDX.
+    # The pattern also matches the files of dev2012, which are named TEDX.
     tests = (
         (Text(archive, f"*.TED*.{name}.de-en.{lang}.xml", segments) for lang in languages)
         for name in TEST_SETS

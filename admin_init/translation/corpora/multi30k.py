@@ -28,7 +28,7 @@ CHECKSUMS = {
     "val.en.gz": "14f7d25ddd868909a9213e361768460edcacdd6ab9d1e77b92560dc10c10dc28",
     "val.fr.gz": "ca3106f1a72390591d25f6c45cb4cd39dec4cd3f123e099748a3ce5256c160e9",
 }
-"""SHA-256 of every file at :data:`URL` that is used here."""
+"""SHA-256 of each used file at :data:`URL`."""
 
 
 def multi30k(
@@ -38,20 +38,20 @@ def multi30k(
     test: str = "test_2016_flickr",
     mirror: str | None = None,
 ) -> ParallelCorpus:
-    """Open Multi30k from English, and download the files that the folder does not have.
+    """Open Multi30k with English as the source, and download missing files.
 
     Args:
-        folder: Where the files lie, or are put.
-        target_lang: ``de`` or ``fr``.
-        test: The test set: ``test_2016_flickr``; German also has ``test_2017_flickr`` and
+        folder: The folder of the files.
+        target_lang: Language to translate into, ``de`` or ``fr``.
+        test: The test set: ``test_2016_flickr``, or for German also ``test_2017_flickr`` or
             ``test_2017_mscoco``.
-        mirror: A folder or an address that they are fetched from instead of :data:`URL`.
+        mirror: A folder or an address to fetch the files from instead of :data:`URL`.
 
     Returns:
         The splits ``train``, ``valid`` and ``test``.
 
     Raises:
-        CorpusError: A file cannot be downloaded, or is not the file it should be.
+        CorpusError: A file cannot be downloaded, or has the wrong checksum.
     """
     stems = {"train": "train", "valid": "val", "test": test}
 

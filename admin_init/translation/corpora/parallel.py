@@ -1,4 +1,4 @@
-"""Parallel corpora: where the sentence pairs come from."""
+"""Parallel corpora: sentence pairs in splits, read from text files as they are needed."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from admin_init.translation.corpora.texts import COMPRESSED, Text, TextLimits
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelCorpus:
-    """Sentence pairs of two languages, in splits."""
+    """Sentence pairs in two languages, in splits."""
 
     source_lang: str
-    """The language translated from, such as ``en``."""
+    """Language to translate from, such as ``en``."""
     target_lang: str
-    """The language translated into, such as ``de``."""
+    """Language to translate into, such as ``de``."""
     splits: Mapping[str, Iterable[tuple[str, str]]]
-    """``train``, and as many of ``valid`` and ``test`` as there are. Each gives its (source,
-    target) pairs anew whenever it is iterated: a list, say, or :class:`ParallelFiles`."""
+    """The (source, target) pairs of ``train`` and, optionally, ``valid`` and ``test``. Each split
+    can be iterated several times: it is a list, for example, or :class:`ParallelFiles`."""
 
     def __post_init__(self) -> None:
         check_languages(self.source_lang, self.target_lang)
 
     def within(self, limits: TextLimits) -> ParallelCorpus:
-        """Return the corpus with other limits of how large its files may be."""
+        """Return the corpus with other limits on the size of its files."""
         splits = {name: _within(pairs, limits) for name, pairs in self.splits.items()}
         return replace(self, splits=splits)
 
@@ -37,16 +37,16 @@ class ParallelCorpus:
 class ParallelFiles:
     """The sentence pairs of two texts, line by line.
 
-    Iterating raises a :class:`CorpusError` for a text that is missing, damaged or not UTF-8, and
-    where the two do not have the same number of sentences.
+    Iterating raises a :class:`CorpusError` if a text is missing, damaged or not UTF-8, or if the
+    two have different numbers of sentences.
     """
 
     source: Path | Text
-    """A text in UTF-8, plain or compressed, or a :class:`Text` that lies in an archive."""
+    """A text file in UTF-8, plain or compressed, or a :class:`Text` in an archive."""
     target: Path | Text
-    """Its translation, which has as many lines."""
+    """The translation, with the same number of lines."""
     limits: TextLimits | None = field(default=None, kw_only=True)
-    """Limits of both texts, in place of their own."""
+    """Limits of both texts; None to use the limits of each text."""
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         counts = [0, 0]
@@ -57,13 +57,13 @@ class ParallelFiles:
                 yield source, target
         if counts[0] != counts[1]:
             raise CorpusError(
-                f"{self.source} has {counts[0]:,} lines, but {self.target} has {counts[1]:,}: line "
-                "i of one must be the translation of line i of the other."
+                f"{self.source} has {counts[0]:,} lines, but {self.target} has {counts[1]:,}. Each "
+                "line of one must be the translation of the same line of the other."
             )
 
     @property
     def files(self) -> list[str]:
-        """What is read, for people."""
+        """Readable names of the two texts."""
         return [str(self.source), str(self.target)]
 
     def _text(self, text: Path | Text) -> Text:
@@ -73,10 +73,10 @@ class ParallelFiles:
 
 @dataclass(frozen=True)
 class Concatenation:
-    """The sentence pairs of several pairs of texts, one after another."""
+    """The sentence pairs of several corpora, one corpus after another."""
 
     parts: tuple[ParallelFiles, ...]
-    """Their order is that of the pairs."""
+    """The corpora, in order."""
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         for part in self.parts:
@@ -84,16 +84,16 @@ class Concatenation:
 
     @property
     def files(self) -> list[str]:
-        """What is read, for people."""
+        """Readable names of all texts."""
         return [name for part in self.parts for name in part.files]
 
 
 def check_languages(source_lang: str, target_lang: str) -> None:
-    """Raise a CorpusError where the two are one: their files would have the same names."""
+    """Raise a CorpusError if the two languages are the same."""
     if source_lang == target_lang:
         raise CorpusError(
-            f"`source_lang` and `target_lang` are both {source_lang!r}, but must differ: the files "
-            "of the two sides are told apart by them. Give one of them another name."
+            f"`source_lang` and `target_lang` are both {source_lang!r}, but must differ, because "
+            "they name the files of the two sides. Rename one of them."
         )
 
 
@@ -106,15 +106,15 @@ def parallel_files(
     valid: str | None = "valid",
     test: str | None = "test",
 ) -> ParallelCorpus:
-    """Find a corpus of one file a split and language, such as ``train.en`` and ``train.de.xz``.
+    """Open a corpus with one file per split and language, such as ``train.en``, ``train.de.xz``.
 
     Args:
-        folder: Where the files lie.
-        source_lang: The ending of the source files, before ``.gz`` or its like.
-        target_lang: The ending of the target files, before ``.gz`` or its like.
+        folder: The folder of the files.
+        source_lang: The ending of the source files, without ``.gz`` and the like.
+        target_lang: The ending of the target files, without ``.gz`` and the like.
         train: The name of the training files, without the ending.
-        valid: The name of the validation files; None where there are none.
-        test: The name of the test files; None where there are none.
+        valid: The name of the validation files; None if there are none.
+        test: The name of the test files; None if there are none.
 
     Raises:
         CorpusError: A file is missing.
@@ -136,7 +136,7 @@ def _plain_or_compressed(folder: Path, name: str) -> Path:
         if (path := folder / f"{name}{ending}").exists():
             return path
     raise CorpusError(
-        f"The corpus has no {folder / name}, neither plain nor as {', '.join(COMPRESSED)}."
+        f"The corpus has no file {folder / name}, neither plain nor as {', '.join(COMPRESSED)}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Texts, read line by line as they are needed: files, members of archives, markup within them."""
+"""Texts that are read line by line: plain files, compressed files, archives, and their markup."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from admin_init.errors import AdminInitError, CorpusError, import_extra
 
 
 def _open_zst(stream: IO[bytes]) -> Any:
-    # Python has it from 3.14 on.
     name = "compression.zstd" if find_spec("compression") else "backports.zstd"
     return import_extra("wmt", name).open(stream)
 
@@ -36,45 +35,45 @@ COMPRESSED: dict[str, tuple[bytes, Callable[[IO[bytes]], Any]]] = {
     ".xz": (b"\xfd7zXZ", lzma.open),
     ".zst": (b"\x28\xb5\x2f\xfd", _open_zst),
 }
-"""The first bytes and the reader of a compressed file, by its ending."""
+"""Magic number and reader of each compressed format, by file ending."""
 
-_ALWAYS = 2**26
-"""Bytes to which any file may unpack: repetitive texts are small, and so is the harm."""
+_SMALL = 2**26
+"""Bytes to which any file may unpack: small enough to be harmless at any compression ratio."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextLimits:
-    """Largest size of a text; a larger one is refused while it is read."""
+    """Limits on the size of a text. Reading a larger text raises an error."""
 
     max_line_bytes: int = 2**20
-    """Most bytes of a line."""
+    """Most bytes in a line."""
     max_expansion: int = 100
-    """Most times its size to which a compressed file may unpack, beyond the first 64 MiB. Natural
-    text stays below 10."""
+    """Largest ratio of the unpacked to the compressed size. It is not checked for the first 64 MiB.
+    Natural text stays below 10."""
 
-    def unpacked(self, size: int) -> int:
-        """Return to how many bytes a file of so many may unpack."""
-        return max(_ALWAYS, size * self.max_expansion)
+    def max_unpacked(self, size: int) -> int:
+        """Return the largest unpacked size, in bytes, of a file of ``size`` bytes."""
+        return max(_SMALL, size * self.max_expansion)
 
 
 @dataclass(frozen=True)
 class Text:
-    """The sentences of a text in one language, anew whenever it is iterated.
+    """The sentences of a text in one language, which can be iterated several times.
 
-    No more than a buffer of it is in memory. Iterating raises a :class:`CorpusError` where the file
-    is missing, damaged, not UTF-8 or larger than its ``limits``.
+    Only a buffer of the text is in memory. Iterating raises a :class:`CorpusError` if the file is
+    missing, damaged, not UTF-8 or larger than its ``limits``.
     """
 
     path: Path
-    """A file, plain, ``.gz``, ``.bz2``, ``.xz`` or ``.zst``, or an archive: ``.zip``, or ``.tar``
-    as it is or compressed by any of these."""
+    """A text file, plain or as ``.gz``, ``.bz2``, ``.xz`` or ``.zst``; or an archive: ``.zip``, or
+    ``.tar``, plain or compressed in one of these formats."""
     member: str | None = None
-    """Which file of the archive, itself plain or compressed: a name or a shell pattern, of which
-    the first match is read. None where ``path`` is no archive."""
+    """Name of a file in the archive, or a shell pattern whose first match is read. The file may be
+    compressed too. None if ``path`` is not an archive."""
     extract: Callable[[Iterable[str]], Iterator[str]] | None = None
-    """Finds the sentences among the lines; None where every line is one."""
+    """Extracts the sentences from the lines; None if every line is a sentence."""
     limits: TextLimits = field(default=TextLimits(), kw_only=True)
-    """Largest size of the text."""
+    """Limits on the size of the text."""
 
     def __iter__(self) -> Iterator[str]:
         return self._lines() if self.extract is None else self.extract(self._lines())
@@ -87,12 +86,12 @@ class Text:
         with ExitStack() as opened:
             try:
                 stream = self._open(opened)
-                # Bounded, since iterating would look for the end of a line in all of the file.
+                # Plain iteration would read the whole file in search of the end of a line.
                 for number, line in enumerate(iter(partial(stream.readline, most + 1), b""), 1):
                     if len(line) > most:
                         raise CorpusError(
-                            f"{self}, line {number} has more than {most:,} bytes. Split it, or "
-                            "raise `max_line_bytes` of the corpus."
+                            f"{self}, line {number} has more than {most:,} bytes. Split the line, "
+                            "or raise `max_line_bytes` of the corpus."
                         )
                     try:
                         yield line.decode("utf-8").rstrip("\r\n")
@@ -104,16 +103,15 @@ class Text:
                         ) from error
             except AdminInitError:
                 raise
-            except Exception as error:  # Of what an archive may raise there is no list.
+            except Exception as error:  # archive readers do not document what they raise
                 raise CorpusError(
-                    f"{self} cannot be read: it is missing, truncated or damaged, encrypted, or "
-                    f"packed in a way that is not known here ({error}). Get the file anew, or "
-                    "unpack it."
+                    f"{self} cannot be read: it is missing, truncated, damaged, encrypted, or "
+                    f"packed in an unknown format ({error}). Download the file again, or unpack it."
                 ) from error
 
     def _open(self, opened: ExitStack) -> Any:
         stream: Any = opened.enter_context(self.path.open("rb"))
-        most = self.limits.unpacked(os.fstat(stream.fileno()).st_size)
+        most = self.limits.max_unpacked(os.fstat(stream.fileno()).st_size)
 
         def inflated(stream: Any, read: Callable[[IO[bytes]], Any]) -> Any:
             unpacked = _Bounded(opened.enter_context(read(stream)), most, str(self))
@@ -121,21 +119,21 @@ class Text:
 
         if self.member is not None and self.path.suffix == ".zip":
             zipped = opened.enter_context(zipfile.ZipFile(stream))
-            stream = inflated(zipped, partial(_of_zip, self.path, self.member))
+            stream = inflated(zipped, partial(_open_zip_member, self.path, self.member))
         elif self.member is not None:
             start = stream.peek(8)
             for magic, read in COMPRESSED.values():
                 if start.startswith(magic):
                     stream = inflated(stream, read)
-            # As a stream: to go back in a compressed archive is to begin it again.
+            # As a stream: seeking back in a compressed archive would unpack it from the start.
             archive = opened.enter_context(tarfile.open(fileobj=stream, mode="r|"))  # noqa: SIM115
-            stream = _of_tar(self.path, self.member, archive)
+            stream = _open_tar_member(self.path, self.member, archive)
         suffix = Path(self.member or self.path).suffix
         return inflated(stream, COMPRESSED[suffix][1]) if suffix in COMPRESSED else stream
 
 
 class _Bounded(io.RawIOBase):
-    """Stream that is unpacked up to a limit."""
+    """Unpacked stream that raises an error beyond a number of bytes."""
 
     def __init__(self, unpacked: IO[bytes], most: int, text: str) -> None:
         self.unpacked = unpacked
@@ -153,21 +151,21 @@ class _Bounded(io.RawIOBase):
         self.left -= len(found)
         if self.left < 0:
             raise CorpusError(
-                f"{self.text} unpacks to more than {self.most:,} bytes, far more than text does: "
+                f"{self.text} unpacks to more than {self.most:,} bytes, which is unusual for text: "
                 "the file is damaged or a decompression bomb. If it is neither, raise "
                 "`max_expansion` of the corpus."
             )
         return len(found)
 
 
-def _of_zip(path: Path, pattern: str, archive: zipfile.ZipFile) -> IO[bytes]:
+def _open_zip_member(path: Path, pattern: str, archive: zipfile.ZipFile) -> IO[bytes]:
     for name in archive.namelist():
         if fnmatchcase(name, pattern):
             return archive.open(name)
     raise _no_member(path, pattern)
 
 
-def _of_tar(path: Path, pattern: str, archive: tarfile.TarFile) -> IO[bytes]:
+def _open_tar_member(path: Path, pattern: str, archive: tarfile.TarFile) -> IO[bytes]:
     for entry in archive:
         if entry.isfile() and fnmatchcase(entry.name.removeprefix("./"), pattern):
             return archive.extractfile(entry)  # type: ignore[return-value]
@@ -179,14 +177,18 @@ def _no_member(path: Path, pattern: str) -> CorpusError:
 
 
 def segments(lines: Iterable[str]) -> Iterator[str]:
-    """Find the sentences of a WMT ``.sgm`` or an IWSLT ``.xml``, as sacreBLEU does.
+    """Extract the sentences of a WMT ``.sgm`` or an IWSLT ``.xml`` file, as sacreBLEU does.
 
-    The files are not XML, whatever they are called: each ``<seg>`` has a line of its own, and
-    ``&`` stands for itself. Source: ``sacrebleu/dataset/fake_sgml.py``, version 2.6.
+    These files are not valid XML: each ``<seg>`` has a line of its own, and ``&`` is not escaped.
+    Source: ``sacrebleu/dataset/fake_sgml.py``, version 2.6.
+
+    Examples:
+        >>> list(segments(["<doc>", '<seg id="1"> R&D, since 1990 </seg>', "</doc>"]))
+        ['R&D, since 1990']
     """
     for line in lines:
         if line.startswith("<seg "):
-            # What `re.sub(r"<seg.*?>(.*)</seg>.*?", r"\1", line)` does, in linear time.
+            # The same as `re.sub(r"<seg.*?>(.*)</seg>.*?", r"\1", line)`, but in linear time.
             start, end = line.find(">", len("<seg")) + 1, line.rfind("</seg>")
             found = 0 < start <= end
             text = line[start:end] + line[end + len("</seg>") :] if found else line
@@ -194,9 +196,9 @@ def segments(lines: Iterable[str]) -> Iterator[str]:
 
 
 def talks(lines: Iterable[str]) -> Iterator[str]:
-    """Find the sentences of IWSLT's ``train.tags``: the talks, their titles and descriptions.
+    """Extract the sentences of IWSLT's ``train.tags``: talks, titles and descriptions.
 
-    Source: the ``grep`` and ``sed`` of fairseq's ``prepare-iwslt14.sh``.
+    Source: the ``grep`` and ``sed`` commands of fairseq's ``prepare-iwslt14.sh``.
     """
     for line in lines:
         if not any(tag in line for tag in ("<url>", "<talkid>", "<keywords>")):
@@ -204,7 +206,7 @@ def talks(lines: Iterable[str]) -> Iterator[str]:
 
 
 def column(lines: Iterable[str], index: int) -> Iterator[str]:
-    """Find the sentences in a column of a table, counted from 0; empty where it has no such."""
+    """Extract a column of a table, counted from 0; the sentence of a shorter row is empty."""
     for line in lines:
         cells = line.split("\t")
         yield cells[index].strip() if index < len(cells) else ""

@@ -1,8 +1,8 @@
-"""The news translation tasks of WMT that the recipes train on.
+"""News translation tasks of WMT, for the recipes.
 
-Their files are pinned, so that a recipe neither changes with an index nor needs one. The licences
-of the parts differ (the recipes' READMEs say what is known of them), so nothing is distributed with
-this package.
+The addresses and checksums of the files are fixed here, so that a recipe depends on no index. The
+corpora have different licences (the READMEs of the recipes list the known ones), so the text is
+downloaded and not distributed with this package.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from admin_init.translation.corpora.parallel import Concatenation, ParallelCorpu
 
 Year = Literal["wmt14", "wmt17"]
 
-_ISO_639_3 = {"de": "deu", "fr": "fra"}  # as names of corpora have it
+_ISO_639_3 = {"de": "deu", "fr": "fra"}
 
 _EUROPARL = (
     "http://www.statmt.org/wmt13/training-parallel-europarl-v7.tgz",
@@ -70,7 +70,7 @@ CORPORA = {
     "Statmt-newstest_ende-2016-eng-deu": _bitext(
         _DEV, "dev/newstest2016-ende-src.en.sgm", "dev/newstest2016-ende-ref.de.sgm"
     ),
-    # mtdata 0.5.1 does not have these; the names are such as it would give.
+    # mtdata 0.5.1 does not have these; the names follow its scheme.
     "Statmt-news_commentary_wmt17-12-deu-eng": _bitext(
         _NEWS_COMMENTARY_12,
         "training/news-commentary-v12.de-en.en",
@@ -88,20 +88,20 @@ CORPORA = {
         _GIGA_FREN, "giga-fren.release2.fixed.en.gz", "giga-fren.release2.fixed.fr.gz"
     ),
 }
-"""By mtdata's ids, from English. The checksums are those of TensorFlow Datasets (its
-``url_checksums/wmt{14,15,17}_translate.txt``); that of ``dev.tgz`` is sacreBLEU's."""
+"""Corpora with English as the source, by their ids in mtdata. The checksums are from TensorFlow
+Datasets (``url_checksums/wmt{14,15,17}_translate.txt``), that of ``dev.tgz`` from sacreBLEU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a translation task consists of."""
+    """The corpora of a translation task."""
 
     train: tuple[str, ...]
-    """Names of :data:`CORPORA`."""
+    """Training corpora, by their names in :data:`CORPORA`."""
     valid: tuple[str, ...] = ()
-    """Others of them; none where the recipe takes some of the training pairs instead."""
+    """Validation corpora; none if the recipe validates on some of the training pairs."""
     test: str
-    """A test set of sacreBLEU."""
+    """Name of a test set in sacreBLEU."""
 
 
 _TRAIN_DE = (
@@ -125,8 +125,9 @@ TASKS: dict[tuple[Year, str], Task] = {
         train=_TRAIN_DE, valid=("Statmt-newstest_ende-2016-eng-deu",), test="wmt17"
     ),
 }
-"""By the language translated into. The training data, in this order, are those of fairseq's
-``prepare-wmt14en2de.sh`` (its ``wmt17_en_de`` has those of WMT14) and ``prepare-wmt14en2fr.sh``."""
+"""Tasks by year and target language. The training data and their order are those of fairseq's
+``prepare-wmt14en2de.sh``, whose ``wmt17_en_de`` uses the data of WMT14 too, and
+``prepare-wmt14en2fr.sh``."""
 
 
 def wmt(
@@ -137,19 +138,22 @@ def wmt(
     bitexts: Sequence[str] = (),
     mirror: str | None = None,
 ) -> ParallelCorpus:
-    """Open a task from English, and download the files that the folder does not have.
+    """Open a task with English as the source, and download missing files.
 
     Args:
-        year: Which year's.
-        folder: Where the files lie, or are put. Tasks may share one.
-        target_lang: ``de``, or in 2014 also ``fr``.
-        bitexts: What to train on instead of the task's own corpora: names of :data:`CORPORA`, or
-            ids of mtdata.
-        mirror: A folder or an address that all files are fetched from, by their names.
+        year: The year of the task.
+        folder: The folder of the files. Several tasks may share it.
+        target_lang: Language to translate into: ``de``, or in 2014 also ``fr``.
+        bitexts: Training corpora in place of the standard ones: names in :data:`CORPORA`, or ids of
+            mtdata.
+        mirror: A folder or an address to fetch all files from, by name.
+
+    Returns:
+        The splits ``train`` and ``test``, and ``valid`` if the task has one.
 
     Raises:
-        CorpusError: There is no such task or corpus, or a file cannot be downloaded, or is not
-            the one it should be.
+        CorpusError: The task or a corpus does not exist, or a file cannot be downloaded or has the
+            wrong checksum.
     """
     if (year, target_lang) not in TASKS:
         raise CorpusError(

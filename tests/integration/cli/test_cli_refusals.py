@@ -106,7 +106,7 @@ REFUSED: dict[str, tuple[Callable[[], list[str]], str]] = {
     ),
     "truncated gz": (
         lambda: prepare_files(test_de=gzip.compress(b"eins zwei\n" * 9)[:-9]),
-        "corpus/test.de.gz cannot be read: it is missing, truncated or damaged",
+        "corpus/test.de.gz cannot be read: it is missing, truncated, damaged",
     ),
     "wrong checksum": (corrupt_multi30k, "train.en.gz has the wrong checksum"),
     "negative size": (
@@ -119,7 +119,7 @@ REFUSED: dict[str, tuple[Callable[[], list[str]], str]] = {
     ),
     "two origins of the validation data": (
         lambda: [*prepare_files(), "--valid_every", "5"],
-        "`valid_every` makes a split 'valid' of training pairs",
+        "`valid_every` makes a split 'valid' from training pairs",
     ),
     "no worker": (
         lambda: ["prepare", "--destination", "out", "--workers", "0"],

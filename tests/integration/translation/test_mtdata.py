@@ -55,12 +55,13 @@ def test_what_is_no_corpus_for_these_languages_is_refused_all_at_once() -> None:
             ["Statmt-europarl-7-fra-eng", "Tilde-rapid-2016-deu-eng", *sorted(MISSING)], "en", "de"
         )
     assert str(caught.value).split("\n") == [
-        "Statmt-europarl-7-fra-eng cannot be used: it is a txt of fra-eng, but must be a txt or "
-        "sgm in an archive, or a tsv, of en and de.",
-        "Tilde-rapid-2016-deu-eng cannot be used: it is a tmx of deu-eng, but must be a txt or sgm "
-        "in an archive, or a tsv, of en and de.",
+        "Statmt-europarl-7-fra-eng cannot be used: it is a txt file in fra-eng, but must be a txt "
+        "or sgm file in an archive, or a tsv file, in en and de.",
+        "Tilde-rapid-2016-deu-eng cannot be used: it is a tmx file in deu-eng, but must be a txt "
+        "or sgm file in an archive, or a tsv file, in en and de.",
         *(
-            f"mtdata knows no corpus {name!r}: `mtdata list -l en-de` shows those that it knows."
+            f"mtdata knows no corpus {name!r}. `mtdata list -l en-de` lists the corpora that it "
+            "knows."
             for name in sorted(MISSING)
         ),
     ]

@@ -15,7 +15,7 @@ from _helpers import raw_corpora
 from _helpers.command_line import Done, call
 from _helpers.recipe_files import RECIPES, TASKS, commands
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*It is used all the same:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*The mirror is trusted:UserWarning")
 
 TINY = [
     *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.num_nodes", "1"),

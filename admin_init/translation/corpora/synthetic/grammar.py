@@ -1,9 +1,9 @@
-"""A synchronous grammar that writes English sentences and their German translations.
+"""Synchronous grammar that generates English sentences and their German translations.
 
-The grammar derives both languages at once, so the reference is right by construction and no corpus
-need be downloaded. German is where the difficulty lies: articles and adjectives agree in gender,
-case and number, the finite verb comes second, its infinitive or separable prefix last, and a
-subordinate clause keeps the whole verb for its end.
+The grammar derives both languages at once, so every translation is correct by construction, and
+no download is needed. The difficulty is in the German: articles and adjectives agree in gender,
+case and number; the finite verb comes second, and its infinitive or separable prefix last; a
+subordinate clause has the whole verb at its end.
 """
 
 import random
@@ -47,7 +47,7 @@ _COMPLEX_CLAUSES = {
         "{subject} {predicate} {place}": "{subject} {middle} {place} {final}",
         "{subject} {predicate} {time}": "{subject} {time} {middle} {final}",
     },
-    # A subordinate clause is the first constituent, so that the verb of the main clause is next.
+    # After a subordinate clause, which is the first constituent, the finite verb comes first.
     "inverted": {
         "{subject} {predicate}": "{finite} {subject} {middle} {end}",
         "{subject} {predicate} {place}": "{finite} {subject} {middle} {place} {end}",
@@ -68,36 +68,36 @@ class SentencePair(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """Rewrites a symbol in both languages at once; fields in braces are rewritten in turn."""
+    """A rule that rewrites a symbol in both languages; fields in braces are rewritten next."""
 
     symbol: str
     source: str
     target: dict[str, str]
-    """German in named pieces; what stays together is one piece, named ``""``.
+    """German text in named pieces; a text that is never split is a single piece, named ``""``.
 
-    A verb with its objects is four, *ruft | den Mann | an | anruft*: main clauses place the first
-    three (finite, middle, end), subordinate clauses the second and the last (middle, final).
+    A verb with its objects has four pieces, as in *ruft | den Mann | an | anruft*. Main clauses use
+    the first three (finite, middle, end), subordinate clauses the second and the last (middle,
+    final).
     """
     slots: dict[str, str]
-    """The symbol behind each field of ``source``."""
+    """The symbol of each field of ``source``."""
 
 
 class Grammar:
-    """All sentence pairs of one size.
+    """The grammar of the embedded corpus, in one of two sizes.
 
-    ``"small"`` has main clauses only, of about eight words; ``"large"`` has over three times the
+    ``"small"`` has only main clauses of about eight words. ``"large"`` has over three times the
     vocabulary, modal and separable verbs, and subordinate clauses.
 
     Args:
         size: ``"small"`` or ``"large"``.
 
     Raises:
-        ValueError: If the size is neither.
+        ValueError: The size is unknown.
 
-    Example::
-
-        pair = Grammar("large").sample(random.Random(1))
-        print(pair.source, pair.target)
+    Examples:
+        >>> Grammar("small").sample(random.Random(1)).source
+        'Sometimes the teachers help the queen.'
     """
 
     def __init__(self, size: Size = "small") -> None:
@@ -109,7 +109,7 @@ class Grammar:
             self.rules.setdefault(rule.symbol, []).append(rule)
 
     def count(self) -> int:
-        """Return the exact number of distinct pairs: no English sentence has two derivations."""
+        """Count the distinct pairs exactly: every English sentence has one derivation only."""
         counts: dict[str, int] = {}
 
         def count(symbol: str) -> int:
@@ -122,17 +122,17 @@ class Grammar:
         return count("sentence")
 
     def sample(self, rng: random.Random) -> SentencePair:
-        """Draw a random pair: of the rules of a symbol, each is as likely as the next.
+        """Draw a random pair. All rules of a symbol are equally likely.
 
         Args:
-            rng: Source of randomness; the same seed gives the same pairs on every Python.
+            rng: Random generator; the same seed gives the same pairs in every version of Python.
         """
         source, target = self._derive("sentence", rng)
-        return SentencePair(_written(source), _written(target[""]))
+        return SentencePair(_as_sentence(source), _as_sentence(target[""]))
 
     def _derive(self, symbol: str, rng: random.Random) -> tuple[str, dict[str, str]]:
         rules = self.rules[symbol]
-        # Of a generator's methods, `random` alone promises its sequence to later Pythons.
+        # Python promises a stable sequence of random numbers only for the method `random`.
         rule = rules[int(rng.random() * len(rules))]
         source: dict[str, str] = {}
         target: dict[str, str] = {}
@@ -147,10 +147,10 @@ class Grammar:
 def embedded_corpus(
     size: Size = "small", *, seed: int = 1, train: int = 20_000, valid: int = 500, test: int = 1_000
 ) -> dict[Split, list[SentencePair]]:
-    """Distinct sentence pairs in three splits.
+    """Generate distinct sentence pairs in three splits.
 
-    The English sentence itself decides its split (see :func:`split_of`), so that no two splits
-    share one, whatever their sizes and seeds.
+    The split of a pair depends on the English sentence alone (see :func:`split_of`), so two splits
+    never share a sentence, whatever their sizes and seeds.
 
     Args:
         size: ``"small"`` or ``"large"``, see :class:`Grammar`.
@@ -160,11 +160,11 @@ def embedded_corpus(
         test: Number of test pairs.
 
     Returns:
-        ``{"train": [...], "valid": [...], "test": [...]}``; at the same seed a longer split begins
-        with the shorter one.
+        ``{"train": [...], "valid": [...], "test": [...]}``. With the same seed, a larger split
+        begins with the pairs of a smaller one.
 
     Raises:
-        ValueError: If the size is unknown or a number of pairs is negative.
+        ValueError: The size is unknown or a number of pairs is negative.
     """
     wanted: dict[Split, int] = {"train": train, "valid": valid, "test": test}
     for name, number in wanted.items():
@@ -182,13 +182,13 @@ def embedded_corpus(
 
 
 def split_of(source: str) -> Split:
-    """Return the split of an English sentence: test for a tenth, valid for a tenth, else train."""
+    """Return the split of an English sentence; a tenth of all sentences is test, a tenth valid."""
     held_out: dict[int, Split] = {0: "test", 1: "valid"}
     return held_out.get(zlib.crc32(source.encode()) % 10, "train")
 
 
-def _written(words: str) -> str:
-    """Return the words as a sentence: *a old* is *an old*, *in dem* is *im*."""
+def _as_sentence(words: str) -> str:
+    """Write words as a sentence: *a old* becomes *an old*, *in dem* becomes *im*."""
     text = " ".join(words.split()).replace(" ,", ",")
     text = re.sub(r"\ba(?= [aeiou])", "an", text)
     text = re.sub(r"\b(i|vo)n dem\b", r"\1m", text)
@@ -198,7 +198,7 @@ def _written(words: str) -> str:
 def _rule(
     symbol: str, source: str, target: str | dict[str, str] | None = None, **slots: str
 ) -> Rule:
-    """Build a rule; ``target`` is ``source`` by default, and a field's symbol its name."""
+    """Build a rule; the default target is ``source``, the default symbol of a field its name."""
     fields = [field for _, field, _, _ in Formatter().parse(source) if field]
     pieces = target if isinstance(target, dict) else {"": source if target is None else target}
     return Rule(symbol, source, pieces, {field: slots.get(field, field) for field in fields})

@@ -1,9 +1,9 @@
-"""The words of the embedded English-German corpus, with all that their inflection needs.
+"""Words of the embedded English-German corpus, with their inflection.
 
-Tables are plain text: what a reader checks is the German, not the Python around it.
-Every German verb here has an infinitive equal to its third person plural, every noun a dative
-plural that follows from its plural, every adjective regular endings; words that break these rules
-stay out, as do English words with two German readings.
+The tables are plain text, so that the German can be checked without reading Python.
+The infinitive of every German verb equals its third person plural, the dative plural of every noun
+follows from its plural, and every adjective has regular endings. Words that break these rules are
+left out, and so are English words with two German translations.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Noun(NamedTuple):
     german_plural: str
 
     def german(self, case: str, number: str) -> str:
-        """Return the German form: only the dative plural differs from the nominative, by its -n."""
+        """Return the German form. Only the dative plural differs from the nominative, by an -n."""
         if number == "singular":
             return self.german_singular
         takes_n = case == "dative" and self.german_plural[-1] not in "ns"
@@ -42,15 +42,16 @@ class Verb(NamedTuple):
     german_plural: str
 
     def german(self, number: str) -> tuple[str, str]:
-        """Return the finite form and the separable prefix, ``""`` where the verb has none."""
+        """Return the finite form and the separable prefix, or ``""`` if the verb has none."""
         prefix, _, plural = self.german_plural.rpartition("|")
         return (self.german_singular if number == "singular" else plural), prefix
 
 
 class Determiner(NamedTuple):
-    """A determiner: its English forms, its German ones and the adjective endings after it.
+    """A determiner: its English forms, its German forms, and the adjective endings after it.
 
-    Rows of ``forms`` and ``endings`` are cases; columns masculine, feminine, neuter, plural.
+    The rows of ``forms`` and ``endings`` are cases; the columns are masculine, feminine, neuter and
+    plural.
     """
 
     singular: str
@@ -59,14 +60,14 @@ class Determiner(NamedTuple):
     endings: tuple[str, str, str]
 
     def german(self, case: str, number: str, gender: str) -> tuple[str, str]:
-        """Return the German form and the ending of an adjective between it and its noun."""
+        """Return the German form and the ending of an adjective that follows."""
         row = CASES.index(case)
         column = "mfn".index(gender) if number == "singular" else 3
         return self.forms[row].split()[column], self.endings[row].split()[column]
 
 
 class Frame(NamedTuple):
-    """What follows a verb, in both languages; braces name noun phrases by kind and case."""
+    """The objects of a verb in both languages; braces name noun phrases by kind and case."""
 
     source: str
     target: str
@@ -86,20 +87,21 @@ def _pairs(table: str) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Lexicon:
-    """The words of one size of the grammar; English is the key of every mapping."""
+    """Words of one size of the grammar. The keys of every mapping are English."""
 
     determiners: tuple[Determiner, ...]
     nouns: dict[str, tuple[Noun, ...]]
-    """Nouns by kind: ``being`` acts and receives, ``thing`` is acted on, ``place`` locates."""
+    """Nouns by kind: a ``being`` can be the subject, a ``thing`` is an object, a ``place`` says
+    where."""
     adjectives: dict[str, dict[str, str]]
-    """Adjectives by the kind of noun they describe, German ones without their endings."""
+    """Adjectives by the kind of noun that they describe; the German is without endings."""
     verbs: dict[Frame, tuple[Verb, ...]]
     modals: tuple[Verb, ...]
     prepositions: dict[str, str]
-    """Prepositions of place; their German ones govern the dative."""
+    """Prepositions of place; in German they take the dative."""
     times: dict[str, str]
     conjunctions: dict[str, str]
-    """Subordinating conjunctions; without one, the grammar has main clauses only."""
+    """Subordinating conjunctions; without any, the grammar has main clauses only."""
     reports: tuple[Verb, ...]
     """Verbs of saying and thinking, followed by a ``that`` clause."""
 

@@ -34,16 +34,19 @@ def test_multi30k_checks_the_files_that_are_there() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"target_lang": "fr"}, "'embedded' is en-de, but .* `target_lang` is 'fr'"),
+        ({"target_lang": "fr"}, "'embedded' has the languages en-de, but .* `target_lang` is 'fr'"),
         ({"train": -1}, "`train` must be at least 0 pairs, but is -1"),
-        ({"kind": "files"}, "of the kind 'files' needs a `folder`"),
-        ({"kind": "multi30k"}, "of the kind 'multi30k' needs a `folder`"),
+        ({"kind": "files"}, "corpus 'files' needs a `folder`"),
+        ({"kind": "multi30k"}, "corpus 'multi30k' needs a `folder`"),
         ({"kind": "multi30k", "folder": ".", "source_lang": "de"}, "`source_lang` is 'de'"),
         ({"kind": "multi30k", "folder": ".", "target_lang": "cs"}, "`target_lang` is 'cs'"),
-        ({"kind": "iwslt14"}, "of the kind 'iwslt14' needs a `folder`"),
-        ({"kind": "iwslt14", "folder": ".", "target_lang": "fr"}, "is de-en or en-de, but"),
-        ({"kind": "wmt17", "folder": ".", "target_lang": "fr"}, "'wmt17' is en-de, but"),
-        ({"kind": "files", "folder": "nowhere"}, r"no nowhere/train\.en, neither plain nor"),
+        ({"kind": "iwslt14"}, "corpus 'iwslt14' needs a `folder`"),
+        ({"kind": "iwslt14", "folder": ".", "target_lang": "fr"}, "languages de-en or en-de, but"),
+        (
+            {"kind": "wmt17", "folder": ".", "target_lang": "fr"},
+            "'wmt17' has the languages en-de, but",
+        ),
+        ({"kind": "files", "folder": "nowhere"}, r"no file nowhere/train\.en, neither plain nor"),
     ],
 )
 def test_what_describes_no_corpus(settings: dict[str, Any], message: str) -> None:

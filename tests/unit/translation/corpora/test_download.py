@@ -115,7 +115,7 @@ def test_of_several_downloads_of_one_folder_one_downloads(
     with ThreadPoolExecutor(3) as threads:
         fetching = [threads.submit(fetch, url, "folder") for _ in range(3)]
         said = ""
-        while said.count("Waiting for another process that downloads into folder") < 2:
+        while said.count("Waiting for another process, which is downloading into folder") < 2:
             said += capsys.readouterr().err
         Slow.both.wait()  # The other two have found the folder locked.
         paths = [future.result() for future in fetching]
@@ -178,12 +178,12 @@ def test_a_mirror_stands_in_for_the_network(
 
 
 def test_a_mirror_with_another_file_is_trusted_with_a_warning(mirror: Path) -> None:
-    with pytest.warns(UserWarning, match="wrong checksum.* It is used all the same"):
+    with pytest.warns(UserWarning, match="wrong checksum.* The mirror is trusted"):
         path = fetch(NOWHERE, "folder", mirror=str(mirror), checksum="md5:0")
     # And from then on that file is the right one.
     assert fetch(NOWHERE, "folder", checksum="md5:0") == path
     path.write_bytes(b"damaged")
-    with pytest.raises(CorpusError, match=f"should be {SHA256[7:]}"):
+    with pytest.raises(CorpusError, match=f"must be {SHA256[7:]}"):
         fetch(NOWHERE, "folder")
 
 

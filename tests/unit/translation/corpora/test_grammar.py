@@ -12,7 +12,7 @@ from admin_init.translation.corpora.synthetic.grammar import (
     SentencePair,
     Size,
     Split,
-    _written,
+    _as_sentence,
     embedded_corpus,
     split_of,
 )
@@ -38,7 +38,7 @@ def translations(grammar: Grammar, source: str) -> list[str]:
     """The German of every derivation that the grammar has for an English sentence."""
     words = re.sub(r"\ban\b", "a", (source[0].lower() + source[1:]).rstrip(".").replace(",", " ,"))
     found = parses(grammar, "sentence", tuple(words.split()))
-    return [_written(target[""]) for target, rest in found if not rest]
+    return [_as_sentence(target[""]) for target, rest in found if not rest]
 
 
 @cache

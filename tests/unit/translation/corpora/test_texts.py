@@ -222,7 +222,7 @@ def test_a_longer_line_is_read_where_the_limit_says_so() -> None:
 def test_a_file_that_unpacks_to_far_more_is_refused_while_it_is_read(
     ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(texts, "_ALWAYS", 1_000_000)
+    monkeypatch.setattr(texts, "_SMALL", 1_000_000)
     path = Path(f"bomb.en.{ending}")
     path.write_bytes(COMPRESS[ending]((b"a" * 999 + b"\n") * 3000))
     lines = iter(Text(path))
@@ -235,7 +235,7 @@ def test_a_file_that_unpacks_to_far_more_is_refused_while_it_is_read(
 def test_a_bomb_beside_the_text_in_an_archive_is_refused_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(texts, "_ALWAYS", 1_000_000)
+    monkeypatch.setattr(texts, "_SMALL", 1_000_000)
     tar(Path("corpus.tgz"), {"bomb": bytes(3_000_000), "a.en": CONTENT})
     with pytest.raises(CorpusError, match=r"corpus\.tgz:a\.en unpacks to more than"):
         list(Text(Path("corpus.tgz"), "a.en"))

@@ -14,7 +14,7 @@ from admin_init.translation.corpora.config import CorpusConfig
 from admin_init.translation.corpora.download import RECORDS
 from admin_init.translation.corpora.wmt import CORPORA, TASKS, wmt
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*It is used all the same:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*The mirror is trusted:UserWarning")
 
 SIZE = 5
 PARTS = {
