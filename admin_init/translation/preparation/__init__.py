@@ -1,1 +1,1 @@
-"""From a corpus to a data-bin: cleaning, subwords, binarization."""
+"""Preparation of a corpus: cleaning, subwords, binarization."""

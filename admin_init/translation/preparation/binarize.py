@@ -1,4 +1,4 @@
-"""From the shards of a corpus to a data-bin, as ``fairseq-preprocess`` would write it."""
+"""Binarization: write shards as a data-bin, as ``fairseq-preprocess`` does."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,15 @@ from admin_init.translation.preparation.shards import IdPairs, Shard
 def write_data_bin(shards: Mapping[str, Sequence[Shard]], manifest: Manifest, folder: Path) -> None:
     """Write the joined dictionary, the ids of all splits, and the plain references.
 
-    No more than a shard and the sizes of all sentences are in memory.
+    Only one shard and the sizes of all sentences are in memory.
 
     Args:
-        shards: Those of every split, in their order.
-        manifest: Gets to know what was kept and dropped.
-        folder: Where the files are written.
+        shards: The shards of every split, in order.
+        manifest: Updated in place with the numbers of kept and dropped pairs.
+        folder: The folder to write.
 
     Raises:
-        CorpusError: No pair of a split was kept.
+        CorpusError: A split has no pair left.
     """
     counts: Counter[str] = Counter()
     for shard in shards["train"]:
@@ -41,8 +41,8 @@ def write_data_bin(shards: Mapping[str, Sequence[Shard]], manifest: Manifest, fo
         _write_split(shards[name], prefixes, dictionary, split)
         if not split.kept:
             raise CorpusError(
-                f"{name}: of {split.read:,} pairs, none was kept: all are empty, too long or too "
-                "unequal."
+                f"{name}: none of its {split.read:,} pairs was kept: all are empty, too long, or "
+                "too different in length."
             )
 
 
@@ -62,11 +62,11 @@ def _write_split(
             sources.extend(ids[np.asarray(part.source)], np.asarray(part.source_sizes))
             targets.extend(ids[np.asarray(part.target)], np.asarray(part.target_sizes))
             if part.references:
-                # Without the ending fairseq would take it for a data-bin of the kind "raw".
+                # Without the ending .txt, fairseq would take the file for a data-bin of type "raw".
                 plain = plain or opened.enter_context(whole_file(f"{target_prefix}.txt"))
                 plain.writelines(f"{reference}\n".encode() for reference in part.references)
             _record(part, split)
-    # What is drawn from the training data was not read as a split of its own.
+    # Validation pairs drawn from the training data were not read as a split of their own.
     split.read = split.read or split.kept + sum(found.count for found in split.dropped.values())
 
 

@@ -1,4 +1,4 @@
-"""Which training pairs are left out."""
+"""Rules that drop training pairs."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,21 @@ _LONGEST_WORD = 1000
 def drop_reason(
     source: Sequence[str], target: Sequence[str], config: PrepareConfig | None = None
 ) -> str | None:
-    """Return why a training pair is left out, by the rules of Moses' ``clean-corpus-n.perl``.
+    """Return why a training pair is dropped, by the rules of Moses' ``clean-corpus-n.perl``.
 
     Args:
-        source: The words or subwords of one side.
-        target: Those of the other.
-        config: The bounds; None where a pair must only not be empty.
+        source: The words or subwords of the source.
+        target: The words or subwords of the target.
+        config: The bounds; None to drop empty pairs only.
 
     Returns:
-        The reason, for people; None where the pair is kept.
+        The reason in words; None if the pair is kept.
+
+    Examples:
+        >>> drop_reason(["a", "house"], [])
+        'empty'
+        >>> drop_reason(["a"] * 4, ["b"], PrepareConfig(max_ratio=3.0))
+        'longer than 3.0 times its translation'
     """
     shorter, longer = sorted((len(source), len(target)))
     if not shorter:

@@ -1,4 +1,4 @@
-"""How a corpus is prepared, as a recipe says it."""
+"""Configuration of a recipe's preparation."""
 
 from __future__ import annotations
 
@@ -15,54 +15,54 @@ LengthUnit = Literal["word", "subword"]
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """What is done to the text, which pairs are left out, and what splits it into subwords."""
+    """Text preprocessing, subwords, and the training pairs to drop."""
 
     subwords: SubwordKind = "sentencepiece"
-    """`sentencepiece` splits the text as it is. `subword-nmt` splits the words that the Moses
-    tokenizer finds, as in most published results: `pip install 'admin-init[wmt]'`."""
+    """`sentencepiece` splits raw text. `subword-nmt` splits words of the Moses tokenizer, as in
+    most published results; it needs `pip install 'admin-init[wmt]'`."""
 
     vocabulary_size: PositiveInt = 4000
-    """Most subwords of both languages together, with `sentencepiece`."""
+    """With `sentencepiece`: most subwords, joint for both languages."""
 
     merges: PositiveInt = 32_000
-    """Merge operations learned on both languages together, with `subword-nmt`."""
+    """With `subword-nmt`: number of merge operations, joint for both languages."""
 
     sample_sentences: Annotated[int, at_least(2)] = 1_000_000
-    """Most sentences of both languages together that `sentencepiece` learns from: pairs that are
+    """With `sentencepiece`: most sentences of both languages to learn subwords from. They are
     evenly spaced over the training data. A million takes about 1 GB of memory."""
 
     sample_words: PositiveInt = 400_000
-    """Most distinct words of both languages together that `subword-nmt` learns from: the most
-    frequent ones. The other words are split too, by the merges that these give. The default takes
-    about 1 GB of memory."""
+    """With `subword-nmt`: most distinct words of both languages to learn subwords from. The most
+    frequent words are taken; the merges learned from them split the other words too. The default
+    takes about 1 GB of memory."""
 
     normalize: bool = False
-    """Normalize punctuation and blank non-printing characters, as Moses' scripts do. With
-    `subword-nmt` not in a test split, where only typographic apostrophes become plain ones: that is
-    how the published test sets were made."""
+    """Normalize punctuation and replace non-printing characters by spaces, as Moses' scripts do.
+    With `subword-nmt`, test splits are not normalized: only their typographic apostrophes become
+    plain ones, as in the published test sets."""
 
     aggressive_hyphens: bool = False
-    """Make three words of a compound such as `well-known`, with `subword-nmt`."""
+    """With `subword-nmt`: split a compound such as `well-known` into three words."""
 
     lowercase: bool = False
-    """Lower-case all text, the plain references too."""
+    """Lower-case all text, including the plain references."""
 
     length_unit: LengthUnit = "subword"
-    """What the lengths below count. `word` cleans the training pairs before they are split into
-    subwords, which are then learned from what is left; `subword` cleans them after."""
+    """Unit of the lengths below. With `word`, training pairs are cleaned before subwords are
+    learned; with `subword`, after they are split into subwords."""
 
     min_length: PositiveInt = 1
-    """Fewest words or subwords that a side of a training pair may have."""
+    """Fewest words or subwords in each side of a training pair."""
 
     max_length: PositiveInt = 250
-    """Most words or subwords that a side of a training pair may have."""
+    """Most words or subwords in each side of a training pair."""
 
     max_ratio: Annotated[float | None, at_least(1)] = None
-    """Most times that one side of a training pair may be longer than the other. Moses'
-    clean-corpus-n.perl takes 9 where it is not told."""
+    """Largest ratio of the lengths of the two sides of a training pair. The default of Moses'
+    clean-corpus-n.perl is 9."""
 
     valid_every: Annotated[int | None, at_least(2)] = None
-    """Make every so many-th training pair a validation pair; counted after cleaning by words, and
+    """Take every n-th training pair for validation. Pairs are counted after cleaning by words, but
     before cleaning by subwords."""
 
     def __post_init__(self) -> None:
@@ -73,11 +73,11 @@ class PrepareConfig:
             )
         if self.aggressive_hyphens and self.subwords != "subword-nmt":
             raise CorpusError(
-                "`aggressive_hyphens` is for the Moses tokenizer: set `subwords` to `subword-nmt`."
+                "`aggressive_hyphens` needs the Moses tokenizer: set `subwords` to `subword-nmt`."
             )
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Self:
-        """Read what is meant for this class from the settings of a manifest."""
+        """Build the configuration from a manifest's settings, and ignore those of other classes."""
         names = {field.name for field in fields(cls)}
         return from_json(cls, {name: settings[name] for name in names & settings.keys()})

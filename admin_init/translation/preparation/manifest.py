@@ -1,4 +1,4 @@
-"""What a prepared corpus says about itself: ``prepare.json``."""
+"""Manifest of a prepared corpus, ``prepare.json``: settings, statistics and checksums."""
 
 import hashlib
 from dataclasses import asdict, dataclass, field
@@ -16,12 +16,12 @@ _LINES_NAMED = 10
 
 @dataclass
 class Dropped:
-    """Sentence pairs that were left out for one reason."""
+    """Sentence pairs that were dropped for the same reason."""
 
     count: int = 0
-    """How many."""
+    """Number of pairs."""
     lines: list[int] = field(default_factory=list)
-    """Where the first few stand, counted from 1."""
+    """Line numbers of the first few pairs, counted from 1."""
 
     def __str__(self) -> str:
         more = ", ..." if self.count > len(self.lines) else ""
@@ -30,27 +30,27 @@ class Dropped:
 
 @dataclass(kw_only=True)
 class Split:
-    """What became of one split."""
+    """Statistics of one split."""
 
     files: list[str]
-    """The files that were read; none where the pairs came from memory."""
+    """The files that were read; empty if the pairs came from memory."""
     sha256: str
-    """Of the sentence pairs that were read."""
+    """SHA-256 of the sentence pairs that were read."""
     read: int
-    """Pairs read."""
+    """Number of pairs read."""
     kept: int = 0
-    """Pairs written."""
+    """Number of pairs written."""
     dropped: dict[str, Dropped] = field(default_factory=dict)
-    """Pairs left out, by the reason."""
+    """Dropped pairs, by reason."""
     drawn: int = 0
-    """Pairs that became those of ``valid``."""
+    """Number of pairs moved to ``valid``."""
     source_tokens: int = 0
-    """Tokens written on the source side, ``</s>`` included."""
+    """Number of source tokens written, ``</s>`` included."""
     target_tokens: int = 0
-    """Tokens written on the target side, ``</s>`` included."""
+    """Number of target tokens written, ``</s>`` included."""
 
     def drop(self, line: int, reason: str) -> None:
-        """Note a pair that is left out."""
+        """Count a dropped pair."""
         dropped = self.dropped.setdefault(reason, Dropped())
         dropped.count += 1
         if len(dropped.lines) < _LINES_NAMED:
@@ -59,48 +59,49 @@ class Split:
 
 @dataclass(kw_only=True)
 class Manifest:
-    """A prepared corpus: what was read, how, and what came out."""
+    """Record of a preparation. ``str()`` of it is a readable summary."""
 
     settings: dict[str, Any]
     """``source_lang``, ``target_lang``, and the fields of :class:`PrepareConfig`."""
     splits: dict[str, Split]
-    """What became of every split."""
+    """Statistics of every split."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Of the packages that the text went through."""
+    """Versions of the packages that processed the text."""
     learned_from: dict[str, int] = field(default_factory=dict)
-    """How many sentences or distinct words the subwords were learned from, and of how many."""
+    """Number of ``sentences`` or distinct ``words`` that the subwords were learned from, and their
+    total number as ``of``."""
     dictionary_size: int = 0
-    """Ids, specials and padding included."""
+    """Number of ids, including special and padding tokens."""
     outputs: dict[str, str] = field(default_factory=dict)
-    """The SHA-256 of every file in the folder but this."""
+    """SHA-256 of every other file in the folder."""
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read the manifest of a folder.
 
         Raises:
-            CorpusError: The folder has none, or it is damaged.
+            CorpusError: The manifest is missing or damaged.
         """
         try:
             manifest = from_json(cls, parse_checked((folder / NAME).read_bytes()))
-            # An older version did not have every setting, and did what is the default now.
+            # A setting that an older version lacked was then as its default is now.
             manifest.settings = asdict(PrepareConfig()) | manifest.settings
             PrepareConfig.from_settings(manifest.settings)
             return manifest
         except (OSError, AdminInitError) as error:
             raise CorpusError(
-                f"{folder} exists, but is no prepared corpus: its {NAME} cannot be read "
+                f"{folder} exists, but is not a prepared corpus: its {NAME} cannot be read "
                 f"({str(error).rstrip('.')}). "
                 "Choose another folder, or remove this one."
             ) from error
 
     def seal(self, folder: Path) -> None:
-        """Note the files of a folder and what is in them, and write the manifest there."""
+        """Store the checksums of a folder's files, and write the manifest into the folder."""
         self.outputs = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
         write_checked(folder / NAME, asdict(self))
 
     def damages(self, folder: Path) -> list[str]:
-        """Names the files of a folder that are not what they were."""
+        """List the files of a folder that are missing or have changed."""
         return [
             f"{name} is missing or damaged"
             for name, digest in self.outputs.items()
@@ -108,7 +109,7 @@ class Manifest:
         ]
 
     def differences(self, other: Self) -> list[str]:
-        """Names what was asked for or read here and not there."""
+        """List the settings and splits that differ from those of another manifest."""
         mine, theirs = self.settings, other.settings
         found = [
             f"{name} is {mine.get(name)!r}, but was {theirs.get(name)!r}"

@@ -1,4 +1,4 @@
-"""The stages of a preparation, one after another: from raw text to ids."""
+"""Sequence of the stages that turn raw text into ids."""
 
 from __future__ import annotations
 
@@ -31,27 +31,28 @@ _LEARNED_FROM = "learned_from.json"
 
 @dataclass
 class Pipeline:
-    """Runs the stages, and skips what an earlier run has left in the workspace."""
+    """Runs all stages, and skips the work that an earlier run has finished."""
 
     config: PrepareConfig
-    """What is done."""
+    """Settings of the preparation."""
     workspace: Workspace
-    """Where; it has the raw text of every shard, or what was made of it."""
+    """Workspace with every shard, as raw text or at a later stage."""
     workers: int
-    """How many processes work on shards."""
+    """Number of worker processes."""
     shard_size: int
-    """How many pairs a shard has."""
+    """Number of sentence pairs in a shard."""
     progress: Progress
-    """Shows how far the stages are."""
+    """Display of the progress."""
 
     def run(self, manifest: Manifest) -> dict[str, list[Shard]]:
         """Preprocess the raw text, learn subwords and apply them.
 
         Args:
-            manifest: What was read. Updated in place with the subword training statistics.
+            manifest: Statistics of the splits. Updated in place with the subword training
+                statistics.
 
         Returns:
-            The shards of every split, which now have their ids.
+            The shards of every split; each now has a file of ids.
 
         Raises:
             CorpusError: Subwords cannot be learned from the corpus.

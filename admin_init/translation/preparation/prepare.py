@@ -1,4 +1,4 @@
-"""From a parallel corpus to a folder that can be trained on."""
+"""Preparation of a parallel corpus for training."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -32,39 +32,48 @@ def prepare(
     progress: bool = True,
     **settings: Any,
 ) -> Manifest:
-    """Clean a corpus, split it into subwords and write it as fairseq's data-bin.
+    """Clean a corpus, split it into subwords and write it as a fairseq data-bin.
 
-    Training pairs are dropped where a side is empty, too long or too short. The other splits are
-    kept whole: scores on a cleaned test set could not be compared with anybody's.
+    Training pairs are dropped if a side is empty, too long or too short. The other splits are
+    never cleaned, because scores on a cleaned test set cannot be compared with published ones.
 
-    The folder gets ``dict.<language>.txt`` (the same joined dictionary twice), the subword model,
-    ``<split>.<source>-<target>.<language>.{bin,idx}``, the plain reference text
-    ``<split>.<source>-<target>.<target>.txt`` of every split but ``train``, and ``prepare.json``.
-    It appears whole, or not at all. What is written depends neither on ``workers`` nor on
-    ``shard_size``.
+    The folder gets ``dict.<language>.txt`` (the same joined dictionary for both languages), the
+    subword model, ``<split>.<source>-<target>.<language>.{bin,idx}``, the plain reference text
+    ``<split>.<source>-<target>.<target>.txt`` of every split except ``train``, and
+    ``prepare.json``. It appears only when it is complete. ``workers`` and ``shard_size`` do not
+    change what is written.
 
-    A run that was killed or interrupted leaves a hidden folder beside the destination, with what is
-    finished; the same call goes on from there. The memory that is needed does not grow with the
-    corpus, but for 24 bytes a sentence pair.
+    A killed or interrupted run leaves its finished work in a hidden folder beside the destination,
+    and the same call continues from it. Memory grows with the corpus only by 24 bytes per sentence
+    pair.
 
     Args:
-        corpus: What is prepared.
-        destination: The folder. One that was made from the same sentences with the same settings is
-            used as it is.
-        workers: How many processes do the work.
-        shard_size: How many pairs a process works on at once: it decides how much memory that
-            takes, and how much work a killed run loses.
-        overwrite: Whether to replace a folder that was made otherwise.
-        progress: Whether to show on standard error how far it is: bars on a terminal, else lines.
-        settings: The fields of :class:`~admin_init.translation.preparation.config.PrepareConfig`.
+        corpus: The corpus.
+        destination: The folder to write. A folder prepared before from the same sentences with the
+            same settings is kept as it is.
+        workers: Number of worker processes.
+        shard_size: Number of sentence pairs that a process handles at once. A larger number takes
+            more memory, and a killed run loses more work.
+        overwrite: Whether to replace a folder that was prepared differently.
+        progress: Whether to show progress on standard error, as bars on a terminal and as lines
+            elsewhere.
+        settings: Fields of :class:`~admin_init.translation.preparation.config.PrepareConfig`.
 
     Returns:
-        What was read, kept and dropped; its ``str`` is for people.
+        The manifest: the numbers of pairs read, kept and dropped. ``str()`` of it is a readable
+        summary.
 
     Raises:
         CorpusError: The corpus cannot be used, or the folder holds something else or is being
             prepared by another process.
-        MissingExtraError: The settings need what is not installed.
+        MissingExtraError: A package that the settings need is not installed.
+
+    Examples:
+        >>> from admin_init.translation.corpora.config import CorpusConfig
+        >>> corpus = CorpusConfig(train=200, valid=10, test=10).open()
+        >>> manifest = prepare(corpus, "data-bin", vocabulary_size=200, progress=False)
+        >>> manifest.splits["train"].kept
+        200
     """
     destination = Path(destination)
     config = PrepareConfig(**settings)
@@ -79,7 +88,7 @@ def prepare(
         if made is not None:
             workspace.discard()
             return made
-        # What a killed run has left is of use where settings and corpus are as they were.
+        # The work of a killed run can be used only if settings and corpus have not changed.
         if not manifest.splits and workspace.plan | {"splits": {}} == _plan(manifest, shard_size):
             manifest.splits = read()
         with workspace:
@@ -114,8 +123,8 @@ def _check_splits(corpus: ParallelCorpus, config: PrepareConfig) -> None:
         raise CorpusError(f"The corpus has no split 'train', only {sorted(corpus.splits)}.")
     if config.valid_every and "valid" in corpus.splits:
         raise CorpusError(
-            "`valid_every` makes a split 'valid' of training pairs, but the corpus has one of its "
-            "own. Leave one of the two out."
+            "`valid_every` makes a split 'valid' from training pairs, but the corpus already has a "
+            "split 'valid'. Remove one of the two."
         )
 
 
@@ -125,7 +134,7 @@ def _finished(
     read: Callable[[], dict[str, Split]],
     overwrite: bool,
 ) -> Manifest | None:
-    """Return the manifest of a folder that is what is asked for, for which the corpus is read."""
+    """Return the manifest of the destination if it is already prepared as asked, else None."""
     if not destination.exists():
         return None
     made = Manifest.load(destination)
@@ -137,7 +146,7 @@ def _finished(
         return made
     if not overwrite:
         raise CorpusError(
-            f"{destination} was prepared otherwise: {'; '.join(differences)}. Choose another "
+            f"{destination} was prepared differently: {'; '.join(differences)}. Choose another "
             "folder, or pass overwrite=True to replace it."
         )
     return None

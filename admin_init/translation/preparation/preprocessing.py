@@ -1,20 +1,20 @@
-"""What happens to a sentence before it is split into subwords."""
+"""Preprocessing of sentences before they are split into subwords."""
 
 from admin_init.translation.preparation.config import PrepareConfig
 from admin_init.translation.subwords.moses import Moses
 
 
 class Preprocessor:
-    """Turns raw sentences of one language into what is split into subwords, and back.
+    """Preprocesses raw sentences of one language, and undoes it for translations.
 
     Args:
         lang: The language.
-        config: What is done.
-        published_test: Whether the sentences are those of a test set, which published recipes do
-            not normalize: Moses tokens then come from the text itself, with plain apostrophes.
+        config: Settings of the preparation.
+        published_test: Whether the sentences belong to a test set. Published recipes tokenize test
+            sets without normalization, except that apostrophes become plain.
 
     Raises:
-        MissingExtraError: The settings need sacremoses, which is not installed.
+        MissingExtraError: The settings need sacremoses, and it is not installed.
     """
 
     def __init__(self, lang: str, config: PrepareConfig, *, published_test: bool = False) -> None:
@@ -25,7 +25,7 @@ class Preprocessor:
         self._moses = Moses(lang) if self._tokenizes or self._normalizes else None
 
     def __call__(self, text: str) -> str:
-        """Return one line: with Moses, words that have one space between them."""
+        """Preprocess a sentence into one line; with Moses, into words separated by spaces."""
         text = " ".join(text.split("\n"))
         if self._plain_apostrophes:
             text = text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
@@ -39,15 +39,15 @@ class Preprocessor:
         return text.lower() if self._config.lowercase else text
 
     def reference(self, text: str) -> str:
-        """Return the plain sentence that a translation is compared with, on one line.
+        """Return the plain reference sentence for scoring, on one line.
 
-        It is the raw text, so that scores compare with other people's; but lower-cased where the
-        training data are, because such a model cannot know better.
+        It is the raw text, so that scores are comparable with published ones. If the training data
+        are lower-cased, the reference is too, because the model cannot produce capitals.
         """
-        # sacreBLEU reads lines: a line separator inside a sentence would shift all after it.
+        # A line separator inside a sentence would shift the lines after it in sacreBLEU.
         plain = " ".join(text.splitlines())
         return plain.lower() if self._config.lowercase else plain
 
     def restore(self, text: str) -> str:
-        """Return the plain text that a model means by what it was taught to write."""
+        """Turn a preprocessed sentence, such as a model writes, into plain text."""
         return self._moses.detokenize(text) if self._moses and self._tokenizes else text

@@ -1,4 +1,4 @@
-"""The one reading of a corpus, in which it is counted, hashed and cut into shards."""
+"""Single pass over a corpus that counts, hashes and shards its sentence pairs."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def read_corpus(
     progress: Progress,
     shards: Path | None = None,
 ) -> dict[str, Split]:
-    """Read every split of a corpus, of which no more than a shard is in memory.
+    """Read every split of a corpus, with one shard in memory at a time.
 
     Args:
-        corpus: What is read.
-        config: Whether a split ``valid`` will be drawn from ``train``.
-        shard_size: How many pairs a shard has; the last of a split may have fewer.
-        progress: Shows how many pairs have been read.
-        shards: The folder that gets the raw text of every shard; None to count and hash only.
+        corpus: The corpus.
+        config: Settings of the preparation; ``valid_every`` adds a split ``valid``.
+        shard_size: Number of pairs in a shard; the last shard of a split may have fewer.
+        progress: Display of the number of pairs that have been read.
+        shards: Folder for the raw text of every shard; None to only count and hash.
 
     Returns:
-        How many pairs each split has, and their SHA-256.
+        Statistics of every split: number of pairs and SHA-256.
 
     Raises:
         CorpusError: A split has no pairs or cannot be read.
@@ -52,7 +52,9 @@ def read_corpus(
             progress.update(step, completed=read)
         progress.update(step, total=read)
         if not read:
-            raise CorpusError(f"{name}: of 0 pairs, none can be kept. The split has none.")
+            raise CorpusError(
+                f"{name}: the split has no sentence pairs. Leave the split out, or give it some."
+            )
         files = list(getattr(pairs, "files", []))
         splits[name] = Split(files=files, sha256=digest.hexdigest(), read=read)
     if config.valid_every:
@@ -73,8 +75,8 @@ def _encoded(part: Pairs, before: int) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise CorpusError(
-            f"After pair {before:,} there is {error.object[error.start]!r}, a half of a "
-            "surrogate pair, which UTF-8 has no bytes for. Read the text as UTF-8."
+            f"After pair {before:,} there is {error.object[error.start]!r}, half of a surrogate "
+            "pair, which UTF-8 cannot encode. Read the text as UTF-8."
         ) from error
 
 

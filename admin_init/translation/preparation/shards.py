@@ -1,7 +1,6 @@
-"""Parts of a split that one process works on: a shard each, a file for each stage.
+"""Shards: parts of a split, each handled by one process, with one file per stage.
 
-A shard's files appear whole or not at all, so that the ones that are there when a run is taken up
-need not be made again.
+Files are written atomically, so a resumed run can trust the files that exist.
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ EOS = "</s>"
 
 
 class Shard(NamedTuple):
-    """A part of a split on its way from raw text to ids.
+    """A part of a split.
 
-    Its files are ``raw`` and ``text`` (:class:`TextPairs`), ``words`` (counts of words) and ``ids``
-    (:class:`IdPairs`).
+    Its files are named by stage: ``raw`` and ``text`` (:class:`TextPairs`), ``words`` (word counts)
+    and ``ids`` (:class:`IdPairs`).
     """
 
     folder: Path
     """Folder of the files of all shards."""
     split: str
-    """The split, such as ``train``."""
+    """Name of the split, such as ``train``."""
     number: int
-    """Which shard of the split, from 0."""
+    """Index of the shard in its split, from 0."""
     before: int = 0
-    """How many pairs the shards before it have as ``text``; known once all of these are there."""
+    """Number of pairs at stage ``text`` in earlier shards of the split; set after that stage."""
 
     def path(self, stage: str) -> Path:
         """Return the file of a stage."""
@@ -47,15 +46,15 @@ class TextPairs:
     """The sentence pairs of a shard as text, raw or preprocessed."""
 
     lines: list[int] = field(default_factory=list)
-    """The line of each pair in its split, counted from 1."""
+    """Line number of each pair in its split, counted from 1."""
     sources: list[str] = field(default_factory=list)
-    """One side of each pair."""
+    """Source sentences."""
     targets: list[str] = field(default_factory=list)
-    """The other."""
+    """Target sentences."""
     references: list[str] = field(default_factory=list)
-    """The plain translations; none where nobody will need them."""
+    """Plain target sentences for scoring; empty for pairs that are only trained on."""
     dropped: dict[str, list[int]] = field(default_factory=dict)
-    """The lines of the pairs that were left out, by the reason."""
+    """Line numbers of dropped pairs, by reason."""
 
     def save(self, path: Path) -> None:
         """Write the pairs."""
@@ -68,7 +67,7 @@ class TextPairs:
 
     @staticmethod
     def count(path: Path) -> int:
-        """Return how many pairs a file has, without reading them."""
+        """Return the number of pairs in a file without reading the pairs."""
         with path.open("rb") as file:
             return int(file.readline())
 
@@ -80,27 +79,30 @@ _sizes = partial(array, "i")
 
 @dataclass
 class IdPairs:
-    """The sentence pairs of a shard as ids of its own, before there is a common dictionary."""
+    """The sentence pairs of a shard as ids of a vocabulary of the shard's own.
+
+    The joined dictionary does not exist yet: it is built from the counts of all shards.
+    """
 
     vocabulary: dict[str, int] = field(default_factory=lambda: {EOS: 0})
     """The id of each token."""
     source: array[int] = field(default_factory=_ids)
-    """The ids of all source sentences, one after another, each with ``</s>``."""
+    """Ids of all source sentences, concatenated, each ending in ``</s>``."""
     target: array[int] = field(default_factory=_ids)
-    """Those of the target sentences."""
+    """Ids of all target sentences, concatenated, each ending in ``</s>``."""
     source_sizes: array[int] = field(default_factory=_sizes)
-    """How many ids each source sentence has."""
+    """Number of ids of each source sentence."""
     target_sizes: array[int] = field(default_factory=_sizes)
-    """How many each target sentence has."""
+    """Number of ids of each target sentence."""
     references: list[str] = field(default_factory=list)
-    """The plain translations; none in ``train``."""
+    """Plain target sentences for scoring; empty in ``train``."""
     dropped: dict[str, list[int]] = field(default_factory=dict)
-    """The lines of the pairs that were left out at any stage, by the reason."""
+    """Line numbers of the pairs that any stage dropped, by reason."""
     drawn: int = 0
-    """Pairs that were given to another split."""
+    """Number of pairs moved to another split."""
 
     def append(self, source: list[str], target: list[str]) -> None:
-        """Add a pair of which the two sides are subwords."""
+        """Add a pair of sentences, given as subwords."""
         self._append(source, self.source, self.source_sizes)
         self._append(target, self.target, self.target_sizes)
 
@@ -140,6 +142,6 @@ class IdPairs:
 
     @staticmethod
     def counts(path: Path) -> Counter[str]:
-        """Return how often each token occurs in a file, and read nothing else."""
+        """Return the number of occurrences of each token in a file without reading the pairs."""
         with np.load(path) as content:
             return Counter(json.loads(content["rest"].tobytes())["counts"])

@@ -1,7 +1,7 @@
-"""What is done to every shard of a corpus, stage by stage, in whatever process.
+"""Stages of a preparation, each run once for every shard.
 
-A stage reads the file of the stage before it, and writes one. Nothing that it writes depends on
-other shards but through how many pairs come before, so the order does not matter.
+A stage reads the file of the stage before it and writes a file of its own. All it needs to know of
+other shards is the number of pairs before its own, so shards can run in any order and process.
 """
 
 from collections.abc import Iterator
@@ -22,14 +22,14 @@ class Preprocess:
     """Preprocesses the raw text of a shard, and drops training pairs by their words."""
 
     config: PrepareConfig
-    """What is done."""
+    """Settings of the preparation."""
     source_lang: str
-    """The language translated from."""
+    """Language to translate from."""
     target_lang: str
-    """The language translated into."""
+    """Language to translate into."""
 
     def __call__(self, shard: Shard) -> None:
-        """Write the text of a shard in place of its raw text."""
+        """Write the text of a shard, and delete its raw text."""
         train = shard.split == "train"
         source_text, target_text = self._preprocessors[shard.split.startswith("test")]
         raw, text = TextPairs.load(shard.path("raw")), TextPairs()
@@ -50,7 +50,7 @@ class Preprocess:
 
     @cached_property
     def _preprocessors(self) -> dict[bool, list[Preprocessor]]:
-        """The two languages' preprocessors, for a test set or not."""
+        """The preprocessors of the two languages, by whether the split is a test set."""
         return {
             test: [
                 Preprocessor(lang, self.config, published_test=test)
@@ -61,12 +61,12 @@ class Preprocess:
 
 
 def is_validation_pair(position: int, config: PrepareConfig) -> bool:
-    """Say whether the training pair at a position, counted from 0, becomes a validation pair."""
+    """Return whether the training pair at a position, counted from 0, is used for validation."""
     return config.valid_every is not None and (position + 1) % config.valid_every == 0
 
 
 def training_pairs(shard: Shard, config: PrepareConfig) -> Iterator[tuple[str, str]]:
-    """Read the pairs of a shard of ``train`` that stay there."""
+    """Read the pairs of a shard of ``train``, without those used for validation."""
     text = TextPairs.load(shard.path("text"))
     for i, pair in enumerate(zip(text.sources, text.targets, strict=True), start=shard.before):
         if not is_validation_pair(i, config):
@@ -78,7 +78,7 @@ class CountWords:
     """Counts the words of a shard of ``train``."""
 
     config: PrepareConfig
-    """Which pairs stay in ``train``."""
+    """Settings of the preparation."""
 
     def __call__(self, shard: Shard) -> None:
         """Write the counts of a shard."""
@@ -88,15 +88,15 @@ class CountWords:
 
 @dataclass(frozen=True)
 class SplitIntoSubwords:
-    """Splits the text of a shard into subwords, and drops training pairs by these.
+    """Splits the text of a shard into subwords, and drops training pairs by their subwords.
 
-    A shard of ``train`` gives one of ``valid`` too where that is drawn from it.
+    If ``valid`` is drawn from ``train``, a shard of ``train`` also writes a shard of ``valid``.
     """
 
     config: PrepareConfig
-    """Which pairs are left out or drawn."""
+    """Settings of the preparation."""
     model: Path
-    """The folder of the subword model."""
+    """Folder of the subword model."""
 
     def __call__(self, shard: Shard) -> None:
         """Write the ids of a shard."""

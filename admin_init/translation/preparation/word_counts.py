@@ -1,4 +1,4 @@
-"""Counts of distinct words, more than memory may hold: sorted files that are merged."""
+"""Word counts in sorted files that are merged, so that they need not fit into memory."""
 
 import heapq
 from collections import Counter
@@ -16,10 +16,10 @@ WordCount = tuple[str, int]
 
 
 def save_counts(counts: Iterable[WordCount], path: Path) -> None:
-    """Write the lines ``word count``.
+    """Write word counts, one ``word count`` per line.
 
     Args:
-        counts: In the order of the words.
+        counts: The counts, sorted by word.
         path: The file.
     """
     lines = (f"{word} {count}\n".encode() for word, count in counts)
@@ -27,7 +27,7 @@ def save_counts(counts: Iterable[WordCount], path: Path) -> None:
 
 
 def count_words(texts: Iterable[str], path: Path) -> None:
-    """Count the words of some texts, and write them in their order."""
+    """Count the words of texts, and write the counts sorted by word."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text.split())
@@ -35,11 +35,11 @@ def count_words(texts: Iterable[str], path: Path) -> None:
 
 
 def merge_counts(files: list[Path], scratch: Path) -> Path:
-    """Add up the counts of many files, without holding them in memory.
+    """Add up the counts of many files without holding them in memory.
 
     Args:
-        files: What :func:`count_words` wrote; at least one.
-        scratch: A folder for what is merged from some of them, as not all can be open at once.
+        files: Files from :func:`count_words`, at least one.
+        scratch: Folder for intermediate files; at most 64 files are open at once.
 
     Returns:
         A file with every word once.
@@ -51,17 +51,17 @@ def merge_counts(files: list[Path], scratch: Path) -> Path:
             merged.append(scratch / f"merged.{generation}.{start:06}.words")
             with ExitStack() as opened:
                 streams = [load_counts(path, opened) for path in files[start : start + _FAN_IN]]
-                save_counts(_added(heapq.merge(*streams)), merged[-1])
+                save_counts(_sum_equal(heapq.merge(*streams)), merged[-1])
         files, generation = merged, generation + 1
     return files[0]
 
 
 def load_counts(path: Path, opened: ExitStack) -> Iterator[WordCount]:
-    """Read the lines ``word count``, one by one.
+    """Read the counts of a file line by line.
 
     Args:
         path: The file.
-        opened: Closes it.
+        opened: Stack that closes the file.
     """
     file = opened.enter_context(path.open("rb"))
     for line in file:
@@ -70,15 +70,14 @@ def load_counts(path: Path, opened: ExitStack) -> Iterator[WordCount]:
 
 
 def most_frequent(path: Path, number: int) -> tuple[list[WordCount], int]:
-    """Find the most frequent words.
+    """Find the most frequent words of a file.
 
     Args:
-        path: What :func:`merge_counts` wrote.
-        number: The most words that are found; of two that are as frequent, the first in the order
-            of their code points.
+        path: File from :func:`merge_counts`.
+        number: Most words to find. Of equally frequent words, the first in code point order win.
 
     Returns:
-        These words, and how many there are in the file.
+        The words with their counts, and the number of distinct words in the file.
     """
     distinct = 0
 
@@ -89,11 +88,11 @@ def most_frequent(path: Path, number: int) -> tuple[list[WordCount], int]:
             yield word_count
 
     with ExitStack() as opened:
-        # The file is in the order of the words, which nsmallest keeps where counts are equal.
+        # The file is sorted by word, and nsmallest keeps the order of equal counts.
         found = heapq.nsmallest(number, counted(), key=lambda item: -item[1])
     return found, distinct
 
 
-def _added(counts: Iterator[WordCount]) -> Iterator[WordCount]:
+def _sum_equal(counts: Iterator[WordCount]) -> Iterator[WordCount]:
     for word, group in groupby(counts, key=itemgetter(0)):
         yield word, sum(count for _, count in group)

@@ -1,4 +1,4 @@
-"""The folder in which a corpus is prepared, before it appears where it is wanted."""
+"""Temporary folder in which a corpus is prepared before it is moved to its destination."""
 
 import json
 import shutil
@@ -15,13 +15,13 @@ _PLAN = "plan.json"
 
 
 class Workspace:
-    """A folder beside the destination, in a ``with`` statement for one process at a time.
+    """Hidden folder beside the destination; a ``with`` statement locks it for one process.
 
-    What a run leaves behind that was killed or interrupted, the next one finds. What ends well, or
-    in a :class:`CorpusError`, leaves nothing behind.
+    A run that succeeds or raises a :class:`CorpusError` removes the folder. A killed or interrupted
+    run leaves it, and the next run continues from it.
 
     Args:
-        destination: The folder that is prepared.
+        destination: The folder to prepare.
     """
 
     def __init__(self, destination: Path) -> None:
@@ -46,14 +46,14 @@ class Workspace:
 
     def __enter__(self) -> Self:
         if self.folder.is_symlink():
-            raise CorpusError(f"{self.folder} is a link, but must be a folder. Remove it.")
+            raise CorpusError(f"{self.folder} is a link, but must be a folder. Remove the link.")
         make_folder(self.folder)
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise CorpusError(
-                f"{self._destination} is being prepared by another process. Wait until that has "
-                "ended, or choose another folder."
+                f"{self._destination} is being prepared by another process. Wait until that "
+                "process has ended, or choose another folder."
             ) from error
         if self._former.exists() and not self._destination.exists():
             # A run was killed between the two moves of `publish`.
@@ -64,7 +64,7 @@ class Workspace:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """All that decides what is in the workspace; empty unless all shards have been cut."""
+        """The settings and inputs that decide the content; empty until all shards are written."""
         try:
             found: dict[str, Any] = json.loads((self.folder / _PLAN).read_bytes())
             return found if isinstance(found, dict) else {}
@@ -76,24 +76,24 @@ class Workspace:
         write_json(self.folder / _PLAN, plan)
 
     def clear(self) -> None:
-        """Remove what another run has left behind."""
+        """Remove the work of an earlier run."""
         (self.folder / _PLAN).unlink(missing_ok=True)
         for path in (self.shards, self.model):
             remove(path)
             make_folder(path)
 
     def discard(self) -> None:
-        """Remove what a run left behind that was killed just after :meth:`publish`."""
+        """Remove the folder that a run left if it was killed just after :meth:`publish`."""
         if self.folder.is_symlink() or not self.folder.exists():
             return
         try:
             with self._lock.acquire(timeout=0):
                 shutil.rmtree(self.folder, ignore_errors=True)
         except Timeout:
-            pass  # that run is still at it
+            pass  # that run is still removing it
 
     def publish(self) -> None:
-        """Move the result to where it is wanted, in place of what is there."""
+        """Move the result to the destination, and replace what is there."""
         remove(self._former)
         if self._destination.exists():
             move_whole(self._destination, self._former)

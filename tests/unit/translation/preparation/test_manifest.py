@@ -80,5 +80,7 @@ def test_a_value_that_makes_no_sense_is_refused(
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"settings": {}, "splits": {"a": 1}}'])
 def test_what_is_none_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "prepare.json").write_text(content)
-    with pytest.raises(CorpusError, match=r"no prepared corpus: its prepare\.json cannot be read"):
+    with pytest.raises(
+        CorpusError, match=r"not a prepared corpus: its prepare\.json cannot be read"
+    ):
         Manifest.load(tmp_path)

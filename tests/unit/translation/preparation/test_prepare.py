@@ -147,7 +147,7 @@ def test_other_settings_or_sentences_need_overwrite(
 ) -> None:
     prepare(make_corpus(), tmp_path / "bin", vocabulary_size=60)
     before = (tmp_path / "bin" / "prepare.json").read_bytes()
-    with pytest.raises(CorpusError, match=f"prepared otherwise: .*{message}.*overwrite=True"):
+    with pytest.raises(CorpusError, match=f"prepared differently: .*{message}.*overwrite=True"):
         prepare(make_corpus(**changed), tmp_path / "bin", vocabulary_size=60, **settings)
     assert (tmp_path / "bin" / "prepare.json").read_bytes() == before
     manifest = prepare(
@@ -168,7 +168,7 @@ def test_a_damaged_folder_is_not_reused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_of_something_else_is_never_touched(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "precious.txt").write_text("mine")
-    with pytest.raises(CorpusError, match=r"is no prepared corpus: its prepare\.json"):
+    with pytest.raises(CorpusError, match=r"is not a prepared corpus: its prepare\.json"):
         prepare(make_corpus(), tmp_path, vocabulary_size=60, overwrite=overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
@@ -176,10 +176,10 @@ def test_a_folder_of_something_else_is_never_touched(tmp_path: Path, overwrite: 
 @pytest.mark.parametrize(
     ("splits", "message"),
     [
-        (lambda: {"train": []}, "train: of 0 pairs"),
-        (lambda: {"test": []}, "test: of 0 pairs"),
+        (lambda: {"train": []}, "train: the split has no sentence pairs"),
+        (lambda: {"test": []}, "test: the split has no sentence pairs"),
         (lambda: {"train": [("", "")]}, "cannot learn"),
-        (lambda: {"train": [("a " * 300, "ein " * 300)]}, "train: of 1 pairs, none was kept"),
+        (lambda: {"train": [("a " * 300, "ein " * 300)]}, "train: none of its 1 pairs was kept"),
     ],
 )
 @pytest.mark.parametrize("subwords", ["sentencepiece", "subword-nmt"])
