@@ -1,1 +1,1 @@
-"""Subword models."""
+"""Subword models and tokenizers."""

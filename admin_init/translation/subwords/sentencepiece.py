@@ -1,4 +1,4 @@
-"""Subwords: one byte-pair encoding for both languages, by SentencePiece."""
+"""Subwords of SentencePiece: one byte-pair encoding for both languages."""
 
 import io
 from collections.abc import Iterable
@@ -21,18 +21,21 @@ class SentencePiece:
 
     def __init__(self, model: bytes) -> None:
         self.model = model
-        """What :meth:`load` reads from a file."""
+        """The serialized model, which is the content of its file."""
         sentencepiece = import_extra("translation", "sentencepiece")
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
 
     @classmethod
     def learn(cls, sentences: Iterable[str], vocabulary_size: int) -> Self:
-        """Learns a byte-pair encoding; the same sentences give the same model, byte for byte.
+        """Learn a byte-pair encoding. The same sentences give the same model, byte for byte.
 
         Args:
-            sentences: The sentences of both languages.
-            vocabulary_size: The most pieces the model may have. Fewer come out where the sentences
-                do not hold as many.
+            sentences: Sentences of both languages.
+            vocabulary_size: Most pieces of the model. It has fewer if the sentences do not contain
+                as many.
+
+        Returns:
+            The model.
 
         Raises:
             CorpusError: SentencePiece cannot learn from these sentences.
@@ -62,7 +65,7 @@ class SentencePiece:
         """Read a SentencePiece model.
 
         Raises:
-            CorpusError: The file is missing or is no SentencePiece model.
+            CorpusError: The file is missing or is not a SentencePiece model.
         """
         try:
             return cls(Path(path).read_bytes())
@@ -70,11 +73,11 @@ class SentencePiece:
             raise CorpusError(f"The SentencePiece model {path} cannot be read: {error}") from error
 
     def split(self, text: str) -> list[str]:
-        """Return the pieces of a sentence."""
+        """Split a sentence into pieces."""
         pieces: list[str] = self._processor.encode(text, out_type=str)
         return pieces
 
     def join(self, pieces: list[str]) -> str:
-        """Return the text that the pieces spell."""
+        """Join pieces into text."""
         text: str = self._processor.decode(pieces)
         return text

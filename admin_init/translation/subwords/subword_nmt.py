@@ -1,4 +1,4 @@
-"""Subwords: one byte-pair encoding for both languages, by subword-nmt."""
+"""Subwords of subword-nmt: one byte-pair encoding for both languages."""
 
 import contextlib
 import io
@@ -20,34 +20,45 @@ class BytePairs:
     Source: Sennrich et al. (2016), https://aclanthology.org/P16-1162.
 
     Args:
-        model: The merge operations, as subword-nmt writes them, in UTF-8.
+        model: The merge operations, in subword-nmt's file format.
 
     Raises:
-        CorpusError: These are no merge operations.
+        CorpusError: The bytes are not merge operations.
         MissingExtraError: subword-nmt is not installed.
+
+    Examples:
+        >>> bpe = BytePairs.learn({"low": 5, "lower": 2, "newer": 6}.items(), merges=3)
+        >>> bpe.split("lower newer")
+        ['lo@@', 'wer', 'n@@', 'e@@', 'wer']
+        >>> bpe.join(bpe.split("lower newer"))
+        'lower newer'
     """
 
     def __init__(self, model: bytes) -> None:
         self.model = model
-        """What :meth:`load` reads from a file."""
+        """The merge operations, which are the content of their file."""
         apply_bpe = import_extra("wmt", "subword_nmt.apply_bpe")
         try:
-            # What is wrong it prints, and ends the process.
+            # On an error, subword-nmt prints a message and ends the process.
             with contextlib.redirect_stderr(io.StringIO()) as complaint:
                 self._bpe = apply_bpe.BPE(io.StringIO(model.decode("utf-8")))
         except (SystemExit, ValueError, IndexError) as error:
             raise CorpusError(
-                f"These are no merge operations of subword-nmt: {complaint.getvalue() or error}"
+                f"These are not merge operations of subword-nmt: {complaint.getvalue() or error}"
             ) from error
         self._pieces: dict[str, list[str]] = {}
 
     @classmethod
     def learn(cls, counts: Iterable[tuple[str, int]], merges: int) -> Self:
-        """Learns merge operations; the same counts give the same ones, in whatever order they come.
+        """Learn merge operations. The order of the words does not matter.
 
         Args:
-            counts: The distinct words of both languages, and how often each occurs.
-            merges: The most operations. Fewer come out where no pair is left that occurs twice.
+            counts: The distinct words of both languages, with their counts.
+            merges: Most operations. There are fewer if no pair of subwords is left that occurs
+                twice.
+
+        Returns:
+            The model.
 
         Raises:
             CorpusError: There are no words.
@@ -79,7 +90,7 @@ class BytePairs:
             raise CorpusError(f"The merge operations {path} cannot be read: {error}") from error
 
     def split(self, text: str) -> list[str]:
-        """Return the subwords of words that have spaces between them."""
+        """Split words, which are separated by spaces, into subwords."""
         found: list[str] = []
         for word in text.split(" "):
             pieces = self._pieces.get(word)
@@ -92,5 +103,5 @@ class BytePairs:
         return found
 
     def join(self, pieces: list[str]) -> str:
-        """Return the words, with spaces between them."""
+        """Join subwords into words, separated by spaces."""
         return _JOINT.sub("", " ".join(pieces))

@@ -1,4 +1,4 @@
-"""From plain text to the subwords of a prepared corpus, and back."""
+"""Conversion between plain text and the subwords of a prepared corpus."""
 
 from os import PathLike
 from pathlib import Path
@@ -11,29 +11,29 @@ from admin_init.translation.subwords.sentencepiece import SentencePiece
 from admin_init.translation.subwords.subword_nmt import BytePairs
 
 SUBWORD_MODELS = {"sentencepiece": "sentencepiece.bpe.model", "subword-nmt": "bpecodes"}
-"""What the subword model is called in a prepared folder: names that fairseq's hub knows."""
+"""File name of the subword model in a prepared folder, as fairseq's hub expects it."""
 
 
 class Subwords(Protocol):
-    """What was learned from a corpus, and splits its text."""
+    """A subword model that was learned from a corpus."""
 
     model: bytes
-    """What :func:`load_subwords` reads from a file."""
+    """The serialized model, which is the content of its file."""
 
     def split(self, text: str) -> list[str]:
-        """Return the subwords of a preprocessed sentence."""
+        """Split a preprocessed sentence into subwords."""
 
     def join(self, pieces: list[str]) -> str:
-        """Return the preprocessed sentence of these subwords."""
+        """Join subwords into a preprocessed sentence."""
 
 
 class Tokenizer:
     """Turns plain source text into subwords, and the subwords of a translation into plain text.
 
     Args:
-        source: What precedes the splitting of a source sentence.
-        target: What preceded the splitting of target sentences, to be undone.
-        subwords: Of both languages.
+        source: Preprocessing of source sentences.
+        target: Preprocessing of target sentences, which decoding undoes.
+        subwords: Subword model of both languages.
     """
 
     def __init__(self, source: Preprocessor, target: Preprocessor, subwords: Subwords) -> None:
@@ -42,24 +42,27 @@ class Tokenizer:
         self._subwords = subwords
 
     def encode(self, text: str) -> list[str]:
-        """Return the subwords of a source sentence, preprocessed as the training data were."""
+        """Split a source sentence into subwords, preprocessed like the training data."""
         return self._subwords.split(self._source(text))
 
     def decode(self, pieces: list[str]) -> str:
-        """Return the plain, detokenized text that the subwords of a translation spell."""
+        """Join the subwords of a translation into plain, detokenized text."""
         return self._target.restore(self._subwords.join(pieces))
 
 
 def load_tokenizer(folder: str | PathLike[str]) -> Tokenizer:
-    """Load what a corpus was prepared with.
+    """Load the tokenizer of a prepared folder.
 
     Args:
-        folder: The prepared folder. Where it has no manifest, fairseq made it, and somebody may
-            have put a SentencePiece model beside.
+        folder: The prepared folder. A folder without a manifest, as from fairseq-preprocess, needs
+            the SentencePiece model ``sentencepiece.bpe.model``.
+
+    Returns:
+        The tokenizer.
 
     Raises:
         CorpusError: The subword model is missing or damaged.
-        MissingExtraError: What the subword model needs is not installed.
+        MissingExtraError: The package of the subword model is not installed.
     """
     folder = Path(folder)
     settings = Manifest.load(folder).settings if (folder / NAME).exists() else {}
@@ -75,7 +78,7 @@ def load_subwords(folder: str | PathLike[str], config: PrepareConfig) -> Subword
 
     Raises:
         CorpusError: The file is missing or damaged.
-        MissingExtraError: What the subword model needs is not installed.
+        MissingExtraError: The package of the subword model is not installed.
     """
     path = Path(folder) / SUBWORD_MODELS[config.subwords]
     if config.subwords == "sentencepiece":
