@@ -1,1 +1,1 @@
-"""Data-bins, and batches of them."""
+"""Data-bins and their batches."""

@@ -1,4 +1,4 @@
-"""Batches of about the same number of tokens, and of sentences of about the same length."""
+"""Batches with similar numbers of tokens, from sentences of similar length."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,27 +13,28 @@ from admin_init.errors import CorpusError
 from admin_init.translation.data.dictionary import Dictionary
 
 _MULTIPLE = 8
-"""Of pairs in a batch. In bfloat16 oneDNN compiles a product for every number of rows, and keeps
-what it compiled."""
+"""Divisor of the number of pairs in a batch. In bfloat16, oneDNN compiles and keeps a kernel for
+every number of rows, so there should be few of them."""
 
 Sizes = npt.NDArray[np.integer[Any]]
 Indices = Sequence[int] | npt.NDArray[np.int64]
 
 
 class TranslationBatch(NamedTuple):
-    """Sentence pairs, padded to rectangles. All int64.
+    """A batch of padded sentence pairs.
 
-    N sentences, S and T the lengths of the longest source and target.
+    All tensors are int64. N is the number of pairs; S and T are the lengths of the longest source
+    and the longest target.
     """
 
     source: Tensor
-    """The source's ids. *Shape:* (N, S)."""
+    """Ids of the sources. *Shape:* (N, S)."""
     target_input: Tensor
-    """What the decoder reads: the target moved right, after ``</s>``. *Shape:* (N, T)."""
+    """Input of the decoder: the targets, shifted right, after ``</s>``. *Shape:* (N, T)."""
     target: Tensor
-    """What the decoder is to predict: the target, up to ``</s>``. *Shape:* (N, T)."""
+    """Expected output of the decoder: the targets, ending in ``</s>``. *Shape:* (N, T)."""
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which no batch needs
-    """Where the pairs stand in their split. *Shape:* (N,)."""
+    """Index of each pair in its split. *Shape:* (N,)."""
 
 
 def collate(
@@ -46,11 +47,22 @@ def collate(
     """Pad sentence pairs into a batch.
 
     Args:
-        index: Where the pairs stand in their split.
-        sources: The ids of each source, ``</s>`` at the end. *Shape:* (size,) each.
-        targets: The ids of each target, ``</s>`` at the end. *Shape:* (size,) each.
-        left_pad_source: Whether the padding of the source comes before it, as by default in
-            fairseq, and not after it.
+        index: Index of each pair in its split.
+        sources: Ids of each source, ending in ``</s>``. *Shape:* (size,) each.
+        targets: Ids of each target, ending in ``</s>``. *Shape:* (size,) each.
+        left_pad_source: Whether to pad sources on the left, the default in fairseq, instead of on
+            the right.
+
+    Returns:
+        The batch.
+
+    Examples:
+        >>> sentences = [torch.tensor([4, 5, 2]), torch.tensor([6, 2])]
+        >>> batch = collate([0, 1], sentences, sentences)
+        >>> batch.target.tolist()
+        [[4, 5, 2], [6, 2, 1]]
+        >>> batch.target_input.tolist()
+        [[2, 4, 5], [2, 6, 1]]
     """
     eos = torch.full((1,), Dictionary.eos)
     return TranslationBatch(
@@ -76,23 +88,29 @@ def token_batches(
 ) -> list[npt.NDArray[np.int64]]:
     """Group the sentence pairs of a split into batches.
 
-    Pairs are sorted by the length of their longer side, those of one length by how much longer the
-    source is, and cut into batches of which neither side, padding included, exceeds ``max_tokens``
-    (fairseq's ``--max-tokens``, which there bounds the larger side too). A batch of more than eight
-    pairs has a multiple of eight (fairseq's ``--required-batch-size-multiple``), but for the last.
+    Pairs are sorted by the length of their longer side, then by the difference of the two lengths,
+    and cut into batches. Neither side of a batch, padding included, exceeds ``max_tokens``, as with
+    fairseq's ``--max-tokens``. In a batch of more than eight pairs their number is a multiple of
+    eight (fairseq's ``--required-batch-size-multiple``), except in the last batch.
 
     Args:
-        source_sizes: The length of each source, ``</s>`` included. *Shape:* (pairs,).
-        target_sizes: The length of each target, ``</s>`` included. *Shape:* (pairs,).
-        max_tokens: The most tokens of a side of a batch: its rows times its longest sentence.
-        rng: Shuffles the pairs of equal lengths, and then the batches. How many batches there are
-            does not depend on it. None for a fixed order, that of the lengths.
+        source_sizes: Length of each source, ``</s>`` included. *Shape:* (pairs,).
+        target_sizes: Length of each target, ``</s>`` included. *Shape:* (pairs,).
+        max_tokens: Most tokens in a side of a batch: the number of pairs times the length of the
+            longest sentence.
+        rng: Random generator that shuffles pairs of equal lengths, and then the batches. The number
+            of batches does not depend on it. None to sort the batches by length.
 
     Returns:
-        The indices of each batch's pairs.
+        The indices of the pairs in each batch.
 
     Raises:
-        CorpusError: A sentence alone exceeds ``max_tokens``.
+        CorpusError: A single sentence exceeds ``max_tokens``.
+
+    Examples:
+        >>> sizes = np.array([3, 9, 4, 8])
+        >>> [batch.tolist() for batch in token_batches(sizes, sizes, max_tokens=18)]
+        [[0, 2], [3, 1]]
     """
     if not len(source_sizes):
         return []
@@ -105,10 +123,10 @@ def token_batches(
 
 
 def number_of_batches(source_sizes: Sizes, target_sizes: Sizes, max_tokens: int) -> int:
-    """Count the batches of :func:`token_batches` without making them.
+    """Count the batches of :func:`token_batches` without building them.
 
     Raises:
-        CorpusError: A sentence alone exceeds ``max_tokens``.
+        CorpusError: A single sentence exceeds ``max_tokens``.
     """
     return len(_ends(_longest(source_sizes, target_sizes, max_tokens), max_tokens))
 
@@ -117,9 +135,10 @@ def _longest(source_sizes: Sizes, target_sizes: Sizes, max_tokens: int) -> Sizes
     longest = np.maximum(source_sizes, target_sizes)
     if (too_long := np.flatnonzero(longest > max_tokens)).size:
         raise CorpusError(
-            f"max_tokens is {max_tokens}, but {too_long.size} sentence pairs are longer: the first "
-            f"is number {too_long[0]} with {longest[too_long[0]]} tokens, the longest has "
-            f"{longest.max()}. Raise max_tokens, or prepare the corpus with a smaller max_length."
+            f"`max_tokens` is {max_tokens}, but {too_long.size} sentence pairs are longer: the "
+            f"first is number {too_long[0]} with {longest[too_long[0]]} tokens, the longest has "
+            f"{longest.max()}. Raise `max_tokens`, or prepare the corpus with a smaller "
+            "`max_length`."
         )
     return longest
 
@@ -127,8 +146,8 @@ def _longest(source_sizes: Sizes, target_sizes: Sizes, max_tokens: int) -> Sizes
 def _sorted(
     longest: Sizes, source_sizes: Sizes, target_sizes: Sizes, rng: np.random.Generator | None
 ) -> npt.NDArray[np.int64]:
-    # The excess rises for one length and falls for the next, so that a batch across the two does
-    # not hold the shortest targets of one beside the shortest sources of the other.
+    # The excess rises for even lengths and falls for odd ones. Otherwise a batch across two lengths
+    # would hold the shortest targets of one and the shortest sources of the other.
     excess = np.subtract(source_sizes, target_sizes, dtype=np.int32)
     np.negative(excess, out=excess, where=longest % 2 == 1)
     shuffle = [] if rng is None else [rng.integers(2**16, size=len(longest), dtype=np.uint16)]
@@ -136,18 +155,19 @@ def _sorted(
 
 
 def _lexsort(keys: Sequence[npt.NDArray[np.integer[Any]]]) -> npt.NDArray[np.int64]:
-    """Find the order of numpy's ``lexsort``, several times as fast where the numbers are small.
+    """Compute ``np.lexsort(keys)``, several times faster for small numbers.
 
-    Numpy sorts numbers much faster than it finds their order. So each element becomes a number: its
-    keys in the higher bits, the last key in the highest, and its index in the lowest. Where they
-    need more than 63 bits, it is numpy's own function that sorts.
-
-    >>> months, days = np.array([5, 2, 5, 2]), np.array([30, 14, 1, 3])
-    >>> _lexsort([days, months]).tolist()
-    [3, 1, 2, 0]
+    NumPy sorts numbers much faster than it computes their order. So each element is packed into one
+    number: the keys in the higher bits, with the last key highest, and the index in the lowest
+    bits. If that takes more than 63 bits, ``np.lexsort`` is called.
 
     Args:
-        keys: The numbers to sort by, of which the last counts most. *Shape:* (elements,) each.
+        keys: The sort keys, integers; the last one is the primary key. *Shape:* (elements,) each.
+
+    Examples:
+        >>> months, days = np.array([5, 2, 5, 2]), np.array([30, 14, 1, 3])
+        >>> _lexsort([days, months]).tolist()
+        [3, 1, 2, 0]
     """
     number = len(keys[0])
     least = [int(key.min()) for key in keys]
@@ -168,7 +188,7 @@ def _lexsort(keys: Sequence[npt.NDArray[np.integer[Any]]]) -> npt.NDArray[np.int
 
 
 def _ends(longest: Sizes, max_tokens: int) -> list[int]:
-    """Return where each batch ends, of pairs sorted by length: where the next do not fit."""
+    """Return the end of each batch of pairs sorted by length; the next pairs would not fit."""
     up_to = np.bincount(longest).cumsum().tolist()  # the number of pairs of at most each length
     ends, begin, shortest = [], 0, 0
     while begin < len(longest):

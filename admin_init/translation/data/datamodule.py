@@ -1,4 +1,4 @@
-"""The batches of a data-bin, for Lightning."""
+"""Lightning data module for prepared folders."""
 
 from __future__ import annotations
 
@@ -28,30 +28,37 @@ from admin_init.translation.preparation.manifest import NAME, Manifest
 
 
 class TranslationDataModule(PreparedFolder, LightningDataModule):
-    """Loads a folder that ``admin-init prepare`` or fairseq-preprocess has made.
+    """Loads batches from a folder written by ``admin-init prepare`` or fairseq-preprocess.
 
-    Training batches come in an order that depends on the seed and the epoch; every rank gets its
-    own. A run that resumes from a checkpoint, in the middle of an epoch too, gets the batches that
-    it would have got. Validation and test batches come in a fixed order.
+    The order of the training batches depends on the seed and the epoch, and each rank gets
+    different batches. A run that resumes from a checkpoint, even in the middle of an epoch, gets
+    the same batches as an uninterrupted run. Validation and test batches have a fixed order.
 
-    Several folders take turns, as in fairseq: each epoch trains on the next of them. All else comes
-    from the first. They need a trainer with ``reload_dataloaders_every_n_epochs=1``.
+    Given several folders, each epoch trains on the next one in turn, as in fairseq; everything else
+    comes from the first folder. This needs a trainer with ``reload_dataloaders_every_n_epochs=1``.
 
     Args:
-        data: The folder with ``dict.*.txt`` and ``train.*.bin``, see :meth:`pairs`; or several,
-            joined by ``:`` (``os.pathsep``).
-        source_lang: The language translated from.
-        target_lang: The language translated into.
-        max_tokens: The most tokens of a side of a batch, padding included.
-        left_pad_source: Whether the padding of the source comes before it, as by default in
-            fairseq.
-        num_workers: How many processes load the batches.
-        seed: Of the order of the training batches.
+        data: The folder with ``dict.*.txt`` and ``train.*.bin``, see :meth:`pairs`; or several
+            folders, joined by ``:`` (``os.pathsep``).
+        source_lang: Language to translate from.
+        target_lang: Language to translate into.
+        max_tokens: Most tokens in each side of a batch, padding included.
+        left_pad_source: Whether to pad sources on the left, the default in fairseq.
+        num_workers: Number of processes that load batches.
+        seed: Random seed of the order of the training batches.
 
-    Example::
+    Raises:
+        CorpusError: An argument is out of its range, or the two languages are the same.
+        MissingExtraError: The extra ``translation`` is not installed.
 
-        data = TranslationDataModule("data-bin/multi30k", "en", "de", max_tokens=4096)
-        trainer.fit(model, data)
+    Examples:
+        >>> from admin_init.translation.corpora.config import CorpusConfig
+        >>> from admin_init.translation.preparation.prepare import prepare
+        >>> corpus = CorpusConfig(train=200, valid=10, test=10).open()
+        >>> _ = prepare(corpus, "data-bin", vocabulary_size=200, progress=False)
+        >>> data = TranslationDataModule("data-bin", "en", "de", max_tokens=512)
+        >>> sorted(next(iter(data.val_dataloader())).index.tolist())
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
 
     def __init__(
@@ -70,7 +77,7 @@ class TranslationDataModule(PreparedFolder, LightningDataModule):
         PreparedFolder.__init__(self, data, source_lang, target_lang)
         check_languages(source_lang, target_lang)
         check(TranslationDataModule.__init__, locals(), CorpusError)
-        # A checkpoint remembers them, as primitives: `admin-init translate` needs the subwords.
+        # Primitives only: a checkpoint is read with weights_only=True.
         self.save_hyperparameters(
             {"data": str(data), "source_lang": source_lang, "target_lang": target_lang}
         )
@@ -78,22 +85,22 @@ class TranslationDataModule(PreparedFolder, LightningDataModule):
         self.left_pad_source = left_pad_source
         self.num_workers = num_workers
         self.seed = seed
-        self._place: tuple[int, int] | None = None
+        self._restored: tuple[int, int] | None = None  # epoch and position
 
     def prepare_data(self) -> None:
-        """Sees that all files are what they were; those of fairseq, which left no sums, may differ.
+        """Check that no prepared file has changed. Folders of fairseq have no checksums to compare.
 
         Raises:
-            CorpusError: A file of a folder is missing or damaged, or its dictionaries are not those
-                of the first.
+            CorpusError: A file is missing or damaged, or the dictionaries of a folder differ from
+                those of the first folder.
         """
         for folder in self.folders:
             if (folder / NAME).exists():
                 damages = Manifest.load(folder).damages(folder)
                 if damages:
                     raise CorpusError(
-                        f"{folder} is not what was prepared: {'; '.join(damages)}. Prepare the "
-                        "corpus anew."
+                        f"{folder} has changed since it was prepared: {'; '.join(damages)}. "
+                        "Prepare the corpus again."
                     )
         for folder in self.folders[1:]:
             for lang, first in (
@@ -103,17 +110,17 @@ class TranslationDataModule(PreparedFolder, LightningDataModule):
                 path = folder / f"dict.{lang}.txt"
                 if list(Dictionary.load(path)) != list(first):
                     raise CorpusError(
-                        f"{path} has other tokens than {self.folder / path.name}: the ids of its "
-                        "sentences would stand for other words. Prepare it anew with the "
+                        f"{path} has other tokens than {self.folder / path.name}, so the ids of "
+                        "the two folders mean different words. Prepare the folder again with the "
                         "dictionaries of the first folder."
                     )
 
     def setup(self, stage: str) -> None:
-        """See before the training that every folder's turn can come.
+        """Check before training that the trainer can train on every folder.
 
         Raises:
-            CorpusError: A folder has no training data, or too few for the trainer; or the trainer
-                would not turn to the next.
+            CorpusError: A folder has too few training batches for the trainer, or the trainer does
+                not reload its data loaders every epoch.
         """
         trainer: Any = self.trainer
         if len(self.folders) == 1 or trainer is None or stage != "fit":
@@ -122,8 +129,8 @@ class TranslationDataModule(PreparedFolder, LightningDataModule):
             return
         if trainer.reload_dataloaders_every_n_epochs != 1:
             raise CorpusError(
-                f"`data` has {len(self.folders)} folders, one an epoch, which needs "
-                "`reload_dataloaders_every_n_epochs=1` of the trainer, but it is "
+                f"`data` has {len(self.folders)} folders, one for each epoch in turn, so the "
+                "trainer must have `reload_dataloaders_every_n_epochs=1`, but it is "
                 f"{trainer.reload_dataloaders_every_n_epochs}. Add "
                 "--trainer.reload_dataloaders_every_n_epochs 1."
             )
@@ -134,24 +141,24 @@ class TranslationDataModule(PreparedFolder, LightningDataModule):
             batches = self._trainers_sampler(epoch).epoch_length
             if not batches or (isinstance(every, int) and batches < every):
                 raise CorpusError(
-                    f"{folder} has {batches} training batches, fewer than `limit_train_batches` "
-                    f"({trainer.limit_train_batches}) or `val_check_interval` ({every}) needs. "
-                    "Change these, or lower `max_tokens`."
+                    f"{folder} has {batches} training batches, too few for `limit_train_batches` "
+                    f"({trainer.limit_train_batches}) or `val_check_interval` ({every}). "
+                    "Lower these, or lower `max_tokens`."
                 )
 
     def pairs(self, split: str, epoch: int = 0) -> ParallelDataset:
-        """Open a split, such as ``train``.
+        """Open a split.
 
-        As in fairseq, ``train`` goes on in ``train1``, ``train2``, ... where the folder has them,
-        and a file may be named for either direction: that of ``en-de`` also serves ``de-en``.
+        As in fairseq, the files ``train1``, ``train2``, ... of the folder, if any, continue
+        ``train``, and the files of ``en-de`` also serve ``de-en``.
 
         Args:
-            split: Its name.
-            epoch: Of several folders, ``train`` comes from the one whose turn it is in this epoch,
-                counted from 0.
+            split: Name of the split, such as ``train``.
+            epoch: The epoch, counted from 0. It selects the folder of ``train`` if there are
+                several folders.
 
         Raises:
-            CorpusError: The folder does not have it, or it is damaged.
+            CorpusError: The split is missing or damaged.
         """
         number = epoch % len(self.folders) if split == "train" else 0
         folder = self.folders[number]
@@ -171,28 +178,28 @@ class TranslationDataModule(PreparedFolder, LightningDataModule):
         )
 
     def references(self, split: str) -> list[str]:
-        """Read the plain translations of a split other than ``train``, in its order.
+        """Read the plain reference translations of a split, one for each sentence pair.
 
         Raises:
-            CorpusError: The folder does not have them.
+            CorpusError: The folder has no references for this split; ``train`` never has any.
         """
         name = f"{self._prefix(self.folder, split).name}.{self.target_lang}.txt"
         try:
             text = (self.folder / name).read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise CorpusError(
-                f"{self.folder} has no plain reference text {name} ({error}). Put one there, a "
-                "line a sentence, or prepare the corpus with `admin-init prepare`."
+                f"{self.folder} has no plain reference text {name} ({error}). Add this file with "
+                "one sentence per line, or prepare the corpus with `admin-init prepare`."
             ) from error
         return text.removesuffix("\n").split("\n")
 
     def _fitting(self, split: str, epoch: int = 0) -> ParallelDataset:
-        """Open a split for the trainer's model, which must have a position for every subword.
+        """Open a split, and check that its sentences fit into the trainer's model.
 
-        Targets of ``test`` are compared with translations, and may be longer.
+        Targets of ``test`` may be longer, since the model does not read them.
 
         Raises:
-            CorpusError: It has not.
+            CorpusError: A sentence has more subwords than the model has positions.
         """
         pairs = self.pairs(split, epoch)
         model: Any = self.trainer and self.trainer.lightning_module
@@ -203,59 +210,53 @@ class TranslationDataModule(PreparedFolder, LightningDataModule):
                 raise CorpusError(
                     f"{len(too_long):,} of the {len(side):,} sentences of {side.prefix} have more "
                     f"subwords than the model has positions (`max_positions` = {positions}): the "
-                    f"first is number {too_long[0] + 1} with {side.sizes[too_long[0]]}. Leave them "
-                    "out, or use a model with more positions."
+                    f"first is number {too_long[0] + 1} with {side.sizes[too_long[0]]}. Remove "
+                    "these sentences, or use a model with more positions."
                 )
         return pairs
 
     def train_dataloader(self) -> DataLoader[TranslationBatch]:
-        """Return this rank's training batches, those of the epoch if there are several folders.
-
-        Without a trainer, they are of the first folder.
-        """
+        """Return this rank's training batches, from the folder whose turn it is."""
         trainer: Any = self.trainer
         if trainer is None:
             return ResumableLoader(self._sampler(), self.num_workers)
         if trainer.overfit_batches:
-            # Lightning overfits batches that come in a fixed order.
+            # Lightning overfits on batches in a fixed order.
             return self._fixed("train")
-        former, place, self._place = trainer.train_dataloader, self._place, None
+        former, restored, self._restored = trainer.train_dataloader, self._restored, None
         if isinstance(former, ResumableLoader):  # Lightning reloads
             epoch, position = former.sampler.place
-        elif place is not None and trainer.fit_loop.restarting:
-            epoch, position = place
+        elif restored is not None and trainer.fit_loop.restarting:
+            epoch, position = restored
         else:
-            # Where a run resumes at the end of an epoch, Lightning restores its own progress only.
+            # Resuming at the end of an epoch, Lightning restores only its own progress.
             epoch, position = trainer.fit_loop.epoch_progress.current.processed, 0
         sampler = self._trainers_sampler(epoch)
         sampler.position = position
         loop = trainer.fit_loop.epoch_loop
         if isinstance(former, ResumableLoader) and loop.restarted_on_train_batch_end:
-            # Resumed after the last batch of an epoch, Lightning begins to count anew where it has
-            # counted as many batches as an epoch has, by now the next one.
+            # Resumed after the last batch of an epoch, Lightning resets its count of batches only
+            # if it equals the length of an epoch, and the next epoch may have another length.
             loop.batch_progress.current.completed = sampler.epoch_length
         return ResumableLoader(sampler, self.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch and the position in it, if it is trained on.
-
-        The loader has them too, but Lightning asks how long an epoch is before it restores that.
-        """
+        """Return the epoch and the position in it, which Lightning restores before the loader."""
         loader = None if self.trainer is None else self.trainer.train_dataloader
         if not isinstance(loader, ResumableLoader):
             return {}
         return {"epoch": loader.sampler.epoch, "position": loader.sampler.position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Make the training begin at a place."""
-        self._place = state_dict["epoch"], state_dict["position"]
+        """Make training begin at a saved epoch and position."""
+        self._restored = state_dict["epoch"], state_dict["position"]
 
     def val_dataloader(self) -> DataLoader[TranslationBatch]:
         """Return the batches of ``valid``."""
         return self._fixed("valid")
 
     def test_dataloader(self) -> DataLoader[TranslationBatch]:
-        """Returns the batches of ``test``."""
+        """Return the batches of ``test``."""
         return self._fixed("test")
 
     def predict_dataloader(self) -> DataLoader[TranslationBatch]:
@@ -285,8 +286,8 @@ class TranslationDataModule(PreparedFolder, LightningDataModule):
         )
 
     def _fixed(self, split: str) -> DataLoader[TranslationBatch]:
-        # Without a generator of its own a loader draws from torch's, and the validation would
-        # change the dropout of the training after it.
+        # A loader without its own generator draws from torch's: validation would change the dropout
+        # of the training that follows.
         return DataLoader(
             FixedBatches(self._fitting(split), self.max_tokens),
             batch_size=None,

@@ -13,10 +13,17 @@ _OVERWRITE = " #fairseq:overwrite"
 
 
 class Dictionary:
-    """The tokens of a vocabulary and their ids, as ``fairseq.data.Dictionary``.
+    """The tokens of a vocabulary and their ids, like ``fairseq.data.Dictionary``.
 
-    The ids of the specials are fairseq's: ``<s>`` 0, ``<pad>`` 1, ``</s>`` 2, ``<unk>`` 3. The file
+    The special tokens have fairseq's ids: ``<s>`` 0, ``<pad>`` 1, ``</s>`` 2, ``<unk>`` 3. The file
     does not list them; its first line has id 4.
+
+    Examples:
+        >>> dictionary = Dictionary.from_counts({"a": 5, "house": 2})
+        >>> dictionary.encode(["a", "red", "house"])
+        [4, 3, 5, 2]
+        >>> dictionary.decode([4, 3, 5, 2])
+        ['a', '<unk>', 'house']
     """
 
     bos, pad, eos, unk = range(4)
@@ -31,16 +38,16 @@ class Dictionary:
         """Build the dictionary that ``fairseq-preprocess`` builds from the same counts.
 
         Args:
-            counts: How often each token was seen.
-            padding_factor: The size is made a multiple of this by ``madeupword0000``,
-                ``madeupword0001``, ...
+            counts: Number of occurrences of each token.
+            padding_factor: The size is padded to a multiple of this number with the tokens
+                ``madeupword0000``, ``madeupword0001``, ...
 
         Returns:
-            The most frequent token first, ties in the order of their code points.
+            The dictionary, sorted by falling count and then by code point.
         """
         dictionary = cls()
         for token, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-            # A corpus may spell out a special; fairseq then keeps the special's id.
+            # If a corpus contains a special token as text, fairseq keeps its special id.
             if token not in dictionary:
                 dictionary._append(token, count)
         for i in counter():
@@ -52,14 +59,14 @@ class Dictionary:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:
-        """Read a ``dict.<language>.txt``: one ``token count`` a line.
+        """Read a file ``dict.<language>.txt`` with one ``token count`` per line.
 
-        A line that ends in ``#fairseq:overwrite`` may repeat an earlier token, which then gets the
-        later id, as in fairseq.
+        As in fairseq, a line that ends in ``#fairseq:overwrite`` may repeat an earlier token, which
+        then gets the later id.
 
         Raises:
-            CorpusError: The file is missing, is not UTF-8, or has a line that is malformed or
-                repeats a token.
+            CorpusError: The file is missing or not UTF-8, or a line is malformed or repeats a
+                token.
         """
         dictionary = cls()
         try:
@@ -70,7 +77,7 @@ class Dictionary:
             entry = line.rstrip()
             overwrite = entry.endswith(_OVERWRITE)
             token, _, count = entry.removesuffix(_OVERWRITE).rpartition(" ")
-            # Python refuses to read longer numbers.
+            # Python refuses to parse longer numbers.
             if not token or not count.isdecimal() or len(count) > 4300:
                 raise CorpusError(
                     f"{path}, line {number}: expected '<token> <count>', but found {line!r}."
@@ -78,8 +85,8 @@ class Dictionary:
             if token in dictionary and not overwrite:
                 raise CorpusError(
                     f"{path}, line {number}: the token {token!r} already has id "
-                    f"{dictionary.index(token)}. Remove one of the two lines, or end this one in "
-                    f"'{_OVERWRITE.strip()}' to give the token the later id."
+                    f"{dictionary.index(token)}. Remove one of the two lines, or end this line "
+                    f"with '{_OVERWRITE.strip()}' to give the token the later id."
                 )
             dictionary._append(token, int(count))
         return dictionary
@@ -91,15 +98,15 @@ class Dictionary:
         write_text(path, text)
 
     def index(self, token: str) -> int:
-        """Return the id of a token, that of ``<unk>`` where the token is not known."""
+        """Return the id of a token, or the id of ``<unk>`` if the token is unknown."""
         return self._ids.get(token, self.unk)
 
     def encode(self, tokens: Iterable[str]) -> list[int]:
-        """Return the ids of a sentence's tokens, with ``</s>`` appended."""
+        """Return the ids of a sentence's tokens, followed by ``</s>``."""
         return [*map(self.index, tokens), self.eos]
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """Return the tokens behind the ids, without ``<s>``, ``<pad>`` and ``</s>``."""
+        """Return the tokens of the ids, without ``<s>``, ``<pad>`` and ``</s>``."""
         unseen = (self.bos, self.pad, self.eos)
         return [self[int(i)] for i in ids if int(i) not in unseen]
 

@@ -1,4 +1,4 @@
-"""Loaders of batches; the one for training resumes where it stood."""
+"""Data loaders; the training loader can resume in the middle of an epoch."""
 
 import sys
 import warnings
@@ -25,15 +25,15 @@ Batches = list[npt.NDArray[np.int64]]
 
 
 class ParallelDataset(Dataset[TranslationBatch]):
-    """The sentence pairs of a split; an item is a batch of them.
+    """The sentence pairs of a split. Indexing it with several indices gives a batch.
 
     Args:
-        source: The data-bin of the source side.
-        target: The data-bin of the target side.
-        left_pad_source: Whether the padding of the source comes before it.
+        source: Data-bin of the source side.
+        target: Data-bin of the target side.
+        left_pad_source: Whether to pad sources on the left.
 
     Raises:
-        CorpusError: The two sides do not have the same number of sentences.
+        CorpusError: The two sides have different numbers of sentences.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ParallelDataset(Dataset[TranslationBatch]):
         if len(source) != len(target):
             raise CorpusError(
                 f"{source.prefix} has {len(source):,} sentences, but {target.prefix} has "
-                f"{len(target):,}: they belong to different data-bins. Prepare the corpus anew."
+                f"{len(target):,}: they belong to different data-bins. Prepare the corpus again."
             )
         self.source = source
         self.target = target
@@ -54,7 +54,7 @@ class ParallelDataset(Dataset[TranslationBatch]):
 
     @property
     def checksum(self) -> int:
-        """Of all sentences of both sides."""
+        """CRC-32 of the sources and of the targets, in one number."""
         return self.source.checksum << 32 | self.target.checksum
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ class ParallelDataset(Dataset[TranslationBatch]):
         return token_batches(self.source.sizes, self.target.sizes, max_tokens, rng=rng)
 
     def number_of_batches(self, max_tokens: int) -> int:
-        """Count them, see :func:`number_of_batches`."""
+        """Count the batches, see :func:`number_of_batches`."""
         return number_of_batches(self.source.sizes, self.target.sizes, max_tokens)
 
     def __getitem__(self, index: Indices) -> TranslationBatch:
@@ -77,7 +77,7 @@ class ParallelDataset(Dataset[TranslationBatch]):
 
 
 class FixedBatches(Dataset[TranslationBatch]):
-    """The batches of a split in the order of their lengths; Lightning may shard them."""
+    """The batches of a split, sorted by length; Lightning may distribute them over ranks."""
 
     def __init__(self, pairs: ParallelDataset, max_tokens: int) -> None:
         self._pairs = pairs
@@ -91,29 +91,31 @@ class FixedBatches(Dataset[TranslationBatch]):
 
 
 class TokenBatchSampler(DistributedSampler[Any]):
-    """The indices of one training batch after another, in an order that depends on the epoch.
+    """Samples the pairs of each training batch, in an order that depends on the epoch.
 
-    Ranks get disjoint, equally many batches; the remainder is left out, other batches in every
-    epoch. It is a ``DistributedSampler`` so that Lightning does not shard it again.
+    Ranks get disjoint, equally many batches. Batches that remain are left out; they differ from
+    epoch to epoch. The class derives from ``DistributedSampler`` so that Lightning does not
+    distribute the batches a second time.
 
     Args:
         pairs: The training split.
-        max_tokens: The most tokens of a side of a batch, padding included.
-        seed: Of the order.
-        num_replicas: The number of ranks.
-        rank: Which of them this is.
-        epoch: Where to begin.
-        one_epoch: Whether it ends there: the next epoch has other pairs, and a sampler of its own.
+        max_tokens: Most tokens in each side of a batch, padding included.
+        seed: Random seed of the order.
+        num_replicas: Number of ranks.
+        rank: This process's rank.
+        epoch: First epoch.
+        one_epoch: Whether the sampler serves only this epoch, because the next epoch has other
+            pairs.
 
     Raises:
         CorpusError: There are fewer batches than ranks.
     """
 
     position: int
-    """How many batches of the epoch have been used. Iterating begins there, and does not move it:
-    workers iterate ahead of what is used."""
+    """Number of batches of the epoch that have been used. Iteration begins there but does not
+    change it, because workers iterate ahead of the batches in use."""
     epoch_length: int
-    """How many batches are used before the next epoch begins: all, unless it is set to fewer."""
+    """Number of batches in an epoch: all of this rank's, unless set to fewer."""
 
     def __init__(
         self,
@@ -135,35 +137,35 @@ class TokenBatchSampler(DistributedSampler[Any]):
         batches = pairs.number_of_batches(max_tokens)
         self.epoch_length = self._length = batches // num_replicas
         if not batches:
-            raise CorpusError(f"{pairs} has no sentence pairs to train on. Prepare it anew.")
+            raise CorpusError(f"{pairs} have no sentence pairs. Prepare the corpus again.")
         if not self._length:
             raise CorpusError(
-                f"max_tokens is {max_tokens}, which gives {batches} training batches, "
-                f"but there are {num_replicas} devices. Lower max_tokens, or use fewer devices."
+                f"`max_tokens` = {max_tokens} gives {batches} training batches, but there are "
+                f"{num_replicas} devices. Lower `max_tokens`, or use fewer devices."
             )
 
     def advance(self) -> None:
-        """Note that a batch has been used."""
+        """Count a batch as used."""
         self.position += 1
         if not self.one_epoch:
             self.epoch, self.position = self.place
 
     @property
     def place(self) -> tuple[int, int]:
-        """The epoch and the position of the next batch."""
+        """Epoch and position of the next batch."""
         if self.position >= self.epoch_length:
             return self.epoch + 1, 0
         return self.epoch, self.position
 
     def set_epoch(self, epoch: int) -> None:
-        """Do nothing: the epoch follows from the batches that were used.
+        """Do nothing: the epoch follows from the number of used batches.
 
-        Lightning's own count goes wrong where a run with ``max_steps`` resumes from a checkpoint
-        that was saved at the end of an epoch.
+        Lightning's own count is wrong after a run with ``max_steps`` resumes from a checkpoint
+        saved at the end of an epoch.
         """
 
     def state_dict(self) -> dict[str, int]:
-        """Return the place that has been reached, the same on every rank."""
+        """Return the epoch and the position in it, which are the same on every rank."""
         return {
             "epoch": self.epoch,
             "position": self.position,
@@ -178,23 +180,23 @@ class TokenBatchSampler(DistributedSampler[Any]):
         Raises:
             CorpusError: The sentences have changed.
         """
-        # Older checkpoints do not know.
+        # Older checkpoints have no checksum.
         if state.get("checksum", self.pairs.checksum) != self.pairs.checksum:
             raise CorpusError(
-                f"The checkpoint was saved by a run on other sentences than {self.pairs} has now. "
-                "Resume with the data-bin that the run began with, or begin a new run."
+                f"The checkpoint was saved by a run on other sentences than {self.pairs} have now. "
+                "Resume with the data-bin of that run, or begin a new run."
             )
         self.epoch, self.position = state["epoch"], state["position"]
         if (state["batches"], state["seed"]) != (len(self), self.seed):
             warnings.warn(
-                f"The checkpoint was saved with {state['batches']} batches an epoch and seed "
-                f"{state['seed']}, but there are {len(self)} and the seed is {self.seed}: the run "
-                "goes on with other batches than it would have. To resume exactly, use the same "
-                "data, max_tokens, seed and number of devices.",
+                f"The checkpoint was saved with {state['batches']} batches per epoch and seed "
+                f"{state['seed']}, but now there are {len(self)} and the seed is {self.seed}: the "
+                "run continues with other batches than without the interruption. To resume "
+                "exactly, use the same data, `max_tokens`, `seed` and number of devices.",
                 stacklevel=2,
             )
         if not self.one_epoch:
-            self.epoch, self.position = self.place  # an epoch was longer
+            self.epoch, self.position = self.place  # if epochs were longer than they are now
 
     def __iter__(self) -> Iterator[npt.NDArray[np.int64]]:
         rng = np.random.default_rng((self.seed, self.epoch))
@@ -207,34 +209,34 @@ class TokenBatchSampler(DistributedSampler[Any]):
 
 
 def enter_loader(worker: int) -> None:
-    """Prepare a process that loads batches: it ends when its parent does, and without a word.
+    """Prepare a loader process: end it, without a traceback, when its parent dies.
 
-    torch watches over that, but not if the parent dies before its watch begins.
+    torch has a watchdog for this, but it misses a parent that dies before the watchdog starts.
     """
     end_with_parent()
-    tell = sys.excepthook
+    show = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
-        # A thread hands batches over, perhaps to a process that has just died.
+        # A thread may be sending a batch to a process that has just died.
         if not issubclass(kind, ConnectionError | EOFError):
-            tell(kind, error, traceback)
+            show(kind, error, traceback)
 
     sys.excepthook = hook
 
 
 class ResumableLoader(DataLoader[TranslationBatch]):
-    """Loads training batches. A new iteration goes on where the last one was left.
+    """Loads training batches. A new iteration continues after the last used batch.
 
-    Lightning saves the state of a loader that has one, and restores it. It is the sampler's place
-    alone, so a run may resume with another number of workers.
+    Lightning saves and restores the state of the loader. The state is only the sampler's position,
+    so a run may resume with another number of workers.
 
-    torchdata's StatefulDataLoader has the same interface, but its place is that of an iterator: a
-    checkpoint of an epoch's last batch resumes under Lightning 2.6 with an epoch that is empty, and
-    the run is an epoch short.
+    torchdata's StatefulDataLoader has the same interface, but its state belongs to an iterator.
+    Resumed under Lightning 2.6 from a checkpoint of an epoch's last batch, it gives an empty epoch,
+    and the run is one epoch short.
 
     Args:
-        sampler: Which batches, in which order.
-        num_workers: How many processes load them.
+        sampler: Sampler of the batches.
+        num_workers: Number of processes that load batches.
     """
 
     sampler: TokenBatchSampler
@@ -255,9 +257,9 @@ class ResumableLoader(DataLoader[TranslationBatch]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return the place after the last batch that was handed out."""
+        """Return the position after the last used batch."""
         return self.sampler.state_dict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Make the next iteration begin at a place."""
+        """Make the next iteration begin at a saved position."""
         self.sampler.load_state_dict(state)

@@ -12,12 +12,13 @@ from admin_init.translation.subwords.tokenizer import Tokenizer, load_tokenizer
 
 
 class PreparedFolder:
-    """Dictionaries, tokenizer and files of a prepared folder, each read when it is first needed.
+    """Dictionaries, tokenizer and files of a prepared folder, each read on first use.
 
     Args:
-        data: The folder with ``dict.*.txt``, or several joined by ``:``, of which the first counts.
-        source_lang: The language translated from.
-        target_lang: The language translated into.
+        data: The folder with ``dict.*.txt``; or several folders joined by ``:``, of which the first
+            is read.
+        source_lang: Language to translate from.
+        target_lang: Language to translate into.
     """
 
     def __init__(self, data: str | PathLike[str], source_lang: str, target_lang: str) -> None:
@@ -29,30 +30,34 @@ class PreparedFolder:
 
     @cached_property
     def source_dictionary(self) -> Dictionary:
-        """The tokens of the source language."""
+        """Dictionary of the source language."""
         return Dictionary.load(self.folder / f"dict.{self.source_lang}.txt")
 
     @cached_property
     def target_dictionary(self) -> Dictionary:
-        """The tokens of the target language."""
+        """Dictionary of the target language."""
         return Dictionary.load(self.folder / f"dict.{self.target_lang}.txt")
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of ids that a model needs for both languages."""
+        """Size of the larger of the two dictionaries."""
         return max(len(self.source_dictionary), len(self.target_dictionary))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The subwords that the corpus was prepared with."""
+        """Tokenizer of the prepared corpus."""
         return load_tokenizer(self.folder)
 
     def prefixes(self, split: str, folder: Path) -> list[Path]:
-        """Return how the names of the files of a split begin, of each of its parts in turn.
+        """Return the file name prefixes of a split, one for each of its parts.
 
         Args:
-            split: Its name. ``train`` goes on in ``train1``, ``train2``, ... where there are such.
+            split: Name of the split. ``train`` may have the further parts ``train1``, ``train2``,
+                ...
             folder: One of ``self.folders``.
+
+        Returns:
+            Paths without language and ending, such as ``data-bin/train.en-de``.
         """
         found = [self._prefix(folder, split)]
         while split == "train" and self._files(part := self._prefix(folder, f"train{len(found)}")):
@@ -60,7 +65,7 @@ class PreparedFolder:
         return found
 
     def _prefix(self, folder: Path, split: str) -> Path:
-        """Return how the names of a split begin: ``train.en-de``, or ``train.de-en`` if there."""
+        """Return the prefix of a split, with the languages in the order that the files have."""
         first, second = self.source_lang, self.target_lang
         prefix, turned = (
             folder / f"{split}.{pair}" for pair in (f"{first}-{second}", f"{second}-{first}")
@@ -68,7 +73,7 @@ class PreparedFolder:
         return turned if self._files(turned) and not self._files(prefix) else prefix
 
     def _files(self, prefix: Path) -> bool:
-        """Return whether there is any file of a data-bin; opening it names one that is missing."""
+        """Return whether any file of a data-bin exists; opening it later names missing files."""
         return any(
             Path(f"{prefix}.{lang}.{kind}").exists()
             for lang in (self.source_lang, self.target_lang)

@@ -174,7 +174,7 @@ def test_several_folders_take_turns(folder: Path, other: Path) -> None:
     ("options", "error"),
     [
         ({}, "has 2 folders, .* --trainer.reload_dataloaders_every_n_epochs 1"),
-        ({"reload_dataloaders_every_n_epochs": 2}, "of the trainer, but it is 2"),
+        ({"reload_dataloaders_every_n_epochs": 2}, "trainer must have .*, but it is 2"),
         (
             {"reload_dataloaders_every_n_epochs": 1, "val_check_interval": 5},
             r"other has [1-4] training batches, .*`val_check_interval` \(5\)",
@@ -208,7 +208,7 @@ def test_a_folder_that_does_not_belong_to_the_first_is_named(folder: Path, other
     dictionary.write_text("\n".join([second, first, *rest]) + "\n")
     refused(r"other/dict\.de\.txt has other tokens than .*bin/dict\.de\.txt")
     shutil.copy(folder / NAME, other)
-    refused(r"other is not what was prepared: .*dict\.de\.txt")
+    refused(r"other has changed since it was prepared: .*dict\.de\.txt")
     (other / NAME).unlink()
     shutil.copy(folder / "dict.de.txt", other)
     (other / "train.en-de.de.bin").unlink()

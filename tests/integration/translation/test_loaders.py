@@ -128,7 +128,7 @@ def test_other_batches_than_before_are_warned_of(pairs: ParallelDataset) -> None
     state = ResumableLoader(sampler(pairs)).state_dict()
     with pytest.warns(UserWarning, match="seed 1, but .* the seed is 2: .* other batches"):
         ResumableLoader(sampler(pairs, seed=2)).load_state_dict(state)
-    with pytest.warns(UserWarning, match=f"with {len(sampler(pairs))} batches an epoch"):
+    with pytest.warns(UserWarning, match=f"with {len(sampler(pairs))} batches per epoch"):
         ResumableLoader(TokenBatchSampler(pairs, max_tokens=40)).load_state_dict(state)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -152,7 +152,7 @@ def test_other_sentences_than_before_are_refused(pairs: ParallelDataset, tmp_pat
     data = tmp_path / "target.bin"
     data.write_bytes(data.read_bytes()[:-4] + b"\5\0\2\0")
     changed = ParallelDataset(pairs.source, IndexedDataset(tmp_path / "target"))
-    with pytest.raises(CorpusError, match=r"other sentences than .*source and .*target has now"):
+    with pytest.raises(CorpusError, match=r"other sentences than .*source and .*target have now"):
         ResumableLoader(sampler(changed)).load_state_dict(state)
     del state["checksum"]  # as in older checkpoints
     ResumableLoader(sampler(changed)).load_state_dict(state)

@@ -129,7 +129,7 @@ def test_without_pairs_there_are_no_batches() -> None:
 def test_sentences_that_are_too_long_are_named(group: Callable[..., Any]) -> None:
     source, target = np.array([3, 9, 3, 12]), np.array([3, 3, 3, 3])
     with pytest.raises(
-        CorpusError, match=r"max_tokens is 8, but 2 sentence pairs .* number 1 with 9 .* has 12"
+        CorpusError, match=r"`max_tokens` is 8, but 2 sentence pairs .* number 1 with 9 .* has 12"
     ):
         group(source, target, 8)
     assert len(token_batches(source, target, 12)) == 3

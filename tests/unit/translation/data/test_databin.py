@@ -73,7 +73,7 @@ def test_many_sentences_at_once_are_the_same_as_one_by_one(tmp_path: Path) -> No
 
 def test_sizes_that_do_not_add_up_are_refused(tmp_path: Path) -> None:
     builder = IndexedDatasetBuilder(tmp_path / "x", 10)
-    with pytest.raises(ValueError, match="sizes must add up to 3 ids, but are 2"), builder:
+    with pytest.raises(ValueError, match=r"to the 3 ids .* add up to 2"), builder:
         builder.extend(np.array([4, 5, 2]), np.array([2], np.int32))
     assert not list(tmp_path.iterdir())
 
@@ -101,7 +101,7 @@ def test_an_interrupted_builder_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ids", [[10], [-1]])
 def test_an_id_outside_the_vocabulary_is_refused(tmp_path: Path, ids: list[int]) -> None:
     builder = IndexedDatasetBuilder(tmp_path / "x", 10)
-    with pytest.raises(ValueError, match=r"ids must be in \[0, 10\)"), builder:
+    with pytest.raises(ValueError, match=r"`ids` must be in \[0, 10\)"), builder:
         builder.extend(np.array(ids), np.array([1]))
 
 
@@ -153,8 +153,8 @@ DATA, INDEX = bytes_of_fairseq(8, "H", 2)
         (DATA, INDEX[:-1], r"de\.en\.idx holds 61 bytes, but the index of 3 sentences has 62"),
         (DATA, INDEX[:9] + b"\x02" + INDEX[10:], "version 2"),
         (DATA, INDEX[:17] + b"\x06" + INDEX[18:], "type code 6"),
-        (DATA, INDEX[:26] + struct.pack("<3i", 2, 2, 2) + INDEX[38:], "do not begin where"),
-        (DATA, INDEX[:26] + struct.pack("<3i", 3, -1, 2) + INDEX[38:], "do not begin where"),
+        (DATA, INDEX[:26] + struct.pack("<3i", 2, 2, 2) + INDEX[38:], "positions of its"),
+        (DATA, INDEX[:26] + struct.pack("<3i", 3, -1, 2) + INDEX[38:], "positions of its"),
     ],
 )
 def test_files_that_do_not_match_are_refused(
@@ -174,7 +174,7 @@ def test_damage_far_behind_the_beginning_is_found(tmp_path: Path, sentence: int)
     index = bytearray((tmp_path / "long.idx").read_bytes())
     index[26 + 4 * 70_000 + 8 * sentence] ^= 4
     (tmp_path / "long.idx").write_bytes(index)
-    with pytest.raises(CorpusError, match="do not begin where"):
+    with pytest.raises(CorpusError, match="positions of its"):
         IndexedDataset(tmp_path / "long")
 
 
