@@ -1,4 +1,4 @@
-"""Backends: the library that builds a translation module's Transformer, and searches with it."""
+"""Backends: the libraries that can build a Transformer and search for translations with it."""
 
 from __future__ import annotations
 
@@ -17,25 +17,27 @@ from admin_init.translation.search import Hypothesis, SearchConfig, beam_search
 
 @dataclass(frozen=True, kw_only=True)
 class FairseqConfig:
-    """A Transformer of fairseq's, in place of our own."""
+    """Settings of a fairseq Transformer, used in place of our own."""
 
     arch: str | None = None
-    """Name of one of fairseq's architectures, such as `transformer_iwslt_de_en`. Without one the
-    shape is that of `transformer`."""
+    """Name of a fairseq architecture, such as `transformer_iwslt_de_en`. Without a name, the shape
+    is given by `transformer`."""
 
     overrides: dict[str, Any] = field(default_factory=dict)
-    """Options of fairseq that differ from those of the architecture, such as
-    `{encoder_layers: 12}`."""
+    """Options of fairseq that override those of the architecture, such as `{encoder_layers: 12}`.
+    """
 
 
 def build_transformer(config: TransformerConfig, fairseq: FairseqConfig | None) -> nn.Module:
-    """Build our own :class:`Transformer`, or fairseq's behind the same interface.
+    """Build our own :class:`Transformer`, or a fairseq Transformer with the same interface.
 
-    A configuration without encoder layers is that of a decoder-only model.
+    Args:
+        config: Shape of the model. Without encoder layers, the model is decoder-only.
+        fairseq: Settings of fairseq's Transformer; None for our own.
 
     Raises:
-        AdminInitError: The configuration has no decoder, or, with fairseq, no encoder; or fairseq
-            is not installed, or has no such architecture, option or residual style.
+        AdminInitError: The configuration has no decoder, or no encoder with fairseq; or fairseq is
+            not installed, or does not have this architecture, option or residual style.
     """
     if fairseq is None:
         return Transformer(config) if config.encoder_layers else PrefixLanguageModel(config)
@@ -43,34 +45,34 @@ def build_transformer(config: TransformerConfig, fairseq: FairseqConfig | None) 
         raise AdminInitError(
             "fairseq's Transformer must have layers in both stacks, but has "
             f"`encoder_layers` = {config.encoder_layers} and `decoder_layers` = "
-            f"{config.decoder_layers}. Our own can be decoder-only."
+            f"{config.decoder_layers}. Without `fairseq`, a model can be decoder-only."
         )
     backends = entry_points(group="admin_init.backends", name="fairseq")
     if not backends:
         raise AdminInitError(
-            "the backend `fairseq` is not registered: the installation is of another version, or "
-            "of none. Install this package anew, as `pip install .` does."
+            "the backend `fairseq` is not registered, because this package is not installed or an "
+            "old version is. Install it again, for example with `pip install .`."
         )
     built: nn.Module = backends["fairseq"].load()(config, fairseq.arch, fairseq.overrides)
     return built
 
 
 def search(model: nn.Module, source: Tensor, config: SearchConfig) -> list[list[Hypothesis]]:
-    """Search for translations: :func:`beam_search`, or fairseq's for a Transformer of fairseq's.
+    """Search for translations by :func:`beam_search`, or by fairseq's search for its Transformer.
 
-    Our own is prepared for inference meanwhile, see :func:`~admin_init.nn.prepared_for_inference`:
-    whoever searches, the same products are computed.
+    Our own Transformer is prepared for inference during the search, see
+    :func:`~admin_init.nn.prepared_for_inference`, so that every caller gets the same results.
 
     Args:
-        model: From :func:`build_transformer`.
-        source: Shape (N, S), int64, padded with ``padding_idx``.
-        config: How to search.
+        model: Model from :func:`build_transformer`.
+        source: Source sentences, padded with ``padding_idx``, int64. *Shape:* (N, S).
+        config: Settings of the search.
 
     Returns:
         The hypotheses of each sentence, best first.
     """
     either: Any = model
-    # fairseq's brings its own. Not asked by its type, which a compiled model hides.
+    # Not isinstance: a compiled model hides its type.
     if hasattr(either, "beam_search"):
         found: list[list[Hypothesis]] = either.beam_search(source, **asdict(config))
         return found

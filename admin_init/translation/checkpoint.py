@@ -1,4 +1,4 @@
-"""Checkpoints of translation models: rebuilt, folded."""
+"""Rebuilding and folding of translation models from checkpoints."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ Model = TypeVar("Model", bound=TranslationModel)
 
 
 def load_module(checkpoint: dict[str, Any]) -> TranslationModule:
-    """Rebuild the module of a checkpoint, with omegas where it has some, in eval mode.
+    """Rebuild the module of a checkpoint, in eval mode and with the omegas of the checkpoint.
 
     Raises:
-        AdminInitError: The checkpoint is not one of a :class:`TranslationModule`, or declares
-            another model than its weights are of.
+        AdminInitError: The checkpoint is not that of a :class:`TranslationModule`, or its settings
+            do not match its weights.
     """
-    # Late: it imports Lightning, which `load_model` does without.
+    # Late: `load_model` must work without importing Lightning.
     from admin_init.translation.module import TranslationModule  # noqa: PLC0415
 
     return _loaded(TranslationModule, checkpoint)
 
 
 def load_model(checkpoint: dict[str, Any]) -> TranslationModel:
-    """Rebuild what translates of the module of a checkpoint, see :func:`load_module`.
+    """Rebuild the part of a checkpoint's module that translates, see :func:`load_module`.
 
     Raises:
-        AdminInitError: The checkpoint is not one of a :class:`TranslationModule`, or declares
-            another model than its weights are of.
+        AdminInitError: The checkpoint is not that of a :class:`TranslationModule`, or its settings
+            do not match its weights.
     """
     return _loaded(TranslationModel, checkpoint, unused=("optimization", "label_smoothing"))
 
@@ -61,28 +61,30 @@ def _loaded(cls: type[Model], checkpoint: dict[str, Any], unused: Sequence[str] 
         ):
             check_positions(options or {}, weights)
         model = build_for(weights, build, cls.load_state_dict)
-    except ImportError:  # fairseq is missing, which says how to get it
+    except ImportError:  # if fairseq is missing, the error says how to install it
         raise
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).replace("\n", " ")
-        raise AdminInitError(f"This is no checkpoint of a translation model: {reason}") from error
+        raise AdminInitError(
+            f"This is not a checkpoint of a translation model: {reason}"
+        ) from error
     return model.eval()
 
 
 def _check_vocabulary(settings: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    # fairseq makes a dictionary of that size, before it makes any weight.
+    # fairseq builds a dictionary of this size before any weight.
     size = settings.get("transformer", {}).get("vocabulary_size")
     rows = {len(weight) for weight in weights.values() if weight.ndim}
     if size is not None and size not in rows:
-        raise ValueError(f"it declares {size:,} subwords, but no weight has so many rows.")
+        raise ValueError(f"it declares {size:,} subwords, but no weight has {size:,} rows.")
 
 
 def fold_checkpoint(source: str | os.PathLike[str], destination: str | os.PathLike[str]) -> float:
-    """Write a checkpoint of the plain Post-LN model that computes what ``source`` computes.
+    """Write the checkpoint of a plain Post-LN model with the same outputs as ``source``.
 
     Args:
         source: A checkpoint of a :class:`TranslationModule` with omegas.
-        destination: Where the new one is written, see :func:`admin_init.folding.write_folded`.
+        destination: The checkpoint to write, see :func:`admin_init.folding.write_folded`.
 
     Returns:
         The largest difference between logits before and after, relative to the largest logit.
@@ -96,7 +98,8 @@ def fold_checkpoint(source: str | os.PathLike[str], destination: str | os.PathLi
         module = load_module(checkpoint)
     except AdminInitError as error:
         raise AdminInitError(
-            f"{error}. Of another model, name what builds it: `--model`."
+            f"{str(error).rstrip('.')}. For a model of your own, name the function that builds it: "
+            "`--model`."
         ) from error
     plain = checkpoint | {"state_dict": {}}
     module.on_save_checkpoint(plain)
@@ -105,11 +108,14 @@ def fold_checkpoint(source: str | os.PathLike[str], destination: str | os.PathLi
 
 @torch.no_grad()
 def probe(model: Callable[[Tensor, Tensor], Tensor], config: TransformerConfig) -> Tensor:
-    """Compute the logits of some random tokens, always the same: (4, T, V).
+    """Compute the logits of fixed random tokens.
 
     Args:
         model: A translation model, or its Transformer.
-        config: The Transformer's.
+        config: Configuration of the Transformer.
+
+    Returns:
+        Logits. *Shape:* (4, T, V), with T at most 16.
     """
     shape = 4, min(16, config.max_positions)
     first = config.padding_idx + 1

@@ -1,4 +1,4 @@
-"""The model that a checkpoint declares, held against the weights that it has."""
+"""Checks that the model that a checkpoint declares matches the checkpoint's weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 _Model = TypeVar("_Model", bound=nn.Module)
 
 _TABLES = 2**27
-"""Values that a table of positions may have, which is in no checkpoint."""
+"""Most values of a table of positions. Such a table is computed, so no checkpoint holds it."""
 
 
 def build_for(
@@ -19,18 +19,21 @@ def build_for(
     build: Callable[[], _Model],
     load: Callable[[_Model, dict[str, Any]], object],
 ) -> _Model:
-    """Build a model and load its weights; give up at the first parameter too many or too large.
+    """Build a model and load its weights; stop at a parameter that the weights cannot fill.
 
-    A parameter is registered before its memory is touched, so what is given up has cost nothing.
+    Memory is used only after a parameter is registered, so stopping there costs nothing.
 
     Args:
-        weights: A state dict that others may have written.
-        build: Builds the model that is declared.
-        load: Loads weights into it; may change the dictionary that it is given.
+        weights: A state dict from an untrusted file.
+        build: Builds the declared model.
+        load: Loads weights into the model; may change the given dictionary.
+
+    Returns:
+        The model.
 
     Raises:
-        ValueError: The weights are not those of such a model.
-        RuntimeError: ``load`` says so, or there is no room for a parameter.
+        ValueError: The model has more or larger parameters than the weights.
+        RuntimeError: ``load`` fails, or there is too little memory for a parameter.
     """
     # An embedding that is tied to another is registered twice.
     most = 2 * len(weights) + 8
@@ -42,8 +45,8 @@ def build_for(
         registered += 1
         if registered > most or (parameter is not None and parameter.numel() > largest):
             raise ValueError(
-                f"the model that it declares has more or larger weights than the {len(weights)} "
-                f"that it holds, the largest of {largest:,} values."
+                "the declared model has more or larger weights than the checkpoint, which holds "
+                f"{len(weights)} weights, the largest with {largest:,} values."
             )
 
     handle = register_module_parameter_registration_hook(check)
@@ -56,11 +59,11 @@ def build_for(
 
 
 def check_positions(options: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """See that the tables of positions that a model computes are of a reasonable size.
+    """Check the size of the tables of positions that a model would compute.
 
     Args:
-        options: What declares the model; each option that ends in ``positions`` is looked at.
-        weights: Its state dict, by which its width is known.
+        options: Options of the declared model; those that end in ``positions`` are checked.
+        weights: State dict of the model; the largest width of a weight is the model's width.
 
     Raises:
         ValueError: A table would have more than 2**27 values.
@@ -68,4 +71,7 @@ def check_positions(options: Mapping[str, Any], weights: Mapping[str, Tensor]) -
     width = max((weight.shape[-1] for weight in weights.values() if weight.ndim), default=1)
     for name, value in options.items():
         if name.endswith("positions") and isinstance(value, int) and value * width > _TABLES:
-            raise ValueError(f"it declares `{name}` = {value:,}, a table too large for {width:,}.")
+            raise ValueError(
+                f"it declares `{name}` = {value:,}, but may have at most {_TABLES // width:,} "
+                f"positions of width {width:,}."
+            )

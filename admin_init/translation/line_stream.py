@@ -1,4 +1,4 @@
-"""Lines of text, as they arrive on standard input."""
+"""Lines of text in batches, as they arrive on standard input."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 from io import BufferedIOBase
 
 _AT_ONCE = 2**20
-"""Bytes that are read together where so many are there, as in a file."""
+"""Most bytes read at once."""
 
 
 class LineStream:
-    """Batches of the lines of a stream: those that have arrived, without waiting for more.
+    """Batches of the lines that have arrived on a stream, without waiting for more.
 
     A line that is not UTF-8 is reported, and is empty in its batch.
 
     Args:
-        stream: Of bytes. Not of text, whose encoding would be that of the user's locale, and whose
-            lines would also end where a carriage return stands.
-        report: Called with what is wrong with a line, which it names by its number.
-        batch_size: The most lines of a batch.
+        stream: Stream of bytes. A text stream would use the encoding of the user's locale, and
+            would also end lines at carriage returns.
+        report: Called with a message that names a faulty line by its number.
+        batch_size: Most lines in a batch.
     """
 
     undecodable: int = 0

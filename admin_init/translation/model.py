@@ -1,4 +1,4 @@
-"""A translation model, without what trains it: translating alone imports no Lightning."""
+"""Translation model for inference only, which does not import Lightning."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from admin_init.translation.search import SearchConfig
 
 
 class TranslationModel(nn.Module):
-    """Translates with a Transformer, our own or one of fairseq's.
+    """Translates with our own Transformer or with a fairseq Transformer.
 
     Args:
         transformer: Shape of the model.
-        search: How translations are searched for.
-        fairseq: Let fairseq build the model, and search with it.
+        search: Settings of the beam search.
+        fairseq: Let fairseq build the model and search with it.
 
-    The configurations may also be dictionaries of their fields, which is how checkpoints hold them.
+    Each configuration may also be a dictionary of its fields, as in checkpoints.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class TranslationModel(nn.Module):
         self.search: SearchConfig = as_config(SearchConfig, search)
         self.fairseq: FairseqConfig | None = as_config(FairseqConfig, fairseq)
         self.data: PreparedFolder | None = None
-        """Source of the subwords."""
+        """Folder with dictionaries and tokenizer. Set it before translating."""
         self._build(as_config(TransformerConfig, transformer))
 
     def _build(self, config: TransformerConfig) -> None:
@@ -48,28 +48,31 @@ class TranslationModel(nn.Module):
             self.config = transformer.config
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make room for the omegas of a checkpoint, where AdminInit has added them to the model."""
+        """Install omegas if the checkpoint has any."""
         if has_omegas(checkpoint["state_dict"]):
             install_(self)
 
     @override
     def forward(self, source: Tensor, target_input: Tensor) -> Tensor:
-        """Return logits (N, T, V), see :meth:`admin_init.nn.Transformer.forward`."""
+        """Compute logits (N, T, V), see :meth:`admin_init.nn.Transformer.forward`."""
         logits: Tensor = self.transformer(source, target_input)
         return logits
 
     def translate(self, source: Tensor) -> list[str]:
-        """Translate a batch into detokenised text, one string a sentence.
+        """Translate a batch into detokenized text.
 
         Args:
-            source: Shape (N, S), int64, padded with ``padding_idx``.
+            source: Source sentences, padded with ``padding_idx``, int64. *Shape:* (N, S).
+
+        Returns:
+            One string per sentence.
         """
         return [self._data.tokenizer.decode(pieces) for pieces in self.subwords(source)]
 
     def subwords(self, source: Tensor) -> list[list[str]]:
-        """Translate a batch, see :meth:`translate`, into the subwords of each sentence.
+        """Translate a batch into subwords, one list per sentence; see :meth:`translate`.
 
-        A sentence without subwords is not searched for: its translation has none either.
+        The translation of a sentence without subwords is empty.
         """
         dictionary = self._data.target_dictionary
         full = source.ne(self.config.padding_idx).sum(dim=1) > 1  # than </s>
@@ -81,12 +84,12 @@ class TranslationModel(nn.Module):
 
     @property
     def _data(self) -> PreparedFolder:
-        """The given `data`."""
+        """The prepared folder."""
         if self.data is None:
             raise TypeError("A translation model takes its subwords from `data`, which is not set.")
         return self.data
 
 
 def as_config(cls: type[Any], value: Any) -> Any:
-    """Build a configuration of the dictionary of its fields; return anything else as it is."""
+    """Build a configuration from a dictionary of its fields; return any other value unchanged."""
     return cls(**value) if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""A translation model, for Lightning."""
+"""Lightning module for translation."""
 
 from __future__ import annotations
 
@@ -34,34 +34,43 @@ _SEARCH = SearchConfig()
 class TranslationModule(TranslationModel, pl.LightningModule):
     """Trains a Transformer with label-smoothed cross-entropy, and translates with it.
 
-    The Transformer is our own, or with ``fairseq`` one of fairseq's.
+    The Transformer is our own, or fairseq's if ``fairseq`` is given.
 
-    It logs ``train_loss`` (smoothed, per token), and in validation ``val_nll``, the negative
-    log-likelihood per target token in nats without label smoothing, and ``val_source_gain``: how
-    many nats it rises by when each sentence gets the source of another one of its batch. A model
-    that translates reads its source; one that gains nothing from it is a language model at best.
-    Batches of one sentence do not count: where there are no others, it is nan.
+    Training logs ``train_loss``, the label-smoothed loss per token. Validation logs ``val_nll``,
+    the negative log-likelihood per target token, in nats and without label smoothing, and
+    ``val_source_gain``, the increase of ``val_nll`` when each sentence gets the source of another
+    sentence in its batch. If the gain is near 0, the model ignores its source and is only a
+    language model. Batches of one sentence are left out of the gain; if all batches have one
+    sentence, the gain is NaN.
 
-    Testing logs ``test_bleu``, sacreBLEU on detokenised text, and ``test_bleu_tokenised``, the BLEU
-    of ``fairseq-generate``; predicting returns translations.
+    Testing logs ``test_bleu``, sacreBLEU on detokenized text, and ``test_bleu_tokenised``, the BLEU
+    that ``fairseq-generate`` computes on tokens. Predicting returns translations.
 
     Args:
-        transformer: Shape of the model. Its ``vocabulary_size`` may be left out; it is then that of
-            the data module.
-        optimization: How the weights are updated.
-        search: How translations are searched for.
+        transformer: Shape of the model. If ``vocabulary_size`` is not given, it is taken from the
+            data module.
+        optimization: Optimizer and learning-rate schedule.
+        search: Settings of the beam search.
         label_smoothing: Probability mass spread over the vocabulary (Szegedy et al. 2016).
-        fairseq: Let fairseq build the model, and search with it.
+        fairseq: Let fairseq build the model and search with it.
 
-    The configurations may also be dictionaries of their fields, which is how checkpoints hold them.
+    Each configuration may also be a dictionary of its fields, as in checkpoints.
 
     Raises:
         AdminInitError: A value is out of its range.
+
+    Examples:
+        >>> from admin_init.nn import TransformerConfig
+        >>> shape = TransformerConfig(dim=16, ffn_dim=32, heads=2, vocabulary_size=100)
+        >>> module = TranslationModule(shape)
+        >>> source, target_input = torch.full((2, 5), 7), torch.full((2, 3), 8)
+        >>> module(source, target_input).shape
+        torch.Size([2, 3, 100])
     """
 
     def __init__(
         self,
-        # Not `| dict`, for which the command line would take any value unchecked.
+        # Not `| dict`: the command line would then accept any value unchecked.
         transformer: TransformerConfig = _TRANSFORMER,
         optimization: OptimizationConfig = _OPTIMIZATION,
         search: SearchConfig = _SEARCH,
@@ -75,9 +84,9 @@ class TranslationModule(TranslationModel, pl.LightningModule):
         self.optimization: OptimizationConfig = as_config(OptimizationConfig, optimization)
         self.label_smoothing = label_smoothing
         self.bleu: Bleu | None = None
-        """Score of the last test, with its signature."""
+        """sacreBLEU of the last test, with its signature."""
         self.tokenised_bleu: TokenisedBleu | None = None
-        """Its other score, as fairseq-generate computes it."""
+        """BLEU of the last test on tokens, as fairseq-generate computes it."""
         self._remember(config)
 
     def _remember(self, config: TransformerConfig) -> None:
@@ -94,20 +103,20 @@ class TranslationModule(TranslationModel, pl.LightningModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """Build the model, where only the data tell how large its vocabulary is."""
+        """Build the model now if its vocabulary size comes from the data."""
         if self.config.vocabulary_size is None:
             config = replace(self.config, vocabulary_size=self._data.vocabulary_size)
             self._build(config)
             self._remember(config)
 
     def attach(self, data: TranslationDataModule) -> None:
-        """Take the data, and build the model for them, as a Trainer that begins to fit does."""
+        """Set the data and build the model, as a Trainer does before fitting."""
         self.data = data
         self.setup("fit")
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Call the model Post-LN where its omegas have been folded away."""
+        """Save the residual style as Post-LN if the omegas have been folded away."""
         settings = checkpoint["hyper_parameters"]
         shape = settings["transformer"]
         if shape["residual"].startswith("admin") and not has_omegas(checkpoint["state_dict"]):
@@ -115,16 +124,17 @@ class TranslationModule(TranslationModel, pl.LightningModule):
             checkpoint["hyper_parameters"] = settings | {"transformer": plain}
 
     def loss(self, batch: TranslationBatch) -> Tensor:
-        """Compute the training loss of a batch, a scalar: see :meth:`loss_of`."""
+        """Compute the training loss of a batch: a scalar, see :meth:`loss_of`."""
         return self.loss_of(self(batch.source, batch.target_input), batch)
 
     def loss_of(self, logits: Tensor, batch: TranslationBatch) -> Tensor:
-        """Compute the label-smoothed cross-entropy per target token.
+        """Compute the label-smoothed cross-entropy per target token: a scalar.
 
         Args:
-            logits: Shape (N, T, V). Overwritten on a CPU where they require a gradient, see
+            logits: Logits of the batch. *Shape:* (N, T, V). On a CPU, logits that require a
+                gradient are overwritten, see
                 :func:`~admin_init.nn.loss.label_smoothed_cross_entropy`.
-            batch: The batch that they were computed for.
+            batch: The batch.
         """
         return label_smoothed_cross_entropy(
             logits.flatten(0, 1),
@@ -145,7 +155,7 @@ class TranslationModule(TranslationModel, pl.LightningModule):
         nll = self.nll(batch)
         shuffled = self.nll(batch._replace(source=batch.source.roll(1, dims=0)))
         self.log("val_nll", nll, prog_bar=True, batch_size=tokens, sync_dist=True)
-        # A sentence that is alone in its batch gets no other source: it must not count as no gain.
+        # A batch of one sentence has no other source, so its gain of 0 must not count.
         weight = tokens if len(batch.source) > 1 else 0
         self.log("val_source_gain", shuffled - nll, batch_size=weight, sync_dist=True)
 
@@ -170,7 +180,7 @@ class TranslationModule(TranslationModel, pl.LightningModule):
     @override
     def on_test_epoch_end(self) -> None:
         data, references = self._data, self._data.references("test")
-        tested = sorted(gathered(self._tested).items())
+        tested = sorted(gather_from_ranks(self._tested).items())
         self.bleu = score(
             [data.tokenizer.decode(hypothesis) for _, (hypothesis, _) in tested],
             [references[index] for index, _ in tested],
@@ -184,24 +194,24 @@ class TranslationModule(TranslationModel, pl.LightningModule):
 
     @override
     def teardown(self, stage: str) -> None:
-        """Log the scores of a test: until now the progress bar has the line."""
+        """Log the scores of a test, now that the progress bar has left the line."""
         if stage == "test":
             for found in filter(None, (self.bleu, self.tokenised_bleu)):
                 rank_zero_info(str(found))
 
     @override
     def predict_step(self, batch: TranslationBatch, batch_idx: int) -> list[tuple[int, str]]:
-        """Return where each sentence stands in its split, and its translation."""
+        """Return the index in the split, and the translation, of each sentence."""
         return list(zip(batch.index.tolist(), self.translate(batch.source), strict=True))
 
     @override
     def configure_optimizers(self) -> Any:
-        touched = False
+        clipped = False
         with suppress(RuntimeError):  # raised if no Trainer is attached
-            touched = bool(self.trainer.gradient_clip_val) or self.trainer.scaler is not None
-        # Under autocast Lightning clips no gradients of a fused optimizer, and shows callbacks
-        # those that a scaler has scaled.
-        optimizer, schedule = self.optimization.build(self.parameters(), fused=not touched)
+            clipped = bool(self.trainer.gradient_clip_val) or self.trainer.scaler is not None
+        # With a fused optimizer under autocast, Lightning does not clip gradients, and callbacks
+        # see gradients that are still scaled.
+        optimizer, schedule = self.optimization.build(self.parameters(), fused=not clipped)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
@@ -210,7 +220,7 @@ class TranslationModule(TranslationModel, pl.LightningModule):
     @property
     @override
     def _data(self) -> TranslationDataModule:
-        """What was given as `data`, or belongs to the trainer."""
+        """The data module: `data` if it is set, else the trainer's."""
         data: Any = self.data
         if data is None:
             with suppress(RuntimeError):  # raised if no Trainer is attached
@@ -218,13 +228,13 @@ class TranslationModule(TranslationModel, pl.LightningModule):
         if not isinstance(data, TranslationDataModule):
             raise TypeError(
                 "TranslationModule takes its subwords from a TranslationDataModule, but has "
-                f"{type(data).__name__}. Set `data`, or pass one to the trainer."
+                f"{type(data).__name__}. Set `data`, or pass such a data module to the trainer."
             )
         return data
 
 
-def gathered(own: dict[int, Any]) -> dict[int, Any]:
-    """Unite what the ranks have found out about the sentences of a split, by their places in it."""
+def gather_from_ranks(own: dict[int, Any]) -> dict[int, Any]:
+    """Merge the results of all ranks, which are stored by the index of the sentence."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return own
     ranks: list[dict[int, Any]] = [{}] * torch.distributed.get_world_size()

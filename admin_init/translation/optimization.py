@@ -1,4 +1,4 @@
-"""Optimizers and schedules of the translation recipes."""
+"""Optimizers and learning-rate schedules of the translation recipes."""
 
 from __future__ import annotations
 
@@ -24,49 +24,54 @@ Schedule = Literal["inverse_sqrt", "linear", "constant"]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationConfig:
-    """How the weights are updated.
+    """Optimizer and learning-rate schedule.
 
     Raises:
-        AdminInitError: A value is out of its range; the message lists every one of them.
+        AdminInitError: Values are out of their ranges; the message lists all of them.
+
+    Examples:
+        >>> config = OptimizationConfig(learning_rate=1e-3, warmup_steps=100)
+        >>> [round(config.factor(step), 3) for step in (0, 50, 100, 400)]
+        [0.0, 0.5, 1.0, 0.5]
     """
 
     optimizer: Optimizer = "adam"
-    """Adam (Kingma and Ba 2015) or RAdam (Liu et al. 2020), weight decay decoupled in both."""
+    """Adam (Kingma and Ba 2015) or RAdam (Liu et al. 2020), both with decoupled weight decay."""
 
     learning_rate: PositiveFloat = 1e-3
-    """The highest learning rate, which the warm-up ends at."""
+    """Peak learning rate, reached at the end of the warm-up."""
 
     warmup_steps: NonNegativeInt = 4000
-    """Updates of linear warm-up; 0 for none."""
+    """Steps of linear warm-up; 0 for no warm-up."""
 
     initial_learning_rate: NonNegativeFloat = 1e-7
-    """Where the warm-up begins."""
+    """Learning rate at the start of the warm-up."""
 
     schedule: Schedule = "inverse_sqrt"
-    """What follows the warm-up. `linear` reaches zero at `total_steps`."""
+    """Schedule after the warm-up. `linear` reaches zero at `total_steps`."""
 
     total_steps: NonNegativeInt = 0
-    """Number of updates, which only `linear` needs."""
+    """Number of training steps, warm-up included. Only `linear` needs it."""
 
     betas: tuple[float, float] = (0.9, 0.98)
-    """Decay of the optimizer's first and second moments."""
+    """Decay rates of the optimizer's first and second moments."""
 
     eps: NonNegativeFloat = 1e-8
-    """What the optimizer adds to its denominator."""
+    """Term added to the optimizer's denominator for numerical stability."""
 
     weight_decay: NonNegativeFloat = 0.0
-    """Decoupled weight decay. AdminInit keeps omega out of it."""
+    """Decoupled weight decay. AdminInit exempts omega from it."""
 
     def __post_init__(self) -> None:
         problems = type_problems(type(self), vars(self))
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             problems.append(
-                f"`betas` must be two numbers, at least 0 and below 1, but is {self.betas}."
+                f"`betas` must be two numbers, each at least 0 and below 1, but is {self.betas}."
             )
         if self.schedule == "linear" and self.total_steps <= self.warmup_steps:
             problems.append(
-                "`total_steps` must exceed `warmup_steps` for a linear schedule, but is "
-                f"{self.total_steps}."
+                f"`total_steps` must exceed `warmup_steps` = {self.warmup_steps} for a linear "
+                f"schedule, but is {self.total_steps}."
             )
         if problems:
             raise AdminInitError("\n".join(problems))
@@ -74,12 +79,15 @@ class OptimizationConfig:
     def build(
         self, parameters: Iterable[nn.Parameter], *, fused: bool = True
     ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-        """Make the optimizer, and the schedule that is stepped after every update.
+        """Build the optimizer and its schedule, which is stepped after every update.
 
         Args:
-            parameters: What is updated.
-            fused: Whether Adam updates each weight in one pass over it, or as torch chooses. RAdam
-                has no such kernel.
+            parameters: Parameters to optimize.
+            fused: Whether Adam uses the fused kernel; if not, torch chooses. RAdam has no fused
+                kernel.
+
+        Returns:
+            The optimizer and the schedule.
         """
         settings: dict[str, Any] = {
             "lr": self.learning_rate,
@@ -95,9 +103,12 @@ class OptimizationConfig:
         return optimizer, LambdaLR(optimizer, self.factor)
 
     def factor(self, updates: int) -> float:
-        """Return the share of `learning_rate` that update number ``updates`` + 1 uses.
+        """Compute the factor of `learning_rate` after a number of updates.
 
-        The warm-up and the inverse square root are those of fairseq's ``inverse_sqrt``.
+        Warm-up and inverse square root equal those of fairseq's ``inverse_sqrt``.
+
+        Args:
+            updates: Number of updates so far.
         """
         if updates < self.warmup_steps:
             first = self.initial_learning_rate / self.learning_rate

@@ -1,4 +1,4 @@
-"""Translation with a decoder alone, which reads source and target as one sequence."""
+"""Decoder-only translation model, which reads source and target as one sequence."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from admin_init.nn import LanguageModel, TransformerConfig
 
 
 class PrefixLanguageModel(nn.Module):
-    """A decoder-only model behind the interface of :class:`admin_init.nn.Transformer`.
+    """Decoder-only model with the interface of :class:`admin_init.nn.Transformer`.
 
-    Its sequence is the source, then the target, under one causal mask; only the target is
-    predicted.
+    The model reads the source followed by the target, under one causal mask, and predicts only the
+    target.
 
     Args:
-        config: Shape of the decoder; has no encoder layers.
+        config: Shape of the decoder. It must have no encoder layers.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -30,11 +30,12 @@ class PrefixLanguageModel(nn.Module):
         """Predict every next target token from the source and the target tokens before it.
 
         Args:
-            source: Shape (N, S), int64, padded with ``padding_idx`` on either side.
-            target_input: The target, shifted right, shape (N, T), int64.
+            source: Source sentences, padded with ``padding_idx`` on either side, int64.
+                *Shape:* (N, S).
+            target_input: Targets, shifted right, int64. *Shape:* (N, T).
 
         Returns:
-            Logits, shape (N, T, V).
+            Logits. *Shape:* (N, T, V).
         """
         model = self.decoder_only
         hidden = model.hidden(torch.cat([source, target_input], dim=1))
@@ -42,12 +43,12 @@ class PrefixLanguageModel(nn.Module):
         return logits
 
     def beam_search(self, source: Tensor, **options: Any) -> Any:
-        """Refuse: a decoder-only model is here to be measured, not to translate.
+        """Raise an error: beam search with a decoder-only model is not implemented.
 
         Raises:
             AdminInitError: Always.
         """
         raise AdminInitError(
-            "There is no search for a decoder-only model (`encoder_layers` = 0); its validation "
-            "NLL and source gain are measured. Give it an encoder to translate."
+            "There is no search for a decoder-only model (`encoder_layers` = 0), so it can be "
+            "trained and validated, but not translate. To translate, give it an encoder."
         )

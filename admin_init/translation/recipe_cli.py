@@ -1,4 +1,4 @@
-"""Recipes: YAML files that LightningCLI reads."""
+"""Command-line interface for recipes, which are YAML files for LightningCLI."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ from admin_init.callbacks.fit_log import FitLog
 from admin_init.callbacks.interruption import SaveWhenInterrupted
 from admin_init.errors import AdminInitError, OptionError, require_extra
 from admin_init.translation.data.datamodule import TranslationDataModule
-from admin_init.translation.module import TranslationModule, gathered
+from admin_init.translation.module import TranslationModule, gather_from_ranks
 
 _SECTIONS = ("transformer", "optimization", "search", "fairseq")
 _CALLS = {"class_path", "init_args", "dict_kwargs", "_class_path"}
 
 
 class RecipeParser(OptionParser, LightningArgumentParser):
-    """Parses what LightningCLI parses, and suggests as the parsers of the other commands do."""
+    """Parser of LightningCLI with the suggestions of the other commands' parsers."""
 
 
 _FOUND = ("best", "last", "hpc")
-"""Checkpoints that a Trainer finds itself."""
+"""Values of `ckpt_path` for which the Trainer finds the file itself."""
 
 _GIVE = "Give one as `--ckpt_path FILE`."
 
 
 class RecipeCLI(LightningCLI):
-    """Refuses what cannot be built in one line, and writes results to standard output."""
+    """LightningCLI with one-line errors, and with results on standard output."""
 
     def __init__(self, arguments: list[str], **settings: Any) -> None:
         self._arguments = arguments
@@ -59,7 +59,7 @@ class RecipeCLI(LightningCLI):
 
     @override
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """List the method that is asked for alone: the parsers of all four take much longer."""
+        """List only the requested method: building the parsers of all four takes much longer."""
         every = super().subcommands()
         return {name: every[name] for name in every if name in self._arguments} or every
 
@@ -69,7 +69,7 @@ class RecipeCLI(LightningCLI):
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        with redirect_stdout(results()):  # a help is what was asked for
+        with redirect_stdout(results()):  # for --help
             super().parse_arguments(parser, args)
         require_extra("translation")
         settings = _of_method(self.config)
@@ -84,8 +84,8 @@ class RecipeCLI(LightningCLI):
 
     @override
     def before_instantiate_classes(self) -> None:
-        # By now Lightning has taken the whole model from the checkpoint, whatever was asked for.
-        # That is right for its weights and their optimizer, but how to search is free.
+        # By now Lightning has replaced all model settings by those of the checkpoint. That is right
+        # for shape and optimizer, but the search may be changed.
         _of_method(self.config).model.search = self._search
 
     @override
@@ -97,7 +97,7 @@ class RecipeCLI(LightningCLI):
         if self.subcommand:
             self._find_checkpoint(self.config_init[self.subcommand])
         strategy = self.trainer.strategy
-        # Not what a recipe may have chosen as one of the trainer's plugins.
+        # A plugin that the recipe has chosen is kept.
         if type(strategy.checkpoint_io) is TorchCheckpointIO:
             strategy.checkpoint_io = WholeCheckpointIO()
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
@@ -117,7 +117,7 @@ class RecipeCLI(LightningCLI):
             if lost is None:
                 raise
             raise AdminInitError(
-                f"{lost} Repeat the command; `--ckpt_path FILE` goes on from a checkpoint."
+                f"{lost} Repeat the command; `--ckpt_path FILE` resumes from a checkpoint."
             ) from error
 
     def _find_checkpoint(self, settings: Namespace) -> None:
@@ -129,7 +129,7 @@ class RecipeCLI(LightningCLI):
             found = find(method, settings.ckpt_path, model_provided=True, model_connected=False)
         except ValueError as error:
             raise AdminInitError(f"{error} {_GIVE}") from error
-        # A run that resumes its last checkpoint may be one that has none yet.
+        # Fitting may resume from a last checkpoint that does not exist yet.
         if found is None and method is not TrainerFn.FITTING:
             raise AdminInitError(f"the run of this recipe has no checkpoint. {_GIVE}")
         settings.ckpt_path = found
@@ -143,7 +143,7 @@ class RecipeCLI(LightningCLI):
         self._print_metrics(self.trainer.test, **options)
 
     def _print_metrics(self, evaluate: Any, *, verbose: bool, **options: Any) -> None:
-        # Lightning's own table goes where the progress bars go.
+        # Lightning prints its own table to the stream of the progress bars.
         (metrics,) = evaluate(verbose=False, **options)
         if verbose and self.trainer.is_global_zero:
             table = Table("metric", "value")
@@ -155,25 +155,25 @@ class RecipeCLI(LightningCLI):
         """Predict, and print the translations of all ranks, in the order of the split."""
         if isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher):
             raise AdminInitError(
-                "the processes of this strategy hand no translations back. Use "
+                "the processes of this strategy do not return translations. Use "
                 "`--trainer.strategy ddp`, or one device."
             )
         batches: Any = self.trainer.predict(**options) or []
-        found = gathered(dict(pair for batch in batches for pair in batch))
+        found = gather_from_ranks(dict(pair for batch in batches for pair in batch))
         if self.trainer.is_global_zero:
             for _, translation in sorted(found.items()):
                 say(translation)
 
 
 def _check_checkpoint(method: str, given: Any) -> None:
-    """See that there is a checkpoint, before anything is built; one of `_FOUND` waits till then."""
+    """Check the given checkpoint before anything is built; one of `_FOUND` is checked later."""
     if given is None and method == "fit":
         return
     if not given:
         raise AdminInitError(f"{method} needs the weights of a checkpoint. {_GIVE}")
-    # A folder holds the parts of a checkpoint of several ranks.
+    # A folder is a sharded checkpoint of several ranks.
     if given not in _FOUND and not Path(given).is_dir() and "://" not in given:
-        # Lightning hands them to the parser, which imports and calls what a `class_path` names.
+        # Lightning gives them to the parser, which imports and calls the value of a `class_path`.
         parameters = read_checkpoint(given).get("hyper_parameters", {})
         if not (
             isinstance(parameters, Mapping)
@@ -181,13 +181,13 @@ def _check_checkpoint(method: str, given: Any) -> None:
             and all(isinstance(parameters.get(name), Mapping | None) for name in _SECTIONS)
         ):
             raise AdminInitError(
-                f"{given} has hyper-parameters that are more than the plain values of a "
-                "translation model: they would be imported, called or opened. Nothing was run."
+                f"{given} has hyper-parameters that are not the plain values of a translation "
+                "model: loading them could import, call or open something. Nothing was run."
             )
 
 
 def _is_plain(value: Any) -> bool:
-    """Say whether the parser takes a value as it is, and not as what to import or call."""
+    """Return whether the parser takes a value literally: nothing in it is imported or called."""
     match value:
         case Mapping():
             names = all(isinstance(name, str) and name.isidentifier() for name in value)
@@ -195,15 +195,15 @@ def _is_plain(value: Any) -> bool:
         case list() | tuple():
             return all(map(_is_plain, value))
         case str():
-            # Where any type goes, the parser reads a string as YAML, of which this makes a mapping.
+            # For an untyped option the parser reads a string as YAML; a colon makes it a mapping.
             return ":" not in value
     return True
 
 
 def _lost_process(error: Exception, trainer: Any) -> str | None:
-    """Name the process whose death ``error`` is about, if it is about one."""
+    """Name the process whose death caused ``error``; return None if there is another cause."""
     if not isinstance(error, RuntimeError):
-        # A loader died after it had announced a batch, and before the batch was fetched.
+        # A loader process may die after it announced a batch and before the batch was fetched.
         try:
             torch._C._error_if_any_worker_fails()
         except RuntimeError as failure:
@@ -212,12 +212,13 @@ def _lost_process(error: Exception, trainer: Any) -> str | None:
     if text[1]:
         return f"A {text[1]} {text[2].strip().partition('. ')[0].rstrip('.')}."
     for process in getattr(trainer.strategy.launcher, "procs", []):
-        # The error may be there before the process is.
+        # The error may arrive before the process has ended.
         with suppress(AttributeError, subprocess.TimeoutExpired):
             if code := process.wait(2):
-                how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"over, with {code}"
+                signal_name = signal.Signals(-code).name if code < 0 else None
+                how = f"was ended by {signal_name}" if signal_name else f"ended with code {code}"
                 trainer.strategy.launcher.kill(signal.SIGKILL)
-                return f"The training process {process.pid} was {how}."
+                return f"The training process {process.pid} {how}."
     return None
 
 
@@ -228,17 +229,20 @@ def _of_method(config: Any) -> Any:
 def recipe_cli(
     arguments: list[str], *, run: bool = True, parser_settings: dict[str, Any] | None = None
 ) -> RecipeCLI:
-    """Build what a recipe says, and run the Trainer's method that the first argument names.
+    """Build model, data and trainer of a recipe, and run one of the trainer's methods.
 
     Args:
-        arguments: As on the command line: ``["fit", "--config", "fit.yaml"]``; without a method
-            where ``run`` is False.
-        run: Whether to run it, or only to build model, data and trainer.
-        parser_settings: What else the parser is built with; that of a method under its name.
+        arguments: Command-line arguments that begin with the method, such as
+            ``["fit", "--config", "fit.yaml"]``. If ``run`` is False, they have no method.
+        run: Whether to run the method; if not, everything is only built.
+        parser_settings: Further settings of the parser, or of a method's parser by its name.
+
+    Returns:
+        The command-line interface, with ``model``, ``datamodule`` and ``trainer``.
 
     Raises:
-        AdminInitError: The arguments cannot be parsed, model, data or trainer cannot be built with
-            these values, or the checkpoint cannot be read.
+        AdminInitError: The arguments cannot be parsed; model, data or trainer cannot be built from
+            them; or the checkpoint cannot be read.
     """
     settings = {"exit_on_error": False} | (parser_settings or {})
     try:

@@ -8,44 +8,53 @@ from typing import NamedTuple
 from admin_init.errors import import_extra
 
 UNKNOWN = "<unk>"
-"""The piece that stands for whatever is in no dictionary."""
+"""The token that replaces unknown tokens."""
 
 
 class Bleu(NamedTuple):
-    """sacreBLEU: of plain text, which it tokenizes itself."""
+    """sacreBLEU score of detokenized text, which sacreBLEU tokenizes itself."""
 
     score: float
-    """From 0 to 100."""
+    """BLEU, from 0 to 100."""
     signature: str
-    """sacreBLEU's: how it was computed, to be quoted beside it."""
+    """sacreBLEU's signature, which says how the score was computed. Report it with the score."""
 
     def __str__(self) -> str:
         return f"sacreBLEU {self.score:.2f} ({self.signature})"
 
 
 class TokenisedBleu(NamedTuple):
-    """BLEU of the words that a corpus was prepared with, as ``fairseq-generate`` computes it."""
+    """BLEU of the words of a prepared corpus, as ``fairseq-generate`` computes it."""
 
     score: float
-    """From 0 to 100."""
+    """BLEU, from 0 to 100."""
     line: str
-    """What ``fairseq-generate`` prints: ``BLEU4 = 27.80, 58.4/33.2/20.9/13.6 (BP=1.000, ...)``."""
+    """Line in ``fairseq-generate``'s format: ``BLEU4 = 27.80, 58.4/33.2/20.9/13.6 (BP=1.000,
+    ...)``."""
 
     def __str__(self) -> str:
-        return f"tokenised BLEU, comparable with fairseq-generate's only: {self.line}"
+        return f"tokenized BLEU, comparable only with fairseq-generate's: {self.line}"
 
 
 def score(hypotheses: Sequence[str], references: Sequence[str], target_lang: str = "") -> Bleu:
-    """Compute sacreBLEU on detokenised text (Post, 2018).
+    """Compute sacreBLEU on detokenized text (Post 2018).
 
     Args:
-        hypotheses: Translations, one a sentence.
-        references: Their references, in the same order.
-        target_lang: Picks the tokenizer where a language needs one of its own, as ``zh`` and
-            ``ja``.
+        hypotheses: Translations, one per sentence.
+        references: References, in the same order.
+        target_lang: Target language. Languages such as ``zh`` and ``ja`` have tokenizers of their
+            own.
+
+    Returns:
+        The score and its signature.
 
     Raises:
-        ValueError: The numbers of sentences differ, or are 0.
+        ValueError: The numbers of hypotheses and references differ or are 0.
+
+    Examples:
+        >>> bleu = score(["The cat sat on a mat."], ["The cat sat on the mat."], "en")
+        >>> round(bleu.score, 1)
+        48.9
     """
     _check_numbers(hypotheses, references)
     metric = import_extra("translation", "sacrebleu").BLEU(trg_lang=target_lang)
@@ -56,20 +65,28 @@ def score(hypotheses: Sequence[str], references: Sequence[str], target_lang: str
 def score_tokenised(
     hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
 ) -> TokenisedBleu:
-    """Compute tokenised BLEU as ``fairseq-generate --remove-bpe`` does (fairseq 0.12.2).
+    """Compute tokenized BLEU as ``fairseq-generate --remove-bpe`` does (fairseq 0.12.2).
 
-    The words are those that the subwords join to. There is no smoothing, an unknown word is never
-    right, and an empty sentence counts as the one token ``</s>``.
+    Subwords are joined to words first. There is no smoothing, an unknown word never counts as
+    right, and an empty sentence counts as the single token ``</s>``.
 
     Args:
-        hypotheses: The subwords of each translation.
-        references: The subwords of each target sentence of the data-bin, in the same order.
+        hypotheses: Subwords of each translation.
+        references: Subwords of each target sentence in the data-bin, in the same order.
+
+    Returns:
+        The score and its line.
 
     Raises:
-        ValueError: The numbers of sentences differ, or are 0.
+        ValueError: The numbers of hypotheses and references differ or are 0.
+
+    Examples:
+        >>> pieces = [["a", "new@@", "er", "house", "."]]
+        >>> print(score_tokenised(pieces, pieces).line)
+        BLEU4 = 100.00, 100.0/100.0/100.0/100.0 (BP=1.000, ratio=1.000, syslen=4, reflen=4)
     """
     _check_numbers(hypotheses, references)
-    # The only mark of a corpus's subwords that no sentence of words would show.
+    # SentencePiece marks the start of a word, which plain words never do.
     sentencepiece = 2 * sum(r[0].startswith("▁") for r in references if r) > len(references)
     escaped = [[f"<{UNKNOWN}>" if p == UNKNOWN else p for p in pieces] for pieces in references]
     metric = import_extra("translation", "sacrebleu").BLEU(

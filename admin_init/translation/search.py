@@ -1,4 +1,4 @@
-"""Beam search, with the stopping rule and the scores of fairseq's SequenceGenerator."""
+"""Beam search with the stopping rule and the scores of fairseq's SequenceGenerator."""
 
 from __future__ import annotations
 
@@ -18,24 +18,28 @@ from admin_init.nn import Transformer, TransformerConfig
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """How translations are searched for, see :func:`beam_search`.
+    """Settings of the beam search, see :func:`beam_search`.
 
     Raises:
         AdminInitError: A value is out of its range.
+
+    Examples:
+        >>> SearchConfig(beam_size=4, length_penalty=0.6)
+        SearchConfig(beam_size=4, length_penalty=0.6, max_len_a=0.0, max_len_b=200)
     """
 
     beam_size: PositiveInt = 5
     """Number of hypotheses per sentence; 1 for greedy search."""
 
     length_penalty: Annotated[float, Bound("from -10 to 10", lambda value: abs(value) <= 10)] = 1.0
-    """Exponent of the length that scores are divided by, from -10 to 10: beyond, scores of long
-    translations leave the range of float32."""
+    """Exponent of the length that divides the score, from -10 to 10. Outside this range, scores of
+    long translations overflow float32."""
 
     max_len_a: NonNegativeFloat = 0.0
-    """Tokens that a translation may have per source token."""
+    """Most tokens of a translation per source token; `max_len_b` is added."""
 
     max_len_b: NonNegativeInt = 200
-    """Tokens that it may have in addition."""
+    """Most tokens of a translation in addition to `max_len_a` per source token."""
 
     def __post_init__(self) -> None:
         check(type(self), vars(self))
@@ -45,7 +49,7 @@ class Hypothesis(NamedTuple):
     """One translation of a sentence."""
 
     tokens: Tensor
-    """Token ids up to and with ``</s>``, shape (length,), int64."""
+    """Token ids, ending in ``</s>``, int64. *Shape:* (length,)."""
 
     score: float
     """Sum of the tokens' log-probabilities (natural logarithm) / length ** length_penalty."""
@@ -63,33 +67,33 @@ def beam_search(
     eos: int = 2,
     forbidden: Sequence[int] = (0,),
 ) -> list[list[Hypothesis]]:
-    """Translate a batch of sentences; greedy search where ``beam_size`` is 1.
+    """Translate a batch of sentences by beam search.
 
-    At every step, the 2 * ``beam_size`` best continuations of a sentence are looked at. The first
-    ``beam_size`` of them become hypotheses where they end in ``</s>``; the best that do not end
-    stay in the beam. A sentence that has ``beam_size`` hypotheses, or is as long as it may get,
-    leaves the batch. What it is translated to does not depend on the rest of its batch.
+    Each step looks at the 2 * ``beam_size`` best continuations of a sentence. Those among the first
+    ``beam_size`` that end in ``</s>`` become hypotheses; the best ``beam_size`` that do not end
+    stay in the beam. A sentence is finished when it has ``beam_size`` hypotheses or has reached its
+    length limit. Its translation does not depend on the other sentences of the batch.
 
     Args:
-        model: The model, which is put into eval mode meanwhile.
-        source: Sentences that end in ``</s>``, padded on either side, shape (N, S), int64.
-        beam_size: Number of continuations that are followed, and of hypotheses, per sentence.
-        length_penalty: Exponent of the length, ``</s>`` included, that scores are divided by; above
-            1 favours long translations.
-        max_len_a: Tokens that a translation may have per source token; see ``max_len_b``.
-        max_len_b: A source of S tokens is translated to at most ``max_len_a * S + max_len_b``
-            tokens, and to less than the model's ``max_positions``. S counts ``</s>``, the length of
-            the translation does not.
-        eos: Token id of ``</s>``, which decoding begins and ends with.
-        forbidden: Token ids that, like padding, are never produced; ``<s>`` by default.
+        model: The model. It is in eval mode during the search.
+        source: Sentences that end in ``</s>``, padded on either side, int64. *Shape:* (N, S).
+        beam_size: Size of the beam and number of hypotheses per sentence; 1 for greedy search.
+        length_penalty: Exponent of the length, ``</s>`` included, that divides the score. Values
+            above 1 favour long translations.
+        max_len_a: See ``max_len_b``.
+        max_len_b: The translation of a source of S tokens has at most
+            ``max_len_a * S + max_len_b`` tokens, and fewer than the model's ``max_positions``. S
+            includes ``</s>``; the length of the translation does not.
+        eos: Token id of ``</s>``. Decoding begins and ends with it.
+        forbidden: Token ids that are never generated, in addition to padding. Default: ``<s>``.
 
     Returns:
-        The hypotheses of each sentence, best first; fewer than ``beam_size`` where there are no
-        more that are short enough.
+        The hypotheses of each sentence, best first. There are fewer than ``beam_size`` if no more
+        fit into the length limit.
 
     Raises:
-        AdminInitError: An argument makes no search; the message says which.
-        NotFiniteError: The scores of a sentence are not finite, as the model's logits are not.
+        AdminInitError: An argument is out of its range; the message names it.
+        NotFiniteError: The model's logits, and so the scores of a sentence, are not finite.
     """
     check(beam_search, locals())
     limits = length_limits(model.config, source, max_len_a, max_len_b)
@@ -103,8 +107,8 @@ def beam_search(
     banned, banned_at_first = is_banned.nonzero()[:, 0], (is_banned | is_eos).nonzero()[:, 0]
 
     finished: list[list[Hypothesis]] = [[] for _ in source]
-    active = list(range(len(source)))  # the sentences that the rows of what follows belong to
-    tokens = source.new_full((len(source), 1, 1), eos)  # (rows, beam, length); at first beam is 1
+    active = list(range(len(source)))  # sentence of each row in the tensors below
+    tokens = source.new_full((len(source), 1, 1), eos)  # (rows, beam, length); the beam starts at 1
     totals = torch.zeros(len(source), 1, device=source.device)  # log-probabilities, (rows, beam)
     with _eval_mode(model):
         encoded = model.encode(source)
@@ -113,14 +117,14 @@ def beam_search(
             beam, length = tokens.shape[1:]
             longer = (limits >= length).tolist()
             logits = model.decode(tokens[:, :, -1].reshape(-1, 1), encoded, cache)[:, 0].float()
-            # In place: to allocate as much again would take longer than to compute it.
+            # In place: allocating another tensor would take longer than the computation.
             log_probs = torch.log_softmax(logits, dim=-1, out=logits)
             log_probs.index_fill_(1, banned_at_first if length == 1 else banned, -torch.inf)
             log_probs = log_probs.view(len(active), beam, -1)
             if not all(longer):
                 log_probs.masked_fill_(((limits < length)[:, None] & ~is_eos)[:, None], -torch.inf)
 
-            # The best of a sentence are among the best of its hypotheses.
+            # The best of a sentence are among the best of each of its hypotheses.
             best, newest = log_probs.topk(min(2 * beam_size, len(vocabulary)))
             scores = (totals[:, :, None] + best).flatten(1)
             scores, candidates = scores.topk(min(2 * beam_size, scores.shape[1]))
@@ -143,7 +147,7 @@ def beam_search(
             ]
             active = [active[row] for row in kept]
             going_on = torch.tensor(kept, dtype=torch.int64, device=source.device)
-            # A sentence whose candidates are too few fills its beam with some of no probability.
+            # A sentence with too few candidates fills its beam with some of probability 0.
             scores = scores.masked_fill(ends, -torch.inf)[going_on]
             totals, ranks = scores.topk(min(beam_size, scores.shape[1]))
             parents = parents[going_on].gather(1, ranks)
@@ -157,16 +161,16 @@ def beam_search(
 
 
 def checked(found: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
-    """Sort the hypotheses of each sentence of a batch, the best first.
+    """Sort the hypotheses of each sentence, best first.
 
     Raises:
-        NotFiniteError: A sentence has none, or a score is not finite.
+        NotFiniteError: A sentence has no hypothesis, or a score is NaN.
     """
     for sentence, hypotheses in enumerate(found):
         if not hypotheses or any(math.isnan(score) for _, score in hypotheses):
             raise NotFiniteError(
                 f"Sentence {sentence} of the batch has no finite score: the model's logits are NaN "
-                "or infinite. Look for the step at which training diverged."
+                "or infinite. Use a checkpoint from before training diverged."
             )
         hypotheses.sort(key=lambda hypothesis: hypothesis.score, reverse=True)
     return found
@@ -175,16 +179,19 @@ def checked(found: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
 def length_limits(
     config: TransformerConfig, source: Tensor, max_len_a: float, max_len_b: int
 ) -> Tensor:
-    """Compute how many tokens the translation of each sentence may have: (N,), int64.
+    """Compute the length limit of each translation.
 
     Args:
-        config: Of the model.
-        source: Shape (N, S), int64.
+        config: Configuration of the model.
+        source: Source sentences, int64. *Shape:* (N, S).
         max_len_a: See :func:`beam_search`.
         max_len_b: See :func:`beam_search`.
 
+    Returns:
+        Most tokens of each translation, int64. *Shape:* (N,).
+
     Raises:
-        AdminInitError: There is no room for a token.
+        AdminInitError: A limit is below 1.
     """
     if source.dim() != 2:
         raise ValueError(f"`source` must have the shape (N, S), but has {tuple(source.shape)}.")
@@ -193,9 +200,9 @@ def length_limits(
     limits = (max_len_a * lengths + min(max_len_b, longest)).clamp(max=longest).long()
     if (limits < 1).any():
         raise AdminInitError(
-            "A translation must have room for one token, but `max_len_a` = "
-            f"{max_len_a}, `max_len_b` = {max_len_b} and the model's `max_positions` = "
-            f"{config.max_positions} leave a source of {int(lengths.min())} tokens none."
+            "A translation must have room for at least one token, but has none for a source of "
+            f"{int(lengths.min())} tokens, with `max_len_a` = {max_len_a}, `max_len_b` = "
+            f"{max_len_b} and the model's `max_positions` = {config.max_positions}."
         )
     return limits
 

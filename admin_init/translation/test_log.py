@@ -1,4 +1,4 @@
-"""Log of the checkpoints that were scored on the test set: ``test.json``."""
+"""Log of all checkpoints scored on the test set, ``test.json``."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def record_test(
     bleu: Bleu,
     tokenised: TokenisedBleu,
 ) -> None:
-    """Note the scores of a checkpoint beside it, and warn of a second one.
+    """Record the test scores of a checkpoint beside it, and warn if it is a second checkpoint.
 
-    A test set says how good a model is only while nothing is chosen by it. So it is scored once, by
-    the checkpoint that validation chose; where two of one folder are scored, the user is told.
+    Choosing a checkpoint by its test score makes that score too high. So the test set should be
+    scored once, with the checkpoint that validation chose.
 
     Args:
-        checkpoint: What was scored.
+        checkpoint: The scored checkpoint.
         data: The folder with the test set.
-        bleu: Its sacreBLEU.
-        tokenised: Its tokenised BLEU.
+        bleu: sacreBLEU of the checkpoint.
+        tokenised: Tokenized BLEU of the checkpoint.
     """
     checkpoint = Path(checkpoint)
     path = checkpoint.with_name(NAME)
@@ -52,8 +52,8 @@ def record_test(
     if others:
         warnings.warn(
             f"The test set of {data} has been scored before with {', '.join(others)} of the same "
-            "run. A score is too high where a checkpoint is chosen by it: report that of the one "
-            "that validation chose.",
+            "run. Choosing a checkpoint by its test score makes the score too high: report the "
+            "score of the checkpoint that validation chose.",
             stacklevel=2,
         )
     scores = _Entry(
@@ -72,9 +72,10 @@ def _entries(path: Path) -> list[_Entry]:
         entries: list[_Entry] = read_json(path, list[_Entry])
         return entries
     except AdminInitError as error:
-        # The scores that were just computed must not be lost by it.
+        # A damaged log must not lose the scores that were just computed.
         aside = set_aside(path)
         warnings.warn(
-            f"{error} It is now {aside.name}: what was scored before is not known.", stacklevel=3
+            f"{error} It was renamed to {aside.name}, and earlier scores are unknown.",
+            stacklevel=3,
         )
         return []

@@ -1,4 +1,4 @@
-"""Translate plain text with a trained checkpoint."""
+"""Translation of plain text with a trained checkpoint."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ TooLong = Literal["skip", "cut"]
 
 
 class Translator:
-    """Turns lines into their translations.
+    """Translates lines of text.
 
-    The model is made ready for inference only, see :func:`~admin_init.nn.prepare_for_inference_`:
-    once, where a search for a batch would do so each time.
+    The model is prepared for inference once, see :func:`~admin_init.nn.prepare_for_inference_`, and
+    can no longer be trained.
 
     Args:
         checkpoint: Path of a checkpoint of :class:`TranslationModule`.
-        data: The folder that it was trained on; by default the one the checkpoint remembers.
-        beam_size: Overrules that of the checkpoint.
-        length_penalty: Overrules that of the checkpoint.
-        too_long: What is done with a line that is longer than the model's positions: ``skip``
-            leaves its translation empty, ``cut`` translates its beginning. It is refused otherwise.
-        report: Called with what was done with such a line, which it names by its number.
+        data: The prepared folder of the training data; by default the one named in the checkpoint.
+        beam_size: Number of hypotheses; by default that of the checkpoint.
+        length_penalty: Length penalty; by default that of the checkpoint.
+        too_long: What to do with a line that is too long for the model's positions: ``skip`` gives
+            an empty translation, ``cut`` translates the beginning, None raises an error.
+        report: Called with a message for every line that was skipped or cut.
 
     Raises:
         AdminInitError: The checkpoint or the folder cannot be used.
@@ -63,7 +63,7 @@ class Translator:
             settings["data"] = data
         if not {"data", "source_lang", "target_lang"} <= settings.keys():
             raise AdminInitError(
-                f"{checkpoint} does not say which data it was trained on. Give the prepared folder "
+                f"{checkpoint} does not name the data it was trained on. Give the prepared folder "
                 "as `data`."
             )
         self.data = PreparedFolder(
@@ -74,29 +74,33 @@ class Translator:
         if known != ids:
             raise AdminInitError(
                 f"{checkpoint} was trained with {known} subwords, but {settings['data']} has "
-                f"{ids}. Give the prepared folder that it was trained on as `data`."
+                f"{ids}. Give the prepared folder of its training data as `data`."
             )
-        overrules: dict[str, Any] = {"beam_size": beam_size, "length_penalty": length_penalty}
+        overrides: dict[str, Any] = {"beam_size": beam_size, "length_penalty": length_penalty}
         self.module.search = replace(
-            self.module.search, **{k: v for k, v in overrules.items() if v is not None}
+            self.module.search, **{k: v for k, v in overrides.items() if v is not None}
         )
 
         self._too_long = too_long
         self._report = report
 
     def __call__(self, lines: Iterable[str], batch_size: PositiveInt = 64) -> Iterator[str]:
-        """Translate lines, in their order, some at a time; an empty line stays empty.
+        """Translate lines in order; an empty line stays empty.
+
+        Args:
+            lines: The lines.
+            batch_size: Number of lines to translate at once.
 
         Raises:
-            AdminInitError: ``batch_size`` is not positive, or a line is longer than the model's
-                positions; its predecessors have been translated by then.
+            AdminInitError: ``batch_size`` is not positive, or a line is too long for the model.
+                The lines before it have been translated then.
         """
         check(Translator.__call__, locals())
         lines = iter(lines)
         return self.translate_batches(iter(lambda: list(islice(lines, batch_size)), []))
 
     def translate_batches(self, batches: Iterable[list[str]]) -> Iterator[str]:
-        """Translate the lines of batches, as they come; see :meth:`__call__`."""
+        """Translate the lines of given batches; see :meth:`__call__`."""
         done = 0
         for batch in batches:
             sources, refusal = [], None
@@ -129,6 +133,6 @@ class Translator:
             self._report(f"{problem} The rest is not translated.")
             return [*ids[: longest - 1], Dictionary.eos]
         raise AdminInitError(
-            f"{problem} Split it into sentences, or choose what becomes of such lines: "
+            f"{problem} Split it into sentences, or choose what to do with such lines: "
             "`--too-long skip` or `--too-long cut`."
         )

@@ -121,7 +121,7 @@ def test_a_checkpoint_that_claims_more_than_it_holds(
         torch.save(checkpoint, "claims.ckpt")
         done = call(*COMMANDS[command])
         assert done.code == 2, done.err
-        assert "no checkpoint of a translation model" in done.err
+        assert "not a checkpoint of a translation model" in done.err
         assert "Traceback" not in done.err
         assert not (here / "out").exists()
     cells(

@@ -311,6 +311,6 @@ def test_no_class_that_a_checkpoint_names_is_imported(
     torch.save({"state_dict": {}, "hyper_parameters": parameters}, "ours.ckpt")
     done = call(*OURS["validate"])
     assert done.code == 2
-    assert "more than the plain values of a translation model" in done.err
+    assert "not the plain values of a translation model" in done.err
     assert "Traceback" not in done.err
     assert not Path("exploited").exists()

@@ -126,7 +126,7 @@ def test_a_function_and_a_batch_that_are_named(net: ModuleType) -> None:
         (["--model", "net:other"], r"trained\.ckpt cannot be loaded into `net:other`: .*Missing"),
         (["--model", "net:nothing"], "`net:nothing` cannot be found"),
         (["--model", "net:build", "--batch", "net:nothing"], "`net:nothing` cannot be found"),
-        ([], "no checkpoint of a translation model.* `--model`"),
+        ([], "not a checkpoint of a translation model.* `--model`"),
     ],
 )
 def test_what_cannot_be_folded(arguments: list[str], message: str, net: ModuleType) -> None:

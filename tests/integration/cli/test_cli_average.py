@@ -112,7 +112,7 @@ def test_both_scores_once(
     assert "test_bleu_tokenised " in shown
     messages = [record.getMessage() for record in caplog.records]
     assert any(message.startswith("sacreBLEU ") and "tok:13a" in message for message in messages)
-    tokenised = "tokenised BLEU, comparable with fairseq-generate's only: BLEU4 = "
+    tokenised = "tokenized BLEU, comparable only with fairseq-generate's: BLEU4 = "
     assert any(message.startswith(tokenised) for message in messages)
 
     (entry,) = json.loads(Path("run/test.json").read_text())

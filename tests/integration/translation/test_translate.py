@@ -138,7 +138,7 @@ def test_a_checkpoint_that_does_not_know_its_data(checkpoint: Path) -> None:
     saved = torch.load(checkpoint, weights_only=True)
     del saved["datamodule_hyper_parameters"]
     torch.save(saved, "model.ckpt")
-    with pytest.raises(AdminInitError, match=r"model\.ckpt does not say which data"):
+    with pytest.raises(AdminInitError, match=r"model\.ckpt does not name the data"):
         Translator("model.ckpt")
 
 

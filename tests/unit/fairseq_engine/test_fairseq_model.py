@@ -125,7 +125,7 @@ def test_searches_that_make_no_sense() -> None:
     model = FairseqTransformer(CONFIG)
     with pytest.raises(ValueError, match="`beam_size` must be at least 1, but is 0"):
         model.beam_search(SOURCE, beam_size=0)
-    with pytest.raises(ValueError, match="must have room for one token"):
+    with pytest.raises(ValueError, match="must have room for at least one token"):
         model.beam_search(SOURCE, max_len_b=0)
     with torch.no_grad():
         model.model.decoder.layers[0].fc1.weight.fill_(torch.nan)

@@ -84,5 +84,5 @@ def test_weights_of_another_shape_are_refused() -> None:
     save("model.ckpt", TranslationModule(CONFIG, fairseq=FairseqConfig()))
     saved = read_checkpoint("model.ckpt")
     saved["hyper_parameters"]["transformer"]["encoder_layers"] = 2
-    with pytest.raises(ValueError, match=r"no checkpoint of a translation model: .*layers\.1"):
+    with pytest.raises(ValueError, match=r"not a checkpoint of a translation model: .*layers\.1"):
         load_module(saved)

@@ -234,8 +234,8 @@ def test_hypotheses_are_plain_tuples() -> None:
     ("options", "message"),
     [
         ({"beam_size": 0}, "`beam_size` must be at least 1, but is 0"),
-        ({"max_len_b": 0}, "`max_len_b` = 0 .*source of 3 tokens none"),
-        ({"max_len_a": 0.5, "max_len_b": -1}, "source of 3 tokens none"),
+        ({"max_len_b": 0}, "source of 3 tokens, .*`max_len_b` = 0 "),
+        ({"max_len_a": 0.5, "max_len_b": -1}, "has none for a source of 3 tokens"),
         ({"forbidden": (0, 2)}, "`forbidden` must not hold `eos` = 2"),
         ({"source": torch.tensor([4, 5, 2])}, r"`source` must have the shape \(N, S\), .*\(3,\)"),
     ],

@@ -142,7 +142,7 @@ def test_a_checkpoint_of_another_module(key: str, value: Any, load: Callable[...
     del checkpoint[key]
     if value is not None:
         checkpoint[key] = value
-    with pytest.raises(AdminInitError, match="no checkpoint of a translation model"):
+    with pytest.raises(AdminInitError, match="not a checkpoint of a translation model"):
         load(checkpoint)
 
 
@@ -176,7 +176,7 @@ def test_a_model_larger_than_its_weights_is_never_built(
         empty(linear)
 
     monkeypatch.setattr(nn.Linear, "reset_parameters", reset_parameters)
-    with pytest.raises(AdminInitError, match="no checkpoint of a translation model"):
+    with pytest.raises(AdminInitError, match="not a checkpoint of a translation model"):
         load_module(checkpoint)
     assert len(built) < 200
     assert max(built, default=0) <= max(w.numel() for w in checkpoint["state_dict"].values())

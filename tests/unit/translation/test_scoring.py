@@ -50,7 +50,7 @@ def test_tokenised_bleu_by_hand() -> None:
     assert bleu.line == (
         f"BLEU4 = {bleu.score:.2f}, 80.0/75.0/66.7/50.0 (BP=0.819, ratio=0.833, syslen=5, reflen=6)"
     )
-    assert str(bleu) == f"tokenised BLEU, comparable with fairseq-generate's only: {bleu.line}"
+    assert str(bleu) == f"tokenized BLEU, comparable only with fairseq-generate's: {bleu.line}"
 
 
 def test_tokenised_bleu_is_not_smoothed() -> None:
