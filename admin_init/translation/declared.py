@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 _Model = TypeVar("_Model", bound=nn.Module)
 
 _TABLES = 2**27
-"""Most values of a table of positions. Such a table is computed, so no checkpoint holds it."""
+"""Maximum size of a table of positions, which is computed and so in no checkpoint."""
 
 
 def build_for(

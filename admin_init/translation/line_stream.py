@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from io import BufferedIOBase
 
 _AT_ONCE = 2**20
-"""Most bytes read at once."""
+"""Maximum number of bytes read at once."""
 
 
 class LineStream:
@@ -18,7 +18,7 @@ class LineStream:
         stream: Stream of bytes. A text stream would use the encoding of the user's locale, and
             would also end lines at carriage returns.
         report: Called with a message that names a faulty line by its number.
-        batch_size: Most lines in a batch.
+        batch_size: Maximum number of lines in a batch.
     """
 
     undecodable: int = 0

@@ -32,14 +32,14 @@ class SearchConfig:
     """Number of hypotheses per sentence; 1 for greedy search."""
 
     length_penalty: Annotated[float, Bound("from -10 to 10", lambda value: abs(value) <= 10)] = 1.0
-    """Exponent of the length that divides the score, from -10 to 10. Outside this range, scores of
-    long translations overflow float32."""
+    """Exponent of the length that divides the score, from -10 to 10. Outside it, scores of long
+    translations leave the range of float32."""
 
     max_len_a: NonNegativeFloat = 0.0
-    """Most tokens of a translation per source token; `max_len_b` is added."""
+    """Maximum length of a translation in tokens per source token; `max_len_b` is added."""
 
     max_len_b: NonNegativeInt = 200
-    """Most tokens of a translation in addition to `max_len_a` per source token."""
+    """Constant part of the maximum length of a translation, in tokens."""
 
     def __post_init__(self) -> None:
         check(type(self), vars(self))
@@ -188,7 +188,7 @@ def length_limits(
         max_len_b: See :func:`beam_search`.
 
     Returns:
-        Most tokens of each translation, int64. *Shape:* (N,).
+        Maximum number of tokens of each translation, int64. *Shape:* (N,).
 
     Raises:
         AdminInitError: A limit is below 1.

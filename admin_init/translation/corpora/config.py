@@ -28,9 +28,9 @@ class CorpusConfig:
     """A corpus: the embedded one, a published one, or your own parallel text files."""
 
     kind: Literal["embedded", "multi30k", "iwslt14", "wmt14", "wmt17", "files"] = "embedded"
-    """Which corpus. `embedded` needs no files. `files` reads `train.en`, `train.de`, `valid.en`,
-    ... from `folder`, either plain or as .gz, .bz2, .xz or .zst. The other kinds download missing
-    files into `folder`."""
+    """Name of the corpus. `embedded` needs no files. `files` reads `train.en`, `train.de`,
+    `valid.en`, ... from `folder`, either plain or as .gz, .bz2, .xz or .zst. The other kinds
+    download missing files into `folder`."""
 
     folder: str | None = None
     """Folder of the files. Downloads go there too."""
@@ -45,10 +45,10 @@ class CorpusConfig:
     """Language to translate into."""
 
     bitexts: list[str] = field(default_factory=list)
-    """Ids of mtdata: training corpora for `wmt14` and `wmt17` in place of the standard ones."""
+    """Training corpora for `wmt14` and `wmt17` in place of the standard ones, as ids of mtdata."""
 
     max_line_bytes: PositiveInt = TextLimits.max_line_bytes
-    """Most bytes in a line of the files. A longer line is an error."""
+    """Maximum number of bytes in a line of the files. A longer line is an error."""
 
     max_expansion: PositiveInt = TextLimits.max_expansion
     """Largest ratio of the unpacked to the compressed size of a file. A larger one is an error,

@@ -53,7 +53,7 @@ def look_up(names: list[str], source_lang: str, target_lang: str) -> dict[str, d
 
 
 if __name__ == "__main__":
-    # Before mtdata does, which would log everything.
+    # Before mtdata sets its own level, which would log everything.
     logging.basicConfig(level=logging.WARNING)
     try:
         print(json.dumps(look_up(sys.argv[3:], sys.argv[1], sys.argv[2])))  # noqa: T201

@@ -25,6 +25,7 @@ from admin_init.errors import AdminInitError, CorpusError, import_extra
 
 
 def _open_zst(stream: IO[bytes]) -> Any:
+    # Part of Python from 3.14 on.
     name = "compression.zstd" if find_spec("compression") else "backports.zstd"
     return import_extra("wmt", name).open(stream)
 
@@ -46,7 +47,7 @@ class TextLimits:
     """Limits on the size of a text. Reading a larger text raises an error."""
 
     max_line_bytes: int = 2**20
-    """Most bytes in a line."""
+    """Maximum number of bytes in a line."""
     max_expansion: int = 100
     """Largest ratio of the unpacked to the compressed size. It is not checked for the first 64 MiB.
     Natural text stays below 10."""

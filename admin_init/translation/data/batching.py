@@ -96,8 +96,8 @@ def token_batches(
     Args:
         source_sizes: Length of each source, ``</s>`` included. *Shape:* (pairs,).
         target_sizes: Length of each target, ``</s>`` included. *Shape:* (pairs,).
-        max_tokens: Most tokens in a side of a batch: the number of pairs times the length of the
-            longest sentence.
+        max_tokens: Maximum number of tokens in each side of a batch: the number of pairs times the
+            length of the longest sentence.
         rng: Random generator that shuffles pairs of equal lengths, and then the batches. The number
             of batches does not depend on it. None to sort the batches by length.
 

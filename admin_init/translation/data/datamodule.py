@@ -42,7 +42,7 @@ class TranslationDataModule(PreparedFolder, LightningDataModule):
             folders, joined by ``:`` (``os.pathsep``).
         source_lang: Language to translate from.
         target_lang: Language to translate into.
-        max_tokens: Most tokens in each side of a batch, padding included.
+        max_tokens: Maximum number of tokens in each side of a batch, padding included.
         left_pad_source: Whether to pad sources on the left, the default in fairseq.
         num_workers: Number of processes that load batches.
         seed: Random seed of the order of the training batches.
@@ -143,7 +143,7 @@ class TranslationDataModule(PreparedFolder, LightningDataModule):
                 raise CorpusError(
                     f"{folder} has {batches} training batches, too few for `limit_train_batches` "
                     f"({trainer.limit_train_batches}) or `val_check_interval` ({every}). "
-                    "Lower these, or lower `max_tokens`."
+                    "Change these, or lower `max_tokens`."
                 )
 
     def pairs(self, split: str, epoch: int = 0) -> ParallelDataset:

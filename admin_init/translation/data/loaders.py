@@ -99,7 +99,7 @@ class TokenBatchSampler(DistributedSampler[Any]):
 
     Args:
         pairs: The training split.
-        max_tokens: Most tokens in each side of a batch, padding included.
+        max_tokens: Maximum number of tokens in each side of a batch, padding included.
         seed: Random seed of the order.
         num_replicas: Number of ranks.
         rank: This process's rank.

@@ -22,19 +22,20 @@ class PrepareConfig:
     most published results; it needs `pip install 'admin-init[wmt]'`."""
 
     vocabulary_size: PositiveInt = 4000
-    """With `sentencepiece`: most subwords, joint for both languages."""
+    """With `sentencepiece`: maximum number of subwords, joint for both languages."""
 
     merges: PositiveInt = 32_000
     """With `subword-nmt`: number of merge operations, joint for both languages."""
 
     sample_sentences: Annotated[int, at_least(2)] = 1_000_000
-    """With `sentencepiece`: most sentences of both languages to learn subwords from. They are
-    evenly spaced over the training data. A million takes about 1 GB of memory."""
+    """With `sentencepiece`: maximum number of sentences, in both languages together, to learn
+    subwords from. They are evenly spaced over the training data. A million takes about 1 GB of
+    memory."""
 
     sample_words: PositiveInt = 400_000
-    """With `subword-nmt`: most distinct words of both languages to learn subwords from. The most
-    frequent words are taken; the merges learned from them split the other words too. The default
-    takes about 1 GB of memory."""
+    """With `subword-nmt`: maximum number of distinct words, in both languages together, to learn
+    subwords from. The most frequent words are taken; the merges learned from them split the other
+    words too. The default takes about 1 GB of memory."""
 
     normalize: bool = False
     """Normalize punctuation and replace non-printing characters by spaces, as Moses' scripts do.
@@ -52,10 +53,10 @@ class PrepareConfig:
     learned; with `subword`, after they are split into subwords."""
 
     min_length: PositiveInt = 1
-    """Fewest words or subwords in each side of a training pair."""
+    """Minimum number of words or subwords in each side of a training pair."""
 
     max_length: PositiveInt = 250
-    """Most words or subwords in each side of a training pair."""
+    """Maximum number of words or subwords in each side of a training pair."""
 
     max_ratio: Annotated[float | None, at_least(1)] = None
     """Largest ratio of the lengths of the two sides of a training pair. The default of Moses'

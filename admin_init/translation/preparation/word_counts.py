@@ -74,7 +74,7 @@ def most_frequent(path: Path, number: int) -> tuple[list[WordCount], int]:
 
     Args:
         path: File from :func:`merge_counts`.
-        number: Most words to find. Of equally frequent words, the first in code point order win.
+        number: Maximum number of words. Ties are resolved in the order of code points.
 
     Returns:
         The words with their counts, and the number of distinct words in the file.

@@ -31,8 +31,8 @@ class SentencePiece:
 
         Args:
             sentences: Sentences of both languages.
-            vocabulary_size: Most pieces of the model. It has fewer if the sentences do not contain
-                as many.
+            vocabulary_size: Maximum number of pieces. There are fewer if the sentences do not
+                contain as many.
 
         Returns:
             The model.

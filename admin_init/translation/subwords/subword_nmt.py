@@ -54,8 +54,8 @@ class BytePairs:
 
         Args:
             counts: The distinct words of both languages, with their counts.
-            merges: Most operations. There are fewer if no pair of subwords is left that occurs
-                twice.
+            merges: Maximum number of operations. There are fewer if no pair of subwords is left
+                that occurs twice.
 
         Returns:
             The model.
