@@ -33,7 +33,7 @@ def load_module(checkpoint: dict[str, Any]) -> TranslationModule:
     # Late: `load_model` must work without importing Lightning.
     from admin_init.translation.module import TranslationModule  # noqa: PLC0415
 
-    return _loaded(TranslationModule, checkpoint)
+    return _load(TranslationModule, checkpoint)
 
 
 def load_model(checkpoint: dict[str, Any]) -> TranslationModel:
@@ -43,10 +43,10 @@ def load_model(checkpoint: dict[str, Any]) -> TranslationModel:
         AdminInitError: The checkpoint is not that of a :class:`TranslationModule`, or its settings
             do not match its weights.
     """
-    return _loaded(TranslationModel, checkpoint, unused=("optimization", "label_smoothing"))
+    return _load(TranslationModel, checkpoint, unused=("optimization", "label_smoothing"))
 
 
-def _loaded(cls: type[Model], checkpoint: dict[str, Any], unused: Sequence[str] = ()) -> Model:
+def _load(cls: type[Model], checkpoint: dict[str, Any], unused: Sequence[str] = ()) -> Model:
     def build() -> Model:
         model = cls(**{name: settings[name] for name in settings if name not in unused})
         model.on_load_checkpoint(checkpoint)

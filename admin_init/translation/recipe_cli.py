@@ -72,7 +72,7 @@ class RecipeCLI(LightningCLI):
         with redirect_stdout(results()):  # for --help
             super().parse_arguments(parser, args)
         require_extra("translation")
-        settings = _of_method(self.config)
+        settings = _method_settings(self.config)
         for name in ("trainer", "model", "data"):
             if not isinstance(settings.get(name), Namespace):
                 given = settings.get(name)
@@ -86,7 +86,7 @@ class RecipeCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         # By now Lightning has replaced all model settings by those of the checkpoint. That is right
         # for shape and optimizer, but the search may be changed.
-        _of_method(self.config).model.search = self._search
+        _method_settings(self.config).model.search = self._search
 
     @override
     def instantiate_classes(self) -> None:
@@ -222,7 +222,7 @@ def _lost_process(error: Exception, trainer: Any) -> str | None:
     return None
 
 
-def _of_method(config: Any) -> Any:
+def _method_settings(config: Any) -> Any:
     return config[config.subcommand] if config.get("subcommand") else config
 
 

@@ -61,7 +61,7 @@ class Pipeline:
         every = [shard for split in shards.values() for shard in split]
         languages = (manifest.settings[side] for side in ("source_lang", "target_lang"))
         self._each("preprocessing", Preprocess(self.config, *languages), "text", every)
-        train = _placed(shards["train"])
+        train = _with_positions(shards["train"])
         manifest.learned_from = self._learn(train)
         others = [shard for shard in every if shard.split != "train"]
         split = SplitIntoSubwords(self.config, self.workspace.model)
@@ -126,7 +126,7 @@ class Pipeline:
         self.progress.update(step, total=1, completed=1)
 
 
-def _placed(train: list[Shard]) -> list[Shard]:
+def _with_positions(train: list[Shard]) -> list[Shard]:
     kept = (TextPairs.count(shard.path("text")) for shard in train)
     return [
         shard._replace(before=before)
