@@ -28,10 +28,10 @@ from admin_init.translation.corpora.config import CorpusConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Runs to be trained side by side, and what they have in common.
+    """Settings of a comparison: the grid of its runs, and what all runs share.
 
     Raises:
-        AdminInitError: A value is out of its range; the message lists every one of them.
+        AdminInitError: Values are out of range; the message lists all of them.
     """
 
     title: str = "Comparison"
@@ -41,86 +41,93 @@ class Comparison:
     """Folder of the runs, the results and the report."""
 
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
-    """What to train on; prepared in `output`/data-bin."""
+    """Corpus to train on. It is prepared in `output`/data-bin."""
 
     vocabulary_size: PositiveInt = 4000
-    """The most subwords of both languages together."""
+    """Maximum number of subwords in the joint vocabulary of both languages."""
 
     grid: Grid = field(default_factory=Grid)
-    """What differs between runs."""
+    """Settings that differ between runs. Each combination of their values is a run."""
 
     transformer: dict[str, Any] = field(default_factory=dict)
-    """Shape of the models, see TransformerConfig; without layers and residual style."""
+    """Options of TransformerConfig for all models, without the numbers of layers and the residual
+    style, which the grid sets."""
 
     fairseq: FairseqConfig | None = None
-    """Let fairseq build the models: `{}` for its Transformer in the shape of ours."""
+    """Build the models with fairseq. `{}` selects its Transformer in the shape that `transformer`
+    gives."""
 
     optimization: dict[str, Any] = field(default_factory=dict)
-    """How the weights are updated, see OptimizationConfig; without the learning rate."""
+    """Options of OptimizationConfig for all runs, without the learning rate, which the grid
+    sets."""
 
     search: dict[str, Any] = field(default_factory=dict)
-    """How translations are searched for, see SearchConfig."""
+    """Options of SearchConfig: beam search for `bleu`."""
 
     label_smoothing: Probability = 0.1
-    """Probability mass spread over the vocabulary."""
+    """Label smoothing: the probability mass that is spread over the vocabulary."""
 
     max_steps: Annotated[int | None, at_least(1)] = 500
-    """Updates of each run; null where `max_minutes` alone decides."""
+    """Maximum number of updates of each run; null for no limit other than `max_minutes`."""
 
     max_minutes: Annotated[float | None, POSITIVE] = None
-    """Minutes of training and validation of each run, also those before an interruption. Whichever
-    comes first, ends the run; what comes of minutes depends on the machine."""
+    """Maximum minutes of training and validation of each run, including those before an
+    interruption; null for no limit. With both limits, a run ends at the first one that it reaches.
+    Results under a time limit depend on the speed of the machine."""
 
     max_tokens: PositiveInt = 1024
-    """The most tokens of a side of a batch."""
+    """Maximum number of tokens in a batch, on the source side and on the target side each."""
 
     precision: Precision = "32-true"
     """Numeric precision, as in `Trainer(precision=...)`."""
 
     validate_every: PositiveInt = 100
-    """Updates between two validations; each also writes a checkpoint."""
+    """Number of updates between validations. Each validation also writes a checkpoint."""
 
     bleu: bool = False
-    """Whether to translate and score the test split."""
+    """Translate the test split and compute its BLEU."""
 
     average: PositiveInt = 1
-    """How many of the last checkpoints, one a validation, are averaged into the model that is
-    scored."""
+    """Number of checkpoints whose average `bleu` scores: the last ones, one per validation."""
 
     sensitivity: bool = False
-    """Whether to validate before the first update too, which the sensitivity to the learning rate
-    is computed from. It changes nothing in the training."""
+    """Also validate before the first update, to report the sensitivity to the learning rate. The
+    training itself does not change."""
 
     ramp: bool = False
-    """Whether each run is a ramp: its learning rate grows linearly from 0 to that of the grid over
-    all of its updates, and the report says up to which one it was stable (KEEL's protocol)."""
+    """Increase the learning rate of each run linearly from 0 to the grid's value over all updates,
+    and report the largest stable learning rate (KEEL's protocol)."""
 
     studies: list[Literal["dependency", "output-change"]] = field(default_factory=list)
-    """What is measured of the grid's styles at their initialization, with its seeds on the
-    embedded corpus, for the same report; see `admin-init study`."""
+    """Studies that the report includes. They measure the grid's styles at initialization, with the
+    grid's seeds and the embedded corpus; see `admin-init study`."""
 
     monitor_every: NonNegativeInt = 0
-    """Updates between two measurements of StabilityMonitor, which go to TensorBoard; 0 for none."""
+    """Number of updates between measurements of StabilityMonitor, which are logged to TensorBoard;
+    0 for none."""
 
     share: str = "1/1"
-    """Which of the runs: of `2/3` every third, beginning with the second. Several computers can
-    share a grid so; `admin-init merge` unites what they have done."""
+    """Part of the grid that this computer trains: `2/3` is every third run, beginning with the
+    second. `admin-init merge` combines the results of several computers."""
 
     workers: PositiveInt = 1
-    """Runs at a time, each in a process of its own."""
+    """Number of runs trained at the same time, each in its own process."""
 
     threads: PositiveInt = 1
-    """Threads of each process."""
+    """Number of CPU threads of each process."""
 
     criteria: Criteria = field(default_factory=Criteria)
-    """What counts as failed."""
+    """Criteria for a failed run."""
 
     def __post_init__(self) -> None:
         problems = type_problems(type(self), vars(self))
         if self.max_minutes is None and self.max_steps is None:
             problems.append("`max_steps` or `max_minutes` must be given, but both are null.")
         if self.ramp and self.max_steps is None:
-            problems.append("`ramp` needs `max_steps`, over which it grows, but that is null.")
+            problems.append(
+                "`ramp` needs `max_steps`, the number of updates over which the learning rate "
+                "grows, but `max_steps` is null."
+            )
         share = self.share.split("/")
         if len(share) != 2 or not all(map(str.isdecimal, share)) or not _is_share(*share):
             problems.append(f"`share` must be of the form `2/3`, but is {self.share!r}.")
@@ -137,11 +144,11 @@ class Comparison:
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             problems.append(f"`grid` must give every run once, but gives {twice} several times.")
-        alone = [variant.depth for variant in variants if 0 in variant.layers]
-        if self.bleu and alone:
+        single_stack = [variant.depth for variant in variants if 0 in variant.layers]
+        if self.bleu and single_stack:
             problems.append(
-                "`bleu` needs an encoder and a decoder, since nothing can search for translations "
-                f"without one of them, but `depth` is {alone[0]!r}. Set `bleu` to false."
+                "`bleu` needs an encoder and a decoder, because beam search uses both, but `depth` "
+                f"is {single_stack[0]!r}. Set `bleu` to false."
             )
         return problems
 
@@ -151,7 +158,7 @@ class Comparison:
         return self.grid.variants()[first - 1 :: step]
 
     def of(self, variant: Variant) -> Comparison:
-        """Return the settings of one run: those of all, and in their place what its axes give."""
+        """Return the settings of one run: the shared ones, updated by the values of its axes."""
         point: dict[str, Any] = {
             name: None if value is None else [value] for name, value in variant.axes.items()
         }
@@ -169,9 +176,9 @@ T = TypeVar("T")
 
 SETTINGS = "comparison.json"
 
-# What may change when a comparison is repeated: it decides which runs there are, how they are
-# scheduled and what is said of them, not what comes of one.
-_FREE = (
+# Settings that do not affect the training of a run, so that they may change when a comparison is
+# repeated.
+_CHANGEABLE = (
     "title",
     "output",
     "grid",
@@ -185,7 +192,7 @@ _FREE = (
 
 
 def write_settings(comparison: Comparison, entropy: float) -> None:
-    """Keep the settings, and the unigram entropy in nats that its runs are judged by."""
+    """Write the settings, and the unigram entropy (nats) by which the runs are judged."""
     write_checked(Path(comparison.output) / SETTINGS, _values(comparison) | {"entropy": entropy})
 
 
@@ -193,15 +200,15 @@ def read_settings(folder: Path) -> tuple[Comparison, float]:
     """Read what :func:`write_settings` wrote.
 
     Raises:
-        AdminInitError: The folder is not that of a comparison, or of one before there was this, or
-            the file is damaged or was edited.
+        AdminInitError: The folder holds no comparison, or one of an earlier version, or the file is
+            damaged or was edited.
     """
     if not (folder / SETTINGS).exists():
         raise AdminInitError(f"{folder} holds no comparison: it has no {SETTINGS}.")
     if _read(folder, dict).get("entropy") is None:
         raise AdminInitError(
-            f"{folder / SETTINGS} was written by an earlier version. Repeat the comparison there: "
-            "no finished run is trained again."
+            f"{folder / SETTINGS} was written by an earlier version. Run the comparison again with "
+            "this `output`; finished runs are not trained again."
         )
     return _read(folder, _settings)
 
@@ -221,16 +228,17 @@ def _read(folder: Path, build: Callable[[dict[str, Any]], T]) -> T:
         return read_checked(folder / SETTINGS, build)
     except AdminInitError as error:
         raise AdminInitError(
-            f"{error} Remove the file, and repeat the comparison there, with the settings that its "
-            "runs were trained with: no finished run is trained again."
+            f"{error} Remove the file, and run the comparison again with the settings that its "
+            "runs were trained with; finished runs are not trained again."
         ) from error
 
 
 def check_unchanged(comparison: Comparison) -> None:
-    """Refuse a folder that holds runs of other settings.
+    """Check that the output folder holds no runs with other settings.
 
     Raises:
-        AdminInitError: It names what was changed, or the file is damaged or was edited.
+        AdminInitError: It does (the message lists the changes), or the file is damaged or was
+            edited.
     """
     output = Path(comparison.output)
     if not (output / SETTINGS).exists():
@@ -238,22 +246,23 @@ def check_unchanged(comparison: Comparison) -> None:
     changed = differences(_values(Comparison()) | _read(output, dict), comparison)
     if changed:
         raise AdminInitError(
-            f"{output} holds runs of other settings: "
-            + "; ".join(f"`{key}` was {before}, is {now}" for key, (before, now) in changed.items())
+            f"{output} holds runs with other settings: "
+            + "; ".join(f"`{key}` was {a} and is now {b}" for key, (a, b) in changed.items())
             + ". Choose another `output`, or remove that folder."
         )
 
 
 def differences(before: dict[str, Any], comparison: Comparison) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that decide what comes of a run and differ, as pairs, by name."""
+    """Return the changed settings that affect the training, as pairs (before, now) by name."""
     values = _values(comparison)
     return {
         key: (before[key], values[key])
         for key in values
-        if key not in _FREE and before[key] != values[key]
+        if key not in _CHANGEABLE and before[key] != values[key]
     }
 
 
 def _values(comparison: Comparison) -> dict[str, Any]:
+    # As they are read back from JSON, where a tuple becomes a list.
     values: dict[str, Any] = json.loads(json.dumps(asdict(comparison)))
-    return values  # as they are read back: a tuple is a list then
+    return values

@@ -1,4 +1,4 @@
-"""Whether a run trained or failed, and why."""
+"""Criteria that decide whether a run trained or failed."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ import numpy.typing as npt
 
 
 class Verdict(NamedTuple):
-    """Outcome of a run."""
+    """Whether a run trained, and why."""
 
     trained: bool
-    """False where it failed."""
+    """False if the run failed."""
     reason: str
-    """In plain language, with the figures that decided."""
+    """The reason in plain language, with the figures that decided."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Criteria:
-    """What counts as failed; all in nats per target token, on validation data in eval mode.
+    """Criteria for a failed run, in nats per target token on validation data in eval mode.
 
-    The smoothed training loss is no criterion: a model that has learned nothing but the
-    frequencies of tokens can show a low one.
+    The smoothed training loss is not used: it can be low even if the model has learned nothing
+    but the token frequencies.
     """
 
     entropy_share: float = 0.8
-    """The share of the target's unigram entropy that the NLL must stay below. 18-18-layer Post-LN
-    runs that translate nothing (BLEU below 1) ended at 0.88 and more, since word order alone
-    saves some (on fairseq's Transformer, of three one at 0.78); Pre-LN and Admin at 0.75 and
-    less."""
+    """A run fails if its final NLL is not below this share of the target's unigram entropy.
+    18-18-layer Post-LN runs that did not translate (BLEU below 1) ended at 0.88 or more: word order
+    alone lowers the NLL a little (one of three runs of fairseq's Transformer ended at 0.78). Pre-LN
+    and Admin ended at 0.75 or less."""
 
     source_gain: float = 0.1
-    """What a translation model must lose, at the least, when it gets another sentence's source."""
+    """A run fails if its NLL rises by less than this when the source sentences are shuffled."""
 
     relapse: float = 0.5
-    """How far above its own best it may end."""
+    """A run fails if its final NLL is more than this above its best NLL."""
 
     def judge(self, nlls: list[float], source_gain: float, entropy: float) -> Verdict:
         """Judge a run.
 
         Args:
-            nlls: Validation NLL over the course of the run, the final one last.
-            source_gain: Final rise of the NLL when the sources are shuffled.
-            entropy: Unigram entropy of the target side, which a model reaches that has learned the
-                frequencies of tokens and nothing else.
+            nlls: Validation NLLs of the run, the final one last.
+            source_gain: Increase of the final NLL when the sources are shuffled.
+            entropy: Unigram entropy of the target side: the NLL of a model that has learned nothing
+                but the token frequencies.
         """
         final, best = nlls[-1], min(nlls, key=lambda nll: math.inf if math.isnan(nll) else nll)
         if not math.isfinite(final):
@@ -60,12 +60,12 @@ class Criteria:
         if not source_gain >= self.source_gain:
             return Verdict(
                 False,
-                f"so far it does not read its source: with shuffled sources its NLL of "
-                f"{final:.2f} rises by {source_gain:.3f}, less than {self.source_gain}",
+                f"it does not use its source yet: with shuffled sources its NLL of {final:.2f} "
+                f"rises by {source_gain:.3f}, less than {self.source_gain}",
             )
         if final > best + self.relapse:
             return Verdict(
-                False, f"it diverged: its NLL went from {best:.2f} back up to {final:.2f}"
+                False, f"it diverged: its NLL rose from {best:.2f} at best to {final:.2f}"
             )
         return Verdict(
             True,

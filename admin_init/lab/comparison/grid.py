@@ -20,14 +20,14 @@ Precision = Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true",
 
 
 class Axis(NamedTuple):
-    """Everything that is said of an axis whose values replace settings of a comparison."""
+    """An optional axis, whose values replace settings that all runs share otherwise."""
 
     name: str
     """Format of a value in the name of a run."""
     title: str
     """Format of a value in a report."""
     replaced: Callable[[Comparison, Any], dict[str, Any]]
-    """Returns what a value replaces of the settings that all runs have in common."""
+    """Returns the shared settings that a value replaces, by name."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +37,23 @@ class Variant:
     residual: str
     """Residual style."""
     depth: str
-    """Encoder and decoder layers, as the papers write them: ``18-18``."""
+    """Numbers of encoder and decoder layers, such as ``18-18``."""
     learning_rate: float
-    """Highest learning rate."""
+    """Peak learning rate."""
     seed: int
     """Seed of the initialization, the order of the batches and dropout."""
     others: dict[str, Any] = field(default_factory=dict, hash=False)
-    """Values of the other axes that the grid gives, by name."""
+    """Values of the optional axes that the grid sets, by name."""
 
     @classmethod
     def pop_from(cls, values: dict[str, Any]) -> Variant:
         """Take the :attr:`axes` of a variant out of a mapping, and build it from them.
 
         Raises:
-            AdminInitError: A value is missing, or is none of its axis.
+            AdminInitError: A value is missing, or does not fit its axis.
         """
         others = {name: v for name in AXES if (v := values.pop(name, None)) is not None}
-        from_json(Grid, {name: [value] for name, value in others.items()})  # has their types
+        from_json(Grid, {name: [value] for name, value in others.items()})  # checks their types
         always = {name: values.pop(name) for name in _ALWAYS if name in values}
         variant = from_json(cls, {**always, "others": others})
         check_depth(variant.depth)
@@ -61,7 +61,7 @@ class Variant:
 
     @property
     def axes(self) -> dict[str, Any]:
-        """Its value of every axis of the grid; None where all runs have that in common."""
+        """Its value on every axis of the grid; None on an axis that the grid leaves out."""
         always = {name: getattr(self, name) for name in _ALWAYS}
         return {**always, **{name: self.others.get(name) for name in AXES}}
 
@@ -73,7 +73,7 @@ class Variant:
 
     @property
     def group(self) -> str:
-        """Name of all but the seed: what runs that differ in nothing else share."""
+        """Name without the seed, shared by the runs that differ only in their seed."""
         others = [AXES[n].name.format(self.others[n]) for n in AXES if n in self.others]
         return "_".join([self.residual, self.depth, f"lr{self.learning_rate:g}", *others])
 
@@ -100,27 +100,27 @@ def _beta2(common: Comparison, beta2: float) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Everything that differs between runs; a run for each combination.
+    """The axes of a comparison: a run for each combination of their values.
 
-    An axis that is left out has one value, that of the settings which all runs have in common.
+    On an axis that is left out, all runs have the shared setting of the comparison.
     """
 
     residual: list[str] = field(default_factory=lambda: ["post", "pre", "admin"])
     """Residual styles."""
 
     depth: list[str] = field(default_factory=lambda: ["18-18"])
-    """Encoder and decoder layers, such as `18-18`; `0-32` is decoder-only."""
+    """Numbers of encoder and decoder layers, such as `18-18`; `0-32` is decoder-only."""
 
     learning_rate: list[float] = field(default_factory=lambda: [1e-3])
-    """Highest learning rates."""
+    """Peak learning rates."""
 
     seed: list[Seed] = field(default_factory=lambda: [1])
-    """Seeds of the initialization, the batches and dropout."""
+    """Seeds of the initialization, the order of the batches and dropout."""
 
     width: list[int] | None = field(
         default=None, metadata={"axis": Axis("d{}", "width {}", _width)}
     )
-    """Values of `transformer.dim`; `transformer.ffn_dim` keeps its ratio to it."""
+    """Values of `transformer.dim`; `transformer.ffn_dim` is scaled in proportion."""
 
     warmup_steps: list[int] | None = field(
         default=None, metadata={"axis": Axis("warmup{}", "warm-up {}", _warmup_steps)}
@@ -131,7 +131,7 @@ class Grid:
         default=None,
         metadata={"axis": Axis("tokens{}", "{} tokens", lambda _, value: {"max_tokens": value})},
     )
-    """Batch sizes, values of `max_tokens`."""
+    """Values of `max_tokens`, the batch size."""
 
     precision: list[Precision] | None = field(
         default=None, metadata={"axis": Axis("{}", "{}", lambda _, value: {"precision": value})}
@@ -141,10 +141,10 @@ class Grid:
     beta2: list[float] | None = field(
         default=None, metadata={"axis": Axis("beta{:g}", "beta2 {:g}", _beta2)}
     )
-    """Values of the second of `optimization.betas`."""
+    """Values of Adam's beta2, the second of `optimization.betas`."""
 
     def variants(self) -> list[Variant]:
-        """List the runs; those of one seed together, and styles side by side.
+        """List the runs by seed; within a setting, the residual styles follow each other.
 
         Raises:
             AdminInitError: A depth is not of the form `18-18`, or has no decoder.
@@ -167,22 +167,22 @@ class Grid:
 AXES: dict[str, Axis] = {
     each.name: each.metadata["axis"] for each in fields(Grid) if "axis" in each.metadata
 }
-"""The axes that may be left out, in the order of a run's name."""
+"""The optional axes, in their order in the name of a run."""
 
 _ALWAYS = ("residual", "depth", "learning_rate", "seed")
 
 
 def check_depth(depth: str) -> None:
-    """See that layers are written as the papers do.
+    """Check that a depth has the form ``18-18``.
 
     Raises:
-        AdminInitError: They are not, or there is no decoder.
+        AdminInitError: It has another form, or no decoder layer.
     """
     layers = depth.split("-")
     if len(layers) != 2 or not all(part.isdecimal() for part in layers):
         raise AdminInitError(f"`depth` must be of the form `18-18`, but is {depth!r}.")
     if int(layers[1]) == 0:
         raise AdminInitError(
-            f"`depth` must have at least one decoder layer to translate with, but is {depth!r}; "
-            "decoder-only is `0-32`."
+            f"`depth` must have at least one decoder layer, but is {depth!r}; a decoder-only model "
+            "is written `0-32`."
         )

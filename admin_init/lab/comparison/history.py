@@ -1,4 +1,4 @@
-"""The course of a run, kept in its checkpoints so that a resumed run has all of it."""
+"""The course of a run. Checkpoints contain it, so that a resumed run has all of it."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Validation:
     """One validation of a run."""
 
     step: int
-    """Updates made before it."""
+    """Number of updates before it."""
     nll: float
-    """NLL, nats per target token, not smoothed."""
+    """NLL in nats per target token, without label smoothing."""
     source_gain: float
-    """How much the NLL rises when the sources are shuffled."""
+    """Increase of the NLL when the sources are shuffled."""
 
 
 @dataclass
 class LayerNorms:
-    """2-norms of the gradients by sub-layer, at one update."""
+    """2-norms of the gradients of each sub-layer, at one update."""
 
     step: int
     """Number of the update, from 1."""
@@ -54,24 +54,24 @@ class Course:
     seconds: float
     """Time spent in training and validation."""
     initial_nll: float | None = None
-    """Validation NLL before the first update, where asked for."""
+    """Validation NLL before the first update; None if it was not measured."""
     layer_grad_norm: list[LayerNorms] = field(default_factory=list)
-    """Gradient norms of the sub-layers, once a validation."""
+    """Gradient norms of the sub-layers, one entry per validation."""
     spikes: list[int] = field(default_factory=list)
-    """Numbers of the updates whose loss was a spike; found when the run has ended."""
+    """Numbers of the updates with a loss spike, computed at the end of the run."""
 
 
 class History(Callback):
-    """Records losses and gradient norms, and ends a run whose loss is not finite or time is over.
+    """Record losses and gradient norms; end a run when its loss is not finite or its time is up.
 
-    Lightning's Timer would end it as well, but by a clock of its own: not by the seconds that the
-    result tells.
+    Lightning's Timer is not used, because its clock differs from the seconds in the result.
 
     Args:
-        on_update: Called with the number of updates after each of them.
-        max_seconds: Of training and validation, those before an interruption included.
-        norms_every: Updates between two records of every sub-layer's gradient norm.
-        initial: Whether to validate before the first update.
+        on_update: Called after each update, with the number of updates so far.
+        max_seconds: Maximum seconds of training and validation, including those before an
+            interruption.
+        norms_every: Number of updates between records of the sub-layers' gradient norms.
+        initial: Validate before the first update.
     """
 
     def __init__(
@@ -95,25 +95,25 @@ class History(Callback):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the course of the run that is resumed.
+        """Restore the course of the resumed run.
 
         Raises:
-            AdminInitError: A part of it is missing, unknown or of another type.
+            AdminInitError: A field is missing, unknown or of the wrong type.
         """
         self.course = from_json(Course, state_dict)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         self._started = time.perf_counter()
-        # A run may be taken up at its end, where it was killed before its result was written.
+        # A run that was killed before its result was written may be resumed at its end.
         self._stop_if_over(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Validate, where it is asked for and no update has been made.
+        """Validate before the first update, if asked to.
 
-        Not by Lightning's sanity check, which comes before AdminInit has rescaled the model.
+        Lightning's sanity check is too early: it runs before AdminInit has rescaled the model.
         """
         if self.initial and self.course.initial_nll is None and trainer.global_step == 0:
             with isolate_rng():
@@ -142,7 +142,7 @@ class History(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Record the loss, and stop where it is not finite or the time is over."""
+        """Record the loss, and stop if it is not finite or the time is up."""
         self.course.train_loss.append(float(outputs["loss"]))
         self._stop_if_over(trainer)
         if self.on_update is not None:
@@ -176,14 +176,14 @@ class History(Callback):
 
 
 def loss_spikes(losses: list[float]) -> list[int]:
-    """Return the numbers, from 1, of the updates whose loss was a spike; see SpikeDetector."""
+    """Return the numbers, from 1, of the updates with a loss spike; see SpikeDetector."""
     detector = SpikeDetector()
     return [update for update, loss in enumerate(losses, 1) if detector.update(loss)]
 
 
 @torch.no_grad()
 def _validation_nll(trainer: pl.Trainer, module: Any) -> float:
-    """Return the mean over all target tokens, as validation logs it."""
+    """Compute the mean NLL over all target tokens, as validation logs it."""
     total = tokens = 0.0
     module.eval()
     for batch in trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]

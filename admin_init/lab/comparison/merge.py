@@ -1,4 +1,4 @@
-"""Unite the runs that several computers have done of one comparison."""
+"""Merge the runs of one comparison that several computers trained."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ from admin_init.lab.comparison.runner import Outcome
 
 
 class Merged(NamedTuple):
-    """What the report is made from."""
+    """A merged comparison and its results, from which the report is made."""
 
     comparison: Comparison
-    """Title and criteria are those of the first folder, the axes those of all of them."""
+    """Settings: title and criteria of the first folder, the axes of all folders combined."""
     outcome: Outcome
-    """The errors name the runs that no folder has a result of that can be used."""
+    """Results. The errors name the runs of which no folder has a usable result."""
 
 
 def merge(folders: Sequence[str], output: str) -> Merged:
-    """Unite result folders of comparisons with the same settings into one.
+    """Merge result folders of comparisons that have the same settings.
 
-    Everything but checkpoints is copied, so that TensorBoard shows all runs too.
+    Everything except checkpoints is copied, so that TensorBoard shows all runs too.
 
     Args:
-        folders: The folders that comparisons wrote: their `output`.
-        output: The folder to write.
+        folders: Output folders of the comparisons.
+        output: Folder to write.
 
     Raises:
-        AdminInitError: The settings or corpora of two folders differ, or the figures of a run that
-            both have; a folder holds no comparison; or ``output`` is one of them, or of others.
+        AdminInitError: Two folders differ in their settings, their corpus, or the result of a run
+            that both have; a folder holds no comparison; or ``output`` is one of the folders, or
+            holds runs with other settings.
         MissingExtraError: The extra ``lab`` is not installed.
     """
     require_extra("lab")
@@ -59,7 +60,7 @@ def merge(folders: Sequence[str], output: str) -> Merged:
         _check_same(paths[0], *read[0], path, *settings)
     comparisons, (entropy, *_) = zip(*read, strict=True)
     comparison = replace(
-        comparisons[0], output=output, share="1/1", grid=_united([c.grid for c in comparisons])
+        comparisons[0], output=output, share="1/1", grid=_merged_grid([c.grid for c in comparisons])
     )
     check_unchanged(comparison)
     runs, faults = _runs(paths)
@@ -87,18 +88,18 @@ def _check_same(
     first: Path, one: Comparison, entropy: float, second: Path, other: Comparison, its: float
 ) -> None:
     differing = differences(asdict(one), other)
-    # The corpus is named by the settings, but its files may be others.
+    # The settings only name the corpus; its files may differ.
     if not math.isclose(entropy, its):
         differing["unigram entropy of the corpus"] = (entropy, its)
     if differing:
         raise AdminInitError(
-            f"{first} and {second} are comparisons of different settings: "
+            f"{first} and {second} are comparisons with different settings: "
             + "; ".join(f"`{key}` is {a} and {b}" for key, (a, b) in differing.items())
-            + ". Only runs that differ by their grid can be compared."
+            + ". Only comparisons that differ in nothing but their grid can be merged."
         )
 
 
-def _united(grids: list[Grid]) -> Grid:
+def _merged_grid(grids: list[Grid]) -> Grid:
     axes: dict[str, Any] = {}
     for axis in fields(Grid):
         given = [values for grid in grids if (values := getattr(grid, axis.name)) is not None]
@@ -107,7 +108,7 @@ def _united(grids: list[Grid]) -> Grid:
 
 
 def _runs(folders: list[Path]) -> tuple[dict[str, tuple[Path, Result]], dict[str, str]]:
-    """Return the folder that each run is taken from, with its result, and why others are not."""
+    """Return the folder and the result of each usable run, and the errors of the other runs."""
     runs: dict[str, tuple[Path, Result]] = {}
     faults: dict[str, str] = {}
     for folder in folders:
@@ -116,13 +117,13 @@ def _runs(folders: list[Path]) -> tuple[dict[str, tuple[Path, Result]], dict[str
             try:
                 result = _load(path)
             except (AdminInitError, OSError) as error:
-                faults[run] = f"{error} Repeat the comparison there: it takes the run up again.\n"
+                faults[run] = f"{error} Run that comparison again; it resumes the run.\n"
                 continue
             before, its = runs.setdefault(run, (folder, result))
             if _figures(its) != _figures(result):
                 raise AdminInitError(
-                    f"{before / run} and {path.parent} have other figures of the same run. Keep "
-                    "the one that is right, and remove the other."
+                    f"{before / run} and {path.parent} have different results of the same run. "
+                    "Keep the correct one, and remove the other."
                 )
     for run in faults.keys() & runs.keys():
         sys.stderr.write(f"{faults.pop(run)}{run} is taken from {runs[run][0]}.\n")
@@ -131,24 +132,24 @@ def _runs(folders: list[Path]) -> tuple[dict[str, tuple[Path, Result]], dict[str
 
 def _load(path: Path) -> Result:
     if path.is_symlink() or not path.is_file():
-        raise AdminInitError(f"{path} cannot be used: it is no file, or a link.")
+        raise AdminInitError(f"{path} cannot be used: it is a link, or not a regular file.")
     return Result.load(path)
 
 
 def _figures(result: Result) -> str:
-    """Return what the same run gives everywhere; as text, in which NaN equals NaN."""
-    # The verdict depends on the criteria, which are applied anew.
+    """Return the reproducible part of a result, as text because there NaN equals NaN."""
+    # The verdict depends on the criteria, which the merged comparison applies again.
     return json.dumps(
         {k: v for k, v in result.to_dict().items() if k not in ("seconds", "trained", "reason")}
     )
 
 
 def _not_copied(folder: str, names: list[str]) -> list[str]:
-    """Name checkpoints, hidden files, and what is neither a file nor a folder of the run itself."""
+    """Name what is not copied: checkpoints, hidden files, links and special files."""
     paths = [Path(folder) / name for name in names]
     strange = [p for p in paths if p.is_symlink() or not (p.is_file() or p.is_dir())]
     for path in strange:
-        sys.stderr.write(f"{path} is not copied: it is no file, or a link.\n")
+        sys.stderr.write(f"{path} is not copied: it is a link, or not a regular file.\n")
     large = [path for path in paths if path.suffix == ".ckpt" or path.name.startswith(".")]
     return [path.name for path in (*strange, *large)]
 

@@ -1,4 +1,4 @@
-"""What comes of one run."""
+"""The result of one run."""
 
 from __future__ import annotations
 
@@ -21,46 +21,46 @@ from admin_init.translation.scoring import Bleu
 
 RESULT = "result.json"
 
-_BESIDE = ("initial_nll", "seconds")
-"""Fields of a course that the file has beside its ``history``; older ones also within."""
+_OUTSIDE_HISTORY = ("initial_nll", "seconds")
+"""Fields of a course that the file stores next to ``history``; older files, also inside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What came of a run."""
+    """The result of a run."""
 
     variant: Variant
     """The point of the grid."""
     trained: bool
     """Whether it trained, by the criteria of the comparison."""
     reason: str
-    """Why it is said to have trained, or failed."""
+    """The reason for this verdict."""
     val_nll: float
-    """Final validation NLL, nats per target token, not smoothed."""
+    """Final validation NLL in nats per target token, without label smoothing."""
     source_gain: float
-    """How much the final one rises when the sources are shuffled."""
+    """Increase of the final NLL when the sources are shuffled."""
     bleu: float | None
-    """sacreBLEU on the test split, where asked for; 0 where the model computes NaN."""
+    """sacreBLEU on the test split; None if not computed, 0 if the model outputs NaN."""
     bleu_signature: str | None
-    """sacreBLEU's signature: how the score was computed."""
+    """sacreBLEU's signature, which states how the score was computed."""
     grad_norm: float
     """Median over the updates of the 2-norm of all gradients."""
     history: Course
-    """Losses and gradient norms of all updates, and all validations. Only its seconds change when
-    the run is repeated."""
+    """Losses and gradient norms of all updates, and all validations. Only its ``seconds`` change
+    when the run is repeated."""
 
     @classmethod
     def load(cls, path: Path) -> Result:
-        """Read a finished run's result.
+        """Read the result of a finished run.
 
         Raises:
-            AdminInitError: The file is damaged or was edited, or is not of the run in whose folder
-                it lies.
+            AdminInitError: The file is damaged or was edited, or belongs to another run than its
+                folder.
         """
 
         def build(values: dict[str, Any]) -> Result:
             if isinstance(history := values.get("history"), dict):
-                history |= {name: values.pop(name) for name in _BESIDE if name in values}
+                history |= {name: values.pop(name) for name in _OUTSIDE_HISTORY if name in values}
             run = values.pop("run", None)
             variant = Variant.pop_from(values)
             result = from_json(cls, {**values, "variant": asdict(variant)})
@@ -75,37 +75,34 @@ class Result:
 
     @property
     def updates(self) -> int:
-        """How many updates it made."""
+        """Number of updates."""
         return len(self.history.train_loss)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return primitives only, as :meth:`load` reads them: the axes beside the other fields."""
+        """Return plain values for :meth:`load`, with the axes next to the other fields."""
         values: dict[str, Any] = msgspec.to_builtins(self)
-        beside = {name: values["history"].pop(name) for name in _BESIDE}
+        outside = {name: values["history"].pop(name) for name in _OUTSIDE_HISTORY}
         del values["variant"]
-        return {"run": self.variant.name, **self.variant.axes, **beside, **values}
+        return {"run": self.variant.name, **self.variant.axes, **outside, **values}
 
     def row(self) -> dict[str, Any]:
-        """Return what is the same whenever and wherever the run is computed, for tables."""
+        """Return the values that are the same whenever the run is repeated, for tables."""
         values = {k: v for k, v in self.to_dict().items() if k not in ("history", "seconds")}
         return values | {"updates": self.updates}
 
 
 def load_or_set_aside(comparison: Comparison, variant: Variant, entropy: float) -> Result | None:
-    """Return the result of a variant as :func:`load_result` does, if it can be used.
-
-    One that cannot is set aside, so that the run is taken up again.
-    """
+    """Load the result of a variant; set a file that cannot be used aside, to resume the run."""
     try:
         return load_result(comparison, variant, entropy)
     except AdminInitError as error:
         aside = set_aside(Path(comparison.output) / variant.name / RESULT)
-        sys.stderr.write(f"{error} It is now {aside.name}, and the run is taken up again.\n")
+        sys.stderr.write(f"{error} It was renamed to {aside.name}, and the run is resumed.\n")
         return None
 
 
 def load_result(comparison: Comparison, variant: Variant, entropy: float) -> Result | None:
-    """Return the result of a variant that was trained before, judged by the criteria of now.
+    """Load the result of a finished run, judged by the present criteria; None if there is none.
 
     Raises:
         AdminInitError: See :meth:`Result.load`.

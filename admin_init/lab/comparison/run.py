@@ -42,8 +42,8 @@ def build(
     """Build the module of a variant.
 
     Raises:
-        TypeError: A setting is unknown, or is one that the grid gives.
-        ValueError: A setting is out of its range.
+        TypeError: A setting is unknown, or is set by the grid.
+        ValueError: A setting is out of range.
     """
     own = comparison.of(variant)
     encoder_layers, decoder_layers = variant.layers
@@ -69,13 +69,13 @@ def train(
     entropy: float,
     on_update: Callable[[int], None] | None = None,
 ) -> Result:
-    """Train and judge one variant; take up a run that was interrupted.
+    """Train and judge one variant; resume the run if it was interrupted.
 
     Args:
-        comparison: What all the runs have in common.
-        variant: Which run.
+        comparison: Settings of the comparison.
+        variant: The run to train.
         entropy: Unigram entropy of the target side, in nats.
-        on_update: Called with the number of updates after each of them.
+        on_update: Called after each update, with the number of updates so far.
     """
     own = comparison.of(variant)
     folder = Path(comparison.output) / variant.name
@@ -99,7 +99,7 @@ def train(
         history,
         RandomState(),
         *([StabilityMonitor(comparison.monitor_every)] if comparison.monitor_every else []),
-        # After each validation, because Lightning does not repeat it where a run is taken up.
+        # After each validation, because Lightning does not repeat one when a run is resumed.
         ModelCheckpoint(
             folder, "last", save_on_train_epoch_end=False, enable_version_counter=False
         ),
@@ -137,7 +137,7 @@ def train(
         trainer.test(module, data, verbose=False)
         bleu = module.bleu
     elif comparison.bleu:
-        # A model that computes NaN has nothing to search for.
+        # Beam search cannot rank hypotheses whose scores are NaN.
         bleu = Bleu(0.0, "")
     result = make_result(comparison, variant, course, entropy, bleu)
     _log_outcome(trainer.logger, variant, result)
@@ -146,7 +146,7 @@ def train(
 
 
 def _log_outcome(logger: Any, variant: Variant, result: Result) -> None:
-    """Fill the run's line of TensorBoard's HParams table."""
+    """Add the run to TensorBoard's HParams table."""
     given = {axis: value for axis, value in variant.axes.items() if value is not None}
     metrics = {
         "final/trained": float(result.trained),
@@ -177,9 +177,9 @@ def _step(snapshot: Path) -> int:
 
 
 def enter_worker(threads: int) -> None:
-    """Prepare a worker process: its share of the cores, and no chatter between progress bars."""
+    """Set up a worker process: its number of threads, and no messages between progress bars."""
     keep_freed_memory()
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", module="pytorch_lightning|torch")
-    # The one logger of both distributions of Lightning; which it is depends on the imports.
+    # Both Lightning packages share this logger; its name depends on which is imported first.
     rank_zero.log.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Train all the variants of a comparison, several at a time, and collect what came of them."""
+"""Train all variants of a comparison, several at a time, and collect their results."""
 
 from __future__ import annotations
 
@@ -28,30 +28,29 @@ from admin_init.translation.preparation.prepare import prepare
 
 
 class Outcome(NamedTuple):
-    """What came of a comparison."""
+    """Results of a comparison."""
 
     results: list[Result]
-    """Of the runs that came to an end, in the order of the grid."""
+    """Results of the finished runs, in the order of the grid."""
     errors: dict[str, str]
-    """Refusals or tracebacks of the runs that did not, by name."""
+    """Error messages or tracebacks of the other runs, by name."""
     entropy: float
     """Unigram entropy of the training text's target side, nats per token."""
 
 
 def compare(comparison: Comparison, *, progress: bool = True) -> Outcome:
-    """Run a comparison; when repeated, finished runs are kept and interrupted ones taken up.
+    """Run a comparison; keep the runs that are finished already, and resume interrupted ones.
 
-    Writes, below ``comparison.output``: ``data-bin``, and a folder for each run with TensorBoard's
-    events, ``last.ckpt`` and ``result.json``. However often it was killed on the way, the results
-    are those of an undisturbed comparison but for their ``seconds``, unless ``max_minutes`` ends
-    the runs.
+    Writes ``data-bin`` to ``comparison.output``, and for each run a folder with TensorBoard events,
+    ``last.ckpt`` and ``result.json``. However often the comparison is interrupted, its results are
+    the same except for ``seconds``, unless ``max_minutes`` ends the runs.
 
     Args:
-        comparison: What is compared.
-        progress: Show how far the runs are, and what came of each.
+        comparison: Settings of the comparison.
+        progress: Show the progress and the verdict of each run.
 
     Raises:
-        AdminInitError: The folder holds runs of other settings, or the corpus cannot be used.
+        AdminInitError: The folder holds runs with other settings, or the corpus cannot be used.
         MissingExtraError: The extra ``lab`` is not installed.
     """
     require_extra("lab")
@@ -109,7 +108,7 @@ def _train_all(
 
 
 def _check_models(comparison: Comparison) -> None:
-    """Refuse at once what a run would be refused for."""
+    """Build each model once, so that wrong settings are reported before any run starts."""
     for variant in comparison.variants():
         try:
             build(comparison, variant, None)
@@ -124,9 +123,9 @@ def _entropy(prefix: Path) -> float:
 
 @contextmanager
 def _executor(comparison: Comparison) -> Iterator[tuple[Executor, queue.SimpleQueue[Any]]]:
-    """Yield what runs are submitted to, and where they say how far they are."""
+    """Yield an executor for the runs, and the queue to which they report their progress."""
     updates: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    # Fresh processes, because what a run leaves behind in memory must not reach the next.
+    # Fresh processes, so that nothing that a run leaves in memory reaches the next one.
     with Processes(
         comparison.workers,
         enter_worker,
@@ -157,7 +156,7 @@ def _as_completed(
 
 
 class _Bars:
-    """The progress of each run that has begun, and that of all of them."""
+    """Progress bars: one for each run that has started, and one for all runs."""
 
     def __init__(self, progress: Progress, comparison: Comparison, variants: list[Variant]) -> None:
         self._progress = progress

@@ -172,7 +172,7 @@ def test_repeated_it_trains_nothing_again(folder: Path) -> None:
 def test_a_changed_setting_is_refused(folder: Path) -> None:
     refused = compare(str(folder / "recipe.yaml"), "--max_steps", "61")
     assert refused.code == 2
-    setting = f"{folder / 'out'} holds runs of other settings: `max_steps` was 60, is 61"
+    setting = f"{folder / 'out'} holds runs with other settings: `max_steps` was 60 and is now 61"
     assert setting in refused.err
     assert "Choose another `output`" in refused.err
     assert "Traceback" not in refused.err
@@ -254,7 +254,8 @@ def test_a_damaged_result_is_set_aside_and_its_run_taken_up_again(folder: Path) 
     path.write_text("")
     again = compare(str(folder / "recipe.yaml"), *NOT_BROKEN)
     assert again.code == 0
-    assert f"{path} cannot be used: it is empty. It is now result.json.damaged-1" in again.err
+    fault = f"{path} cannot be used: it is empty."
+    assert f"{fault} It was renamed to result.json.damaged-1" in again.err
     assert path.with_name("result.json.damaged-1").read_text() == ""
     differing = {key for key, value in result(folder, GOOD).items() if value != before[key]}
     assert differing == {"seconds", "checksum"}

@@ -109,7 +109,7 @@ def test_other_settings_are_refused_by_name() -> None:
     with pytest.raises(AdminInitError) as refused:
         merge(["a", "b"], "merged")
     said = str(refused.value)
-    assert "a and b are comparisons of different settings" in said
+    assert "a and b are comparisons with different settings" in said
     assert "`transformer` is {} and {'dim': 32}; `max_steps` is 500 and 7." in said
     assert not Path("merged").exists()
 
@@ -130,7 +130,7 @@ def test_the_same_run_may_be_in_two_folders_with_the_same_figures() -> None:
     assert len(merge(["a", "b"], "merged").outcome.results) == 8
     odd = GRID.variants()[1]
     keep(comparison, odd, grad_norm=[1.0, 2.5])
-    with pytest.raises(AdminInitError, match=rf"a/{odd.name} and b/{odd.name} have other figures"):
+    with pytest.raises(AdminInitError, match=rf"a/{odd.name} and b/{odd.name} have different"):
         merge(["a", "b"], "other")
     assert not Path("other").exists()
 
@@ -142,7 +142,7 @@ def test_the_same_run_may_be_in_two_folders_with_the_same_figures() -> None:
         (["a", "nowhere"], "merged", "nowhere holds no comparison: it has no comparison.json"),
         (["a", "old"], "merged", "written by an earlier version. Repeat the comparison there"),
         (["a"], "./a", "`output` must not be one of the `folders`, but is ./a"),
-        (["a"], "other", "other holds runs of other settings: `max_steps` was 7, is 500"),
+        (["a"], "other", "other holds runs with other settings: `max_steps` was 7 and is now 500"),
     ],
 )
 def test_what_cannot_be_merged(folders: list[str], output: str, message: str) -> None:
@@ -179,7 +179,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a link": (
         lambda path: path.rename("kept.json") and path.symlink_to(Path("kept.json").absolute()),
-        "it is no file, or a link",
+        "it is a link, or not a regular file",
     ),
 }
 
@@ -195,7 +195,7 @@ def test_a_bad_result_is_named_and_the_others_are_merged(fault: str) -> None:
     assert list(outcome.errors) == [bad.name]
     assert f"a/{bad.name}/result.json" in outcome.errors[bad.name]
     assert message in outcome.errors[bad.name]
-    assert "takes the run up again" in outcome.errors[bad.name]
+    assert "it resumes the run" in outcome.errors[bad.name]
     assert not Path("merged", bad.name).exists()
 
 

@@ -98,7 +98,7 @@ def test_one_that_was_edited_is_set_aside_and_nothing_is_lost(
         assert load_or_set_aside(COMPARISON, VARIANT, 4.0) is None
         said = capsys.readouterr().err
         assert f"{PATH} cannot be used" in said
-        assert f"It is now result.json.damaged-{number}, and the run is taken up again." in said
+        assert f"It was renamed to result.json.damaged-{number}, and the run is resumed." in said
     asides = [PATH.with_name(f"result.json.damaged-{number}") for number in (1, 2)]
     assert [aside.read_text() for aside in asides] == contents
     assert not PATH.exists()

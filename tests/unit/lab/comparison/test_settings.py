@@ -73,7 +73,7 @@ def test_a_folder_of_an_earlier_version_goes_on() -> None:
     del values["checksum"]
     path.write_text(json.dumps(values))
     check_unchanged(comparison)
-    with pytest.raises(AdminInitError, match="`max_minutes` was None, is 1"):
+    with pytest.raises(AdminInitError, match="`max_minutes` was None and is now 1"):
         check_unchanged(replace(comparison, max_minutes=1))
 
 
