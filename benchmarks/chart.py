@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from admin_init.lab.plotting import COLOURS, panels, png, tidy
+from admin_init.lab.plotting import COLOURS, png, style_axis, subplots_grid
 
 SPEEDS = ("target tokens a second", "sentences a second")
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path, help="rows of one measurement each")
     parser.add_argument("--output", type=Path, default=Path("speed.png"))
     options = parser.parse_args()
-    figure, axes = panels(len(options.files), columns=2, width=5, height=2.4)
+    figure, axes = subplots_grid(len(options.files), columns=2, width=5, height=2.4)
     for axis, file in zip(axes, options.files, strict=True):
         draw(axis, [json.loads(line) for line in file.read_text().splitlines()])
     options.output.write_bytes(png(figure))
@@ -46,7 +46,7 @@ def draw(axis: Any, rows: list[dict[str, Any]]) -> None:
     axis.set_yticks(range(len(rows)), [row["engine"] for row in reversed(rows)])
     axis.set_xlabel(speed)
     axis.set_title(title(rows[0]), fontsize=10)
-    tidy(axis)
+    style_axis(axis)
     axis.grid(visible=False, axis="y")
 
 

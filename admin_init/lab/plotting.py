@@ -1,4 +1,4 @@
-"""What the lab's pictures have in common: readable in grey, and by the colour-blind."""
+"""Style of the lab's figures: readable in grey print and by colour-blind people."""
 
 from __future__ import annotations
 
@@ -12,19 +12,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, which the colour-blind can tell apart; line styles serve a grey print.
+# Okabe and Ito's palette, made for colour-blind people; the line styles are for grey print.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":", (0, (8, 3)), (0, (4, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def look(index: int) -> dict[str, Any]:
-    """Return colour and line style of the curve number ``index``, from 0."""
+def line_style(index: int) -> dict[str, Any]:
+    """Return the colour and the line style of curve number ``index``, from 0."""
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": LINES[index % len(LINES)]}
 
 
-def panels(count: int, columns: int = 4, width: float = 3.4, height: float = 2.7) -> Any:
-    """Make a figure of ``count`` panels; returns it and its axes, as many as asked for."""
+def subplots_grid(
+    count: int, columns: int = 4, width: float = 3.4, height: float = 2.7
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of ``count`` panels, each ``width`` by ``height`` inches.
+
+    Returns:
+        The figure and its ``count`` axes.
+    """
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     size = (width * columns, height * rows)
@@ -35,14 +41,14 @@ def panels(count: int, columns: int = 4, width: float = 3.4, height: float = 2.7
     return figure, axes[:count]
 
 
-def tidy(axis: Axes) -> None:
-    """Leave of an axis what helps to read it."""
+def style_axis(axis: Axes) -> None:
+    """Add a light grid to an axis, and remove its upper and right edge."""
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def png(figure: Figure) -> bytes:
-    """Render a figure."""
+    """Render a figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=120)
     return buffer.getvalue()

@@ -11,7 +11,7 @@ from rich.table import Table
 from admin_init.lab.diagnosis.diagnosis import Diagnosis, Sublayer
 from admin_init.lab.diagnosis.measured import GRADIENT_STEP, SUBLAYER_DELTA
 from admin_init.lab.diagnosis.ramp import Ramp
-from admin_init.lab.plotting import MARKERS, look, tidy
+from admin_init.lab.plotting import MARKERS, line_style, style_axis
 from admin_init.measures import branch_share
 from admin_init.measures.figures import draw_dependency
 
@@ -117,7 +117,7 @@ def diagnosis_figure(diagnosis: Diagnosis, ramp: Ramp | None = None) -> Figure:
     for axis in panels:
         axis.set_xlabel("sub-layer of its stack, from 1 at the input")
         axis.legend(fontsize="small", loc="lower right" if axis is entropies else "best")
-        tidy(axis)
+        style_axis(axis)
     for axis in (*maps, *panels):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if ramp is not None:
@@ -138,7 +138,7 @@ def _curves(axis: Axes, diagnosis: Diagnosis, value: Callable[[Sublayer], float 
                 numbers.append(number)
                 values.append(measured)
     for index, (name, (numbers, values)) in enumerate(curves.items()):
-        style: dict[str, Any] = {**look(index), "marker": MARKERS[index], "markersize": 4}
+        style: dict[str, Any] = {**line_style(index), "marker": MARKERS[index], "markersize": 4}
         axis.plot(numbers, values, label=name, **style)
 
 
@@ -150,11 +150,13 @@ def _logarithmic(axis: Axes, label: str) -> None:
 
 
 def _draw_ramp(axis: Axes, ramp: Ramp) -> None:
-    axis.plot(ramp.rates, ramp.losses, color=look(1)["color"], label="training loss")
-    axis.axvline(ramp.rate, **look(0) | {"linestyle": "--"}, label="largest stable learning rate")
+    axis.plot(ramp.rates, ramp.losses, color=line_style(1)["color"], label="training loss")
+    axis.axvline(
+        ramp.rate, **line_style(0) | {"linestyle": "--"}, label="largest stable learning rate"
+    )
     axis.set(xlabel="learning rate, linear in the step", ylabel="smoothed loss (nats per token)")
     axis.legend(fontsize="small")
-    tidy(axis)
+    style_axis(axis)
 
 
 def _number(sublayer: Sublayer) -> int:

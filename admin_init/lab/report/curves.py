@@ -1,4 +1,4 @@
-"""Pictures of a comparison: the course of its runs, and gradient norm by layer."""
+"""Figures of a comparison: the course of its runs, final NLLs, and gradient norms by layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from admin_init.lab.comparison.result import Result
-from admin_init.lab.plotting import MARKERS, look, panels, tidy
+from admin_init.lab.plotting import MARKERS, line_style, style_axis, subplots_grid
 from admin_init.lab.report.groups import MOST_SETTINGS, Group, by_setting, groups
 
 if TYPE_CHECKING:
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LEGIBLE = 6
-"""The most styles in one panel whose curves can be told apart."""
+"""Maximum number of styles whose curves can be told apart in one panel."""
 
 _WINDOW = 11
-"""Updates of the running median that takes the place of a curve, where there are several."""
+"""Number of updates of the running median that smooths the curves if there are several."""
 
 
 def curves(results: Sequence[Result], entropy: float) -> Figure:
-    """Draw training loss, validation NLL and gradient norm of all the runs over each other.
+    """Draw training loss, validation NLL and gradient norm of all runs.
 
-    A row of panels for each setting, the first six of them, and for every six styles; a curve for
-    each seed; crosses mark loss spikes. Where there are several runs in a panel, loss and gradient
-    norm are the running median of 11 updates.
+    There is a row of panels for each of the first six settings and for every six styles, and a
+    curve for each seed; crosses mark loss spikes. If a panel shows several runs, loss and gradient
+    norm are running medians over 11 updates.
 
     Args:
         results: The runs.
         entropy: Unigram entropy of the target side, in nats per token.
     """
     rows = list(_legible(by_setting(groups(results))))
-    figure, axes = panels(3 * max(1, len(rows)), columns=3, width=4.8, height=3.6)
+    figure, axes = subplots_grid(3 * max(1, len(rows)), columns=3, width=4.8, height=3.6)
     for row, (setting, found) in enumerate(rows):
         loss, nll, norm = axes[3 * row : 3 * row + 3]
         window = 1 if sum(len(group.runs) for group in found) == 1 else _WINDOW
@@ -58,14 +58,13 @@ def curves(results: Sequence[Result], entropy: float) -> Figure:
         norm.set(ylabel="2-norm", title=f"gradient norm, {setting}", yscale="log")
         for axis in (loss, nll, norm):
             axis.set_xlabel("update")
-            tidy(axis)
+            style_axis(axis)
         norm.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.03))
-    built: Figure = figure
-    return built
+    return figure
 
 
 def outcomes(results: Sequence[Result], entropy: float) -> Figure:
-    """Draw the final validation NLL of every run, a line for each style, the best one on top.
+    """Draw the final validation NLL of every run, a row for each style, the best style on top.
 
     Args:
         results: The runs.
@@ -73,14 +72,16 @@ def outcomes(results: Sequence[Result], entropy: float) -> Figure:
     """
     settings = list(by_setting(groups(results)).items())[:MOST_SETTINGS]
     most = max((len(found) for _, found in settings), default=1)
-    figure, axes = panels(max(1, len(settings)), columns=2, width=6.4, height=1.2 + 0.26 * most)
+    figure, axes = subplots_grid(
+        max(1, len(settings)), columns=2, width=6.4, height=1.2 + 0.26 * most
+    )
     for axis, (setting, found) in zip(axes, settings, strict=False):
         ranked = sorted(found, key=_rank, reverse=True)
-        for height, group in enumerate(ranked):
+        for row, group in enumerate(ranked):
             for run in group.runs:
-                # Hollow where it failed, whatever its NLL.
+                # Hollow if the run failed, whatever its NLL.
                 face = "black" if run.trained else "none"
-                axis.plot(run.val_nll, height, "o", color="black", markerfacecolor=face)
+                axis.plot(run.val_nll, row, "o", color="black", markerfacecolor=face)
         axis.axvline(entropy, color="grey", linewidth=1)
         axis.set_yticks(range(len(ranked)), [group.style for group in ranked])
         axis.set(
@@ -88,17 +89,17 @@ def outcomes(results: Sequence[Result], entropy: float) -> Figure:
             title=f"{setting}: filled trained, hollow failed",
             ylim=(-0.7, len(ranked) - 0.3),
         )
-        tidy(axis)
-    built: Figure = figure
-    return built
+        style_axis(axis)
+    return figure
 
 
 def gradient_norms(results: Sequence[Result]) -> Figure | None:
     """Draw the gradient norm of every sub-layer at the first validation, mean over seeds.
 
-    None where no run recorded any.
+    Returns:
+        The figure; None if no run recorded gradient norms.
     """
-    # Late, with the rest of matplotlib.
+    # Imported here, as all of matplotlib: it is slow to load.
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
     recorded = [group for group in groups(results) if _norms(group)]
@@ -110,12 +111,12 @@ def gradient_norms(results: Sequence[Result]) -> Figure | None:
     ]
     if not shown:
         return None
-    figure, axes = panels(len(shown), columns=2, width=6.4, height=3.6)
+    figure, axes = subplots_grid(len(shown), columns=2, width=6.4, height=3.6)
     for axis, (setting, stack, found) in zip(axes, shown, strict=True):
         for number, group in enumerate(found):
             norms = _of_stack(group, stack)
             if norms.size:
-                axis.plot(range(1, len(norms) + 1), norms, label=group.style, **look(number))
+                axis.plot(range(1, len(norms) + 1), norms, label=group.style, **line_style(number))
         axis.set(
             xlabel=f"sub-layer of the {stack}, from its input",
             ylabel="2-norm of its gradients",
@@ -123,14 +124,13 @@ def gradient_norms(results: Sequence[Result]) -> Figure | None:
             yscale="log",
         )
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        tidy(axis)
+        style_axis(axis)
         axis.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.03))
-    built: Figure = figure
-    return built
+    return figure
 
 
 def _legible(settings: dict[str, list[Group]]) -> Iterator[tuple[str, list[Group]]]:
-    """Yield the first settings, their styles in portions."""
+    """Yield the first settings, each with at most six styles at a time."""
     for setting, found in list(settings.items())[:MOST_SETTINGS]:
         for start in range(0, len(found), _LEGIBLE):
             yield setting, found[start : start + _LEGIBLE]
@@ -153,7 +153,7 @@ def _draw(
     window: int,
 ) -> None:
     loss, nll, norm = axes
-    style = look(number)
+    style = line_style(number)
     course = run.history
     losses = course.train_loss
     loss.plot(*_smoothed(losses, window), linewidth=1, **style)
@@ -166,7 +166,7 @@ def _draw(
 
 
 def _smoothed(values: list[float], window: int) -> tuple[Any, Any]:
-    """Return updates and values, each the median of the ``window`` up to it."""
+    """Return updates and values, each value the median of the last ``window`` ones."""
     last = range(min(window, len(values)), len(values) + 1)
     return list(last), [statistics.median(values[end - window : end]) for end in last]
 

@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but their seed, and what they are called in a report."""
+"""Groups of runs that differ only in their seed, and their names in a report."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ _TITLES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The seeds of one point of the grid."""
+    """The runs of one point of the grid, one per seed."""
 
     style: str
     """Residual style, as its paper writes it."""
     setting: str
-    """All the other axes that tell groups apart, and the depth."""
-    beside_rate: str
-    """The same without the learning rate."""
+    """The depth, and the values of the other axes that differ between groups."""
+    setting_without_lr: str
+    """The setting without the learning rate."""
     runs: list[Result]
 
     @property
     def trained(self) -> int:
-        """How many seeds trained."""
+        """Number of seeds that trained."""
         return sum(run.trained for run in self.runs)
 
     @property
     def failure(self) -> Result | None:
-        """The first run that failed, if any did."""
+        """The first run that failed; None if all trained."""
         return next((run for run in self.runs if not run.trained), None)
 
     @property
@@ -59,7 +59,7 @@ class Group:
 
 
 MOST_SETTINGS = 6
-"""More settings than these are neither drawn nor told about one by one."""
+"""Maximum number of settings that are drawn and described one by one."""
 
 
 def groups(results: Sequence[Result]) -> list[Group]:
@@ -74,7 +74,7 @@ def groups(results: Sequence[Result]) -> list[Group]:
         Group(
             style=_TITLES.get(runs[0].variant.residual, runs[0].variant.residual),
             setting=_setting(runs[0].variant, rate=rates, varied=varied),
-            beside_rate=_setting(runs[0].variant, rate=False, varied=varied),
+            setting_without_lr=_setting(runs[0].variant, rate=False, varied=varied),
             runs=runs,
         )
         for runs in found.values()
@@ -82,7 +82,7 @@ def groups(results: Sequence[Result]) -> list[Group]:
 
 
 def by_setting(found: Sequence[Group]) -> dict[str, list[Group]]:
-    """Put groups that differ in their style alone side by side."""
+    """Collect the groups of each setting, which differ only in their style."""
     settings: dict[str, list[Group]] = {}
     for group in found:
         settings.setdefault(group.setting, []).append(group)
@@ -90,18 +90,18 @@ def by_setting(found: Sequence[Group]) -> dict[str, list[Group]]:
 
 
 def over_rates(found: Sequence[Group]) -> dict[str, dict[str, list[Group]]]:
-    """Put groups that differ in their learning rate alone together, by setting and style."""
+    """Collect the groups that differ only in their learning rate, by setting and style."""
     settings: dict[str, dict[str, list[Group]]] = {}
     for group in found:
-        settings.setdefault(group.beside_rate, {}).setdefault(group.style, []).append(group)
+        settings.setdefault(group.setting_without_lr, {}).setdefault(group.style, []).append(group)
     return settings
 
 
 def interval(values: Sequence[float], digits: int) -> str:
-    """Write the mean over seeds, and the smallest and the largest value beside it."""
+    """Format the mean over seeds, with the smallest and the largest value in brackets."""
     if not values:
         return ""
-    # Neither a mean nor an order has a place for what is not a number.
+    # Values that are not finite have no mean.
     if not all(map(math.isfinite, values)):
         return ", ".join(f"{value:.{digits}f}" for value in values)
     mean, low, high = statistics.fmean(values), min(values), max(values)
@@ -113,6 +113,6 @@ def _setting(variant: Variant, *, rate: bool, varied: Sequence[str]) -> str:
     parts = [f"{variant.depth} layers"]
     if rate:
         parts.append(f"learning rate {variant.learning_rate:g}")
-    # Not an axis that only other runs of a merged report have.
+    # In a merged report, a run may lack an axis that other runs have.
     given = [name for name in varied if name in variant.others]
     return ", ".join([*parts, *(AXES[name].title.format(variant.others[name]) for name in given)])

@@ -1,4 +1,4 @@
-"""How the styles fare over learning rates."""
+"""Results of the styles over learning rates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from admin_init.lab.comparison.result import Result
-from admin_init.lab.plotting import MARKERS, look, panels, tidy
+from admin_init.lab.plotting import MARKERS, line_style, style_axis, subplots_grid
 from admin_init.lab.report.groups import Group, groups, interval, over_rates
 from admin_init.measures import lr_sensitivity
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FEWEST_RATES = 3
-"""Below it there is no course over learning rates to draw."""
+"""Minimum number of learning rates for a figure over them."""
 
 
 def sensitivities(results: Sequence[Result]) -> list[str]:
-    """Say how sensitive each style is to the learning rate, where several were tried.
+    """Report each style's sensitivity to the learning rate, if several rates were tried.
 
     See :func:`admin_init.measures.lr_sensitivity`; runs without an initial NLL are left out.
     """
@@ -46,13 +46,15 @@ def sensitivities(results: Sequence[Result]) -> list[str]:
 def rates_figure(results: Sequence[Result], entropy: float) -> Figure | None:
     """Draw the final validation NLL over the learning rate, a panel for each other setting.
 
-    A line for the mean of a style's seeds and a mark for each of them, hollow where it failed;
-    what is not finite, or above 1.5 times the entropy, is drawn at the upper edge. None where
-    fewer than three learning rates were tried.
+    Each style has a line for the mean of its seeds and a mark for each seed, hollow if it failed.
+    Values that are not finite or above 1.5 times the entropy are drawn at the upper edge.
 
     Args:
         results: The runs.
         entropy: Unigram entropy of the target side, in nats per token.
+
+    Returns:
+        The figure; None if fewer than three learning rates were tried.
     """
     settings = {
         setting: styles
@@ -62,18 +64,18 @@ def rates_figure(results: Sequence[Result], entropy: float) -> Figure | None:
     if not settings:
         return None
     edge = 1.5 * entropy
-    figure, axes = panels(len(settings), columns=3, width=4.8, height=3.8)
+    figure, axes = subplots_grid(len(settings), columns=3, width=4.8, height=3.8)
     for axis, (setting, styles) in zip(axes, settings.items(), strict=True):
         for number, (style, found) in enumerate(styles.items()):
             ranked = sorted(found, key=_rate)
             means = [statistics.fmean(_up_to(edge, run) for run in g.runs) for g in ranked]
-            axis.plot([_rate(group) for group in ranked], means, label=style, **look(number))
+            axis.plot([_rate(group) for group in ranked], means, label=style, **line_style(number))
             for run in (run for group in ranked for run in group.runs):
                 axis.plot(
                     run.variant.learning_rate,
                     _up_to(edge, run),
                     MARKERS[number % len(MARKERS)],
-                    color=look(number)["color"],
+                    color=line_style(number)["color"],
                     fillstyle="full" if run.trained else "none",
                     markersize=4,
                 )
@@ -88,10 +90,9 @@ def rates_figure(results: Sequence[Result], entropy: float) -> Figure | None:
         rates = _rates(styles)
         axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
         axis.minorticks_off()
-        tidy(axis)
+        style_axis(axis)
     axes[-1].legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.03))
-    built: Figure = figure
-    return built
+    return figure
 
 
 def _rates(styles: dict[str, list[Group]]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Show what came of a comparison: a table, pictures, a page."""
+"""The report of a comparison: a table for the terminal, figures, and an HTML page."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _COURSE = (
-    "Training loss, validation NLL and gradient norm{}; a curve is a seed, a cross a loss spike: "
-    "more than .1 above the rolling median of the last 201 updates"
+    "Training loss, validation NLL and gradient norm{}. Each curve is a seed; a cross marks a loss "
+    "spike, more than 0.1 above the rolling median of the last 201 updates"
 )
 _WORDS = ("style", "layers", "outcome", "trained", "why")
-"""Columns that are aligned as words."""
+"""Columns of text, aligned to the left."""
 
 
 def write_report(comparison: Comparison, outcome: Outcome) -> None:
-    """Write ``results.jsonl``, ``report.html`` and its pictures into the comparison's folder.
+    """Write ``results.jsonl``, ``report.html`` and its figures to the comparison's folder.
 
-    The page is self-contained: its pictures are part of it, and it loads nothing.
+    The page is self-contained: it embeds its figures and loads nothing.
     """
     folder = Path(comparison.output)
     lines = (json.dumps(_finite(result.row())) + "\n" for result in outcome.results)
@@ -78,17 +78,17 @@ def write_report(comparison: Comparison, outcome: Outcome) -> None:
 
 
 def sentences(comparison: Comparison, outcome: Outcome) -> list[str]:
-    """Say what came out."""
+    """Summarize the results in sentences."""
     if comparison.ramp:
         return ramp_summary(comparison, outcome.results)
     return summary(outcome.results)
 
 
 def _figures(comparison: Comparison, outcome: Outcome) -> dict[str, tuple[str, Figure]]:
-    """Draw what there is to see: a caption and a figure by the name of its file."""
+    """Draw the figures: a caption and a figure, by the name of the file."""
     results, entropy = outcome.results, outcome.entropy
     settings = len(by_setting(groups(results)))
-    first = f" of the first {MOST_SETTINGS} of {settings} settings"
+    first = f" for the first {MOST_SETTINGS} of {settings} settings"
     of = first if settings > MOST_SETTINGS else ""
     drawn: dict[str, tuple[str, Figure | None]] = {}
     if comparison.ramp:
@@ -96,8 +96,8 @@ def _figures(comparison: Comparison, outcome: Outcome) -> dict[str, tuple[str, F
         drawn["stable_rates"] = caption, ramp_figure(comparison, results)
     else:
         caption = (
-            "Final validation NLL over the learning rate; a mark is a seed, hollow where it "
-            "failed; a line is their mean, the grey one the unigram entropy"
+            "Final validation NLL over the learning rate. Each mark is a seed (hollow: failed), "
+            "each line a mean over seeds; the grey line is the unigram entropy"
         )
         drawn["learning_rates"] = caption, rates_figure(results, entropy)
         if not of:
@@ -109,7 +109,7 @@ def _figures(comparison: Comparison, outcome: Outcome) -> dict[str, tuple[str, F
 
 
 def _show_in_tensorboard(folder: Path, figures: dict[str, Figure]) -> None:
-    # Its events are added to those that lie there, and the report replaces the one before.
+    # Otherwise the events of a former report would be kept, too.
     remove(folder)
     with SummaryWriter(str(folder)) as writer:
         for name, figure in figures.items():
@@ -117,14 +117,14 @@ def _show_in_tensorboard(folder: Path, figures: dict[str, Figure]) -> None:
 
 
 def table(comparison: Comparison, outcome: Outcome) -> Table:
-    """Lay out the results for a terminal: a line for each style and setting, over its seeds."""
+    """Lay out the results for a terminal: a row for each style and setting, over its seeds."""
     view = Table(title=escape(comparison.title), box=box.SIMPLE_HEAD, padding=0)
     rows = _styles(comparison, outcome)
     for title in rows[0][1] if rows else ():
         if title in _WORDS:
             view.add_column(title, overflow="fold")
         else:
-            # In a narrow terminal the range of the seeds goes below their mean, and stays whole.
+            # In a narrow terminal, the range over seeds wraps to a line below the mean, whole.
             words = [word for _, cells in rows for word in cells[title].split()]
             view.add_column(title, justify="right", min_width=max(map(len, words), default=0))
     for group, cells in rows:
@@ -134,13 +134,13 @@ def table(comparison: Comparison, outcome: Outcome) -> Table:
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    # JSON knows neither NaN nor infinity; the reason of a run that ended in one says so.
+    # JSON has neither NaN nor infinity; the `reason` of the run states them.
     lost = {k: None for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)}
     return row | lost
 
 
 def _compared(comparison: Comparison, outcome: Outcome) -> list[tuple[str, str]]:
-    """List what the runs differ in, and what they have in common."""
+    """List the settings in which the runs differ, and those that they share."""
     found = groups(outcome.results)
     rates = sorted({run.variant.learning_rate for run in outcome.results})
     seeds = sorted({run.variant.seed for run in outcome.results})
@@ -156,7 +156,7 @@ def _compared(comparison: Comparison, outcome: Outcome) -> list[tuple[str, str]]
 
 def _styles(comparison: Comparison, outcome: Outcome) -> list[tuple[Group, dict[str, str]]]:
     """Lay out a row for each style and setting."""
-    return _telling(
+    return _without_empty_bleu(
         (group, ramp_cells(comparison, group) if comparison.ramp else _group_cells(group))
         for group in groups(outcome.results)
     )
@@ -164,13 +164,13 @@ def _styles(comparison: Comparison, outcome: Outcome) -> list[tuple[Group, dict[
 
 def _runs(outcome: Outcome) -> list[tuple[Result, dict[str, str]]]:
     """Lay out a row for each run."""
-    return _telling(
+    return _without_empty_bleu(
         (run, _run_cells(group, run)) for group in groups(outcome.results) for run in group.runs
     )
 
 
-def _telling(rows: Iterable[tuple[T, dict[str, str]]]) -> list[tuple[T, dict[str, str]]]:
-    """Leave out the BLEU of runs that decoded nothing."""
+def _without_empty_bleu(rows: Iterable[tuple[T, dict[str, str]]]) -> list[tuple[T, dict[str, str]]]:
+    """Leave out the column of BLEU if no run computed it."""
     rows = list(rows)
     if any(cells.get("BLEU") for _, cells in rows):
         return rows

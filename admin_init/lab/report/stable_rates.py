@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from admin_init.lab.comparison.config import Comparison
 from admin_init.lab.comparison.result import Result
-from admin_init.lab.plotting import MARKERS, look, panels, tidy
+from admin_init.lab.plotting import MARKERS, line_style, style_axis, subplots_grid
 from admin_init.lab.report.groups import Group, by_setting, groups, interval
 from admin_init.measures import LargestStableRate
 
@@ -25,7 +25,7 @@ def judge_ramp(comparison: Comparison, run: Result) -> LargestStableRate:
 
 
 def ramp_cells(comparison: Comparison, group: Group) -> dict[str, str]:
-    """Say how far the seeds of a style were stable, for a table."""
+    """Lay out the largest stable learning rates of a style's seeds, for a table."""
     judged = [judge_ramp(comparison, run) for run in group.runs]
     diverged = [judge for judge in judged if judge.diverged_at is not None]
     reasons = [
@@ -42,7 +42,7 @@ def ramp_cells(comparison: Comparison, group: Group) -> dict[str, str]:
 
 
 def ramp_summary(comparison: Comparison, results: Sequence[Result]) -> list[str]:
-    """Say which learning rate each style bears, the highest first."""
+    """Report the largest stable learning rate of each style, the highest first."""
     sentences = []
     for setting, found in by_setting(groups(results)).items():
         rates = {
@@ -59,9 +59,9 @@ def ramp_summary(comparison: Comparison, results: Sequence[Result]) -> list[str]
 
 
 def ramp_figure(comparison: Comparison, results: Sequence[Result]) -> Figure:
-    """Draw the largest stable learning rate of every run, styles side by side."""
+    """Draw the largest stable learning rate of every run, with the styles side by side."""
     settings = by_setting(groups(results))
-    figure, axes = panels(len(settings), columns=2, width=5.6, height=3.4)
+    figure, axes = subplots_grid(len(settings), columns=2, width=5.6, height=3.4)
     for axis, (setting, found) in zip(axes, settings.items(), strict=True):
         for number, group in enumerate(found):
             for run in group.runs:
@@ -70,8 +70,8 @@ def ramp_figure(comparison: Comparison, results: Sequence[Result]) -> Figure:
                     number,
                     judge.rate,
                     marker=MARKERS[number % len(MARKERS)],
-                    color=look(number)["color"],
-                    # Hollow: it may be larger than the ramp is high.
+                    color=line_style(number)["color"],
+                    # Hollow: the largest stable rate may lie above the end of the ramp.
                     fillstyle="none" if judge.diverged_at is None else "full",
                 )
         axis.set_xticks(range(len(found)), [group.style for group in found], rotation=30)
@@ -80,6 +80,5 @@ def ramp_figure(comparison: Comparison, results: Sequence[Result]) -> Figure:
             title=f"{setting} (hollow: did not diverge)",
             ylim=(0, None),
         )
-        tidy(axis)
-    built: Figure = figure
-    return built
+        style_axis(axis)
+    return figure

@@ -1,4 +1,4 @@
-"""What came of a comparison, in plain language."""
+"""The results of a comparison in sentences."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from admin_init.lab.report.groups import MOST_SETTINGS, Group, by_setting, group
 
 
 def summary(results: Sequence[Result]) -> list[str]:
-    """Say how the styles fared in each setting, and why those that failed are said to have.
+    """Report for each setting which styles trained, which is best, and why the others failed.
 
-    Where there are more settings than one would read about, over all of them.
+    With more than :data:`MOST_SETTINGS` settings, the sentences summarize all of them together.
     """
     settings = by_setting(groups(results))
     if len(settings) > MOST_SETTINGS:
@@ -40,8 +40,8 @@ def _overall(settings: dict[str, list[Group]]) -> list[str]:
         if failed:
             everywhere = sum(group.trained == 0 for group in failed)
             sentences.append(
-                f"{style} failed in some seed at {len(failed)} of {len(styles[style])} settings, "
-                f"in all seeds at {everywhere}; at {failed[0].setting}, "
+                f"{style} failed in at least one seed at {len(failed)} of {len(styles[style])} "
+                f"settings, in all seeds at {everywhere}; for example at {failed[0].setting}, "
                 f"{_reason(failed[0])}."
             )
     return sentences
@@ -52,7 +52,7 @@ def _outcomes(setting: str, found: Sequence[Group]) -> str:
     for group in sorted(found, key=lambda group: -group.trained / len(group.runs)):
         seeds = len(group.runs)
         share = f"trained in {group.trained} of {seeds} {'seed' if seeds == 1 else 'seeds'}"
-        shares.setdefault(share if group.trained else "failed in all", []).append(group.style)
+        shares.setdefault(share if group.trained else "failed in all seeds", []).append(group.style)
     parts = [f"{share}: {', '.join(styles)}" for share, styles in shares.items()]
     return f"At {setting}, {'; '.join(parts)}."
 
@@ -69,7 +69,7 @@ def _best(setting: str, found: Sequence[Group]) -> list[str]:
     ranked = ", ".join(f"{group.style} {interval(group.nlls, 2)}" for group in good[:3])
     apart = max(first.nlls) < min(second.nlls)
     if min(len(first.runs), len(second.runs)) == 1:
-        remark = "; with a single seed that is no claim"
+        remark = "; a single seed is not enough to rank them"
     else:
         remark = "" if apart else "; the seeds of the first two overlap, so neither is better"
     return [f"Lowest validation NLL at {setting}, in nats per token: {ranked}{remark}."]
@@ -77,7 +77,8 @@ def _best(setting: str, found: Sequence[Group]) -> list[str]:
 
 def _failure(group: Group) -> str:
     failed, seeds = len(group.runs) - group.trained, len(group.runs)
-    return f"{group.style} at {group.setting} failed in {failed} of {seeds}; {_reason(group)}."
+    share = f"{failed} of {seeds} {'seed' if seeds == 1 else 'seeds'}"
+    return f"{group.style} at {group.setting} failed in {share}; {_reason(group)}."
 
 
 def _reason(group: Group) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from admin_init._utils.validation import PositiveInt, Seed, check
-from admin_init.lab.plotting import panels
+from admin_init.lab.plotting import subplots_grid
 from admin_init.lab.studies.bench import Bench, Kind
 from admin_init.lab.studies.findings import Findings, over_seeds
 from admin_init.measures import branch_terms, layer_dependency
@@ -90,12 +90,11 @@ def _figure(maps: dict[tuple[str, int], list[NDArray[np.float64]]], kind: Kind) 
         columns, order = len(residuals), [(r, d) for d, r in product(depths, residuals)]
     else:
         columns, order = max(1, _ABREAST // len(depths)) * len(depths), list(maps)
-    figure, axes = panels(len(maps), columns=columns, height=3.0)
+    figure, axes = subplots_grid(len(maps), columns=columns, height=3.0)
     image: Any = None
     for axis, (residual, depth) in zip(axes, order, strict=True):
         mean = np.mean(maps[residual, depth], axis=0)
         image = heat_map(axis, mean, title=f"{residual}, {depth} layers")
     figure.suptitle(f"what each output of the {kind} is made of")
     figure.colorbar(image, ax=axes, aspect=10 * len(maps) / columns, **COLOUR_BAR)
-    built: Figure = figure
-    return built
+    return figure

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from admin_init._utils.validation import PositiveInt, Seed, check
-from admin_init.lab.plotting import look, panels, tidy
+from admin_init.lab.plotting import line_style, style_axis, subplots_grid
 from admin_init.lab.studies.bench import Bench, Kind, profile_translator
 from admin_init.lab.studies.findings import Findings, over_seeds
 from admin_init.nn.residual import DeepNormStyle, StackShape
@@ -95,15 +95,17 @@ def _constants(stack: Any, depth: int, dim: int) -> dict[str, float]:
 
 
 def _figure(rows: list[dict[str, Any]], depths: Sequence[int], dim: int) -> Figure:
-    figure, axes = panels(2 * len(depths), columns=2, width=5.0, height=2.8)
+    figure, axes = subplots_grid(2 * len(depths), columns=2, width=5.0, height=2.8)
     kinds: tuple[Kind, Kind] = ("encoder", "decoder")
     for axis, (depth, stack) in zip(axes, product(depths, kinds), strict=True):
         curves = _curves(rows, stack, depth)
         index = np.arange(1, curves.shape[1] + 1)
         axis.fill_between(index, curves.min(0), curves.max(0), color="0.8", label="all seeds")
-        axis.plot(index, curves.mean(0), **look(2) | {"linestyle": "-"}, label="profiled, mean")
+        axis.plot(
+            index, curves.mean(0), **line_style(2) | {"linestyle": "-"}, label="profiled, mean"
+        )
         for number, (name, value) in enumerate(_constants(stack, depth, dim).items()):
-            colour = (look(0), look(1), look(6))[number]["color"]
+            colour = (line_style(0), line_style(1), line_style(6))[number]["color"]
             style = ("--", ":", "-.")[number]
             axis.axhline(value, color=colour, linestyle=style, label=name)
         axis.set(
@@ -111,7 +113,6 @@ def _figure(rows: list[dict[str, Any]], depths: Sequence[int], dim: int) -> Figu
         )
         axis.set_ylim(bottom=0)
         axis.xaxis.get_major_locator().set_params(integer=True)
-        tidy(axis)
+        style_axis(axis)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
-    built: Figure = figure
-    return built
+    return figure

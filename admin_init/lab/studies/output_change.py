@@ -13,7 +13,7 @@ import numpy as np
 
 from admin_init._utils.validation import PositiveFloat, PositiveInt, Seed, check
 from admin_init.errors import AdminInitError
-from admin_init.lab.plotting import COLOURS, panels, tidy
+from admin_init.lab.plotting import COLOURS, style_axis, subplots_grid
 from admin_init.lab.studies.bench import Bench, Kind
 from admin_init.lab.studies.findings import NOT_APPLICABLE, Findings, over_seeds
 from admin_init.measures import depth_fits, growth_exponent
@@ -144,11 +144,11 @@ def _sentence(row: dict[str, str], first: int, last: int) -> str:
 
 
 def _figure(styles: list[str], rows: list[dict[str, Any]], kind: Kind) -> Figure:
-    figure, axes = panels(len(styles))
+    figure, axes = subplots_grid(len(styles))
     for axis, residual in zip(axes, styles, strict=True):
         own = _of(rows, residual)
         axis.set(title=residual, xlabel=f"{kind} layers", ylabel="squared change per token")
-        tidy(axis)
+        style_axis(axis)
         if not all(row["change"] > 0 for row in own):
             axis.text(0.5, 0.5, "no change", ha="center", transform=axis.transAxes)
             axis.set(xticks=[], yticks=[])
@@ -181,5 +181,4 @@ def _figure(styles: list[str], rows: list[dict[str, Any]], kind: Kind) -> Figure
         axis.set_xticks(depths, [str(depth) for depth in depths])
         axis.minorticks_off()
         axis.legend(frameon=False, fontsize="x-small")
-    built: Figure = figure
-    return built
+    return figure

@@ -13,7 +13,7 @@ import torch
 
 from admin_init._utils.validation import PositiveInt, Seed, at_least, check
 from admin_init.admin_profile import AdminProfile
-from admin_init.lab.plotting import look, panels, tidy
+from admin_init.lab.plotting import line_style, style_axis, subplots_grid
 from admin_init.lab.studies.bench import Bench, profile_translator
 from admin_init.lab.studies.findings import Findings, over_seeds
 from admin_init.nn import Transformer
@@ -163,15 +163,19 @@ def _sentences(
 
 
 def _figure(rows: list[dict[str, Any]], batch_sizes: Sequence[int], seeds: Sequence[int]) -> Figure:
-    figure, (axis,) = panels(1, width=6.0, height=4.0)
+    figure, (axis,) = subplots_grid(1, width=6.0, height=4.0)
     for number, varied in enumerate((_BATCH, _MIXED)):
         of_seeds = [
             [100 * row["spread"] for row in rows if (row["varied"], row["seed"]) == (varied, seed)]
             for seed in seeds
         ]
-        axis.plot(batch_sizes, np.mean(of_seeds, axis=0), label=f"{varied}, mean", **look(number))
+        axis.plot(
+            batch_sizes, np.mean(of_seeds, axis=0), label=f"{varied}, mean", **line_style(number)
+        )
         for spread in of_seeds:
-            axis.plot(batch_sizes, spread, "os"[number], color=look(number)["color"], markersize=4)
+            axis.plot(
+                batch_sizes, spread, "os"[number], color=line_style(number)["color"], markersize=4
+            )
     axis.set(
         xscale="log",
         xlabel="tokens of a side that are profiled",
@@ -182,6 +186,5 @@ def _figure(rows: list[dict[str, Any]], batch_sizes: Sequence[int], seeds: Seque
     axis.set_xticks(list(batch_sizes), [f"{size:,}" for size in batch_sizes])
     axis.minorticks_off()
     axis.legend(frameon=False)
-    tidy(axis)
-    built: Figure = figure
-    return built
+    style_axis(axis)
+    return figure

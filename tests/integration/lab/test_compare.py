@@ -158,7 +158,7 @@ def test_repeated_it_trains_nothing_again(folder: Path) -> None:
     assert again.code == 0
     assert stamps() == before
     said = " ".join(again.out.split())
-    assert "Admin at 2-1 layers, learning rate 0.005 failed in 1 of 1; seed 1: " in said
+    assert "Admin at 2-1 layers, learning rate 0.005 failed in 1 of 1 seed; seed 1: " in said
     assert f"tensorboard --logdir {folder / 'out'}" in again.out
     # Other criteria judge the same runs anew.
     assert "25%" not in again.out

@@ -116,7 +116,7 @@ def test_the_summary_counts_seeds_and_gives_reasons() -> None:
         "At 18-18 layers, trained in 2 of 2 seeds: Admin, KEEL; trained in 1 of 2 seeds: Post-LN.",
         "Lowest validation NLL at 18-18 layers, in nats per token: KEEL 2.15 (2.00-2.30), Admin "
         "2.38 (2.25-2.50); the seeds of the first two overlap, so neither is better.",
-        "Post-LN at 18-18 layers failed in 1 of 2; seed 1: its validation NLL is nan.",
+        "Post-LN at 18-18 layers failed in 1 of 2 seeds; seed 1: its validation NLL is nan.",
     ]
     assert summary([]) == []
 
@@ -190,8 +190,8 @@ def test_over_many_settings_the_summary_counts_runs() -> None:
     runs += [result("post", seed=s, learning_rate=rate) for rate in rates[1:] for s in (1, 2)]
     assert summary(runs) == [
         "Runs that trained, over 7 settings: Admin 14 of 14, Post-LN 12 of 14.",
-        "Post-LN failed in some seed at 1 of 7 settings, in all seeds at 1; at 18-18 layers, "
-        "learning rate 0.001, seed 1: its validation NLL is nan.",
+        "Post-LN failed in at least one seed at 1 of 7 settings, in all seeds at 1; for "
+        "example at 18-18 layers, learning rate 0.001, seed 1: its validation NLL is nan.",
     ]
 
 

@@ -24,7 +24,7 @@ def test_a_study_of_the_grids_styles_is_part_of_the_report() -> None:
     assert {row["style"] for row in step.summary} == {"post", "admin"}
     write_report(COMPARISON, Outcome([], {}, 4.0))
     page = Path("out/report.html").read_text()
-    assert "Before any training: dependency" in page
+    assert "At initialization: dependency" in page
     assert step.sentences[0].replace("'", "&#39;") in page
 
 
