@@ -1,4 +1,4 @@
-"""Small-scale studies of residual styles: each measures, draws, and says what it found."""
+"""Small-scale studies of residual styles: measurements, a figure, and findings in sentences."""
 
 from collections.abc import Callable
 
@@ -14,6 +14,6 @@ STUDIES: dict[str, Callable[..., Findings]] = {
     "omegas": omegas,
     "omega-spread": omega_spread,
 }
-"""By the names of the command line, in the order of the README."""
+"""Studies by their names on the command line."""
 
 __all__ = ["STUDIES", "Findings", "dependency", "omega_spread", "omegas", "output_change"]

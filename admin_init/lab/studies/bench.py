@@ -29,7 +29,7 @@ class Bench:
     """Shape of the models of a study, and its data."""
 
     folder: str | Path
-    """Where the embedded corpus is prepared, below ``data-bin``."""
+    """Folder in which the embedded corpus is prepared, as ``data-bin``."""
     dim: int = 32
     """Number of channels D."""
     ffn_dim: int = 128
@@ -37,9 +37,9 @@ class Bench:
     heads: int = 4
     """Number of attention heads."""
     dropout: float = 0.1
-    """Probability of dropping a channel of the embeddings and of every sub-layer's output."""
+    """Dropout probability of the embeddings and of every sub-layer's output."""
     max_tokens: int = 1024
-    """The most tokens of a side of a batch."""
+    """Maximum number of tokens on each side of a batch."""
 
     def __post_init__(self) -> None:
         require_extra("lab")
@@ -60,7 +60,7 @@ class Bench:
         yield from data.train_dataloader()
 
     def config(self, residual: str, encoder: int, decoder: int) -> TransformerConfig:
-        """Return the shape of a model with so many encoder and decoder layers."""
+        """Return the configuration of a model with the given numbers of layers."""
         return TransformerConfig(
             vocabulary_size=_VOCABULARY,
             dim=self.dim,
@@ -73,7 +73,7 @@ class Bench:
         )
 
     def stack(self, residual: str, layers: int, seed: int, kind: Kind) -> OneStack:
-        """Draw an encoder-only or decoder-only model; with Admin, profile and rescale it."""
+        """Build an encoder-only or decoder-only model; with Admin, profile and rescale it."""
         torch.manual_seed(seed)
         tokens = next(self.batches(seed)).source
         if kind == "encoder":
@@ -85,14 +85,14 @@ class Bench:
         return OneStack(model, tokens)
 
     def translator(self, seed: int, layers: int) -> Transformer:
-        """Draw an encoder-decoder model with Admin's residual connections, omega = 1."""
+        """Build an encoder-decoder model with Admin's residual connections and omega = 1."""
         torch.manual_seed(seed)
         return Transformer(self.config("admin", layers, layers))
 
 
 @dataclass(frozen=True)
 class OneStack:
-    """A model of one stack, and a batch for it."""
+    """A model with one stack, and a batch for it."""
 
     model: nn.Module
     tokens: Tensor
@@ -100,11 +100,11 @@ class OneStack:
 
     @property
     def padding(self) -> Tensor:
-        """True where there is no token, shape (N, T)."""
+        """Mask of the padding tokens, shape (N, T)."""
         return self.tokens.eq(1)
 
     def runner(self) -> Callable[[], Tensor]:
-        """Return what passes the embedded batch, (N, T, D), through the stack alone."""
+        """Return a function that runs the stack alone on the embedded batch, (N, T, D)."""
         model: LanguageModel | MaskedLanguageModel = self.model  # type: ignore[assignment]
         with torch.no_grad():
             embedded = model.eval().embedding(self.tokens)

@@ -1,4 +1,4 @@
-"""What the outputs of a stack are made of: the maps of the paper's figure 1."""
+"""Dependency of each sub-layer's output on each branch: the maps of the paper's figure 1."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ABREAST = 4
-"""The most panels that are legible side by side."""
+"""Maximum number of legible panels side by side."""
 
 
 def dependency(
@@ -36,13 +36,13 @@ def dependency(
     """Map how much each sub-layer's output depends on each branch, at initialization.
 
     Args:
-        output: Folder that is written.
+        output: Output folder.
         residuals: Residual styles.
         depths: Numbers of layers of the stack.
-        seeds: Seeds of the weights and the batch; the maps drawn are their mean.
-        kind: An encoder, or a decoder alone.
-        dim: Channels of the residual stream; the FFN has four times as many.
-        max_tokens: Size of the batch.
+        seeds: Seeds of the weights and the batch; the figure shows the mean over seeds.
+        kind: Encoder-only or decoder-only model.
+        dim: Number of channels; the FFN has four times as many.
+        max_tokens: Maximum number of tokens in the batch.
     """
     check(dependency, locals())
     bench = Bench(folder=output, dim=dim, ffn_dim=4 * dim, max_tokens=max_tokens)
@@ -64,9 +64,9 @@ def dependency(
         rows=rows,
         summary=summary,
         sentences=[
-            f"{row['style']} at {row['layers']} layers: a sub-layer's own branch is "
-            f"{row['own branch']} of its output's standard deviation on average, "
-            f"{row['own branch, last']} in the last one."
+            f"{row['style']} at {row['layers']} layers: a sub-layer's own branch contributes "
+            f"{row['own branch']} of the standard deviation of its output on average, and "
+            f"{row['own branch, last']} in the last sub-layer."
             for row in summary
         ],
         figure=_figure(maps, kind),
@@ -95,6 +95,6 @@ def _figure(maps: dict[tuple[str, int], list[NDArray[np.float64]]], kind: Kind) 
     for axis, (residual, depth) in zip(axes, order, strict=True):
         mean = np.mean(maps[residual, depth], axis=0)
         image = heat_map(axis, mean, title=f"{residual}, {depth} layers")
-    figure.suptitle(f"what each output of the {kind} is made of")
+    figure.suptitle(f"share of each branch in the outputs of the {kind}")
     figure.colorbar(image, ax=axes, aspect=10 * len(maps) / columns, **COLOUR_BAR)
     return figure

@@ -1,4 +1,4 @@
-"""What a study found: figures, a picture, and what they say."""
+"""Findings of a study: measurements, a figure and sentences."""
 
 from __future__ import annotations
 
@@ -27,20 +27,21 @@ class Findings:
     name: str
     """Name of the study, and of its files."""
     rows: list[dict[str, Any]]
-    """Every single measurement: style, depth, seed and what was measured."""
+    """All measurements: style, depth, seed and measured values."""
     summary: list[dict[str, str]]
-    """The same over seeds, as a table shows it."""
+    """The measurements over seeds, as the rows of a table."""
     sentences: list[str]
-    """What it shows."""
+    """The findings in sentences."""
     figure: Figure
+    """The measurements as a figure."""
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write the measurements (JSON), the picture and the text; return their paths."""
+        """Write the figure, the text and the measurements (JSON); return their paths."""
         paths = [Path(folder) / f"{self.name}{ending}" for ending in (".png", ".md", ".json")]
         picture, text, measured = paths
         write_bytes(picture, png(self.figure))
         write_text(text, self.markdown())
-        # Last, because it stands for all of them.
+        # Last, because its presence means that the study is complete.
         content = {"rows": self.rows, "summary": self.summary, "sentences": self.sentences}
         write_json(measured, content)
         return paths
@@ -56,7 +57,7 @@ class Findings:
         return view
 
     def markdown(self) -> str:
-        """Lay out the summary and the sentences for a page."""
+        """Write the summary and the sentences in Markdown."""
         columns = list(self.summary[0])
         lines = [
             "| " + " | ".join(cells) + " |"
@@ -66,9 +67,9 @@ class Findings:
 
 
 def over_seeds(values: Iterable[float], form: str = ".3g") -> str:
-    """Write the mean over seeds, and in brackets the smallest and the largest value.
+    """Format the mean over seeds, with the smallest and the largest value in brackets.
 
-    A measure that is NaN for a seed is not applicable.
+    If a value is NaN, the measure is marked as not applicable.
     """
     values = list(values)
     if any(math.isnan(value) for value in values):

@@ -1,4 +1,4 @@
-"""Profiled omega beside the closed forms and DeepNorm's alpha, sub-layer by sub-layer."""
+"""Profiled omegas of each sub-layer, compared with the closed forms and DeepNorm's alpha."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def omegas(
     """Compare profiled omegas with the closed forms and with DeepNorm's alpha, at N-N layers.
 
     Args:
-        output: Folder that is written.
+        output: Output folder.
         depths: Numbers N of layers of each stack.
         seeds: Seeds of the weights and the batch.
-        dim: Channels of the residual stream; the FFN has four times as many.
-        max_tokens: Size of the batch.
+        dim: Number of channels; the FFN has four times as many.
+        max_tokens: Maximum number of tokens on each side of the batch.
     """
     check(omegas, locals())
     bench = Bench(folder=output, dim=dim, ffn_dim=4 * dim, max_tokens=max_tokens)
@@ -69,9 +69,9 @@ def omegas(
         rows=rows,
         summary=summary,
         sentences=[
-            f"{row['stack']}: the profiled omega rises from {row['omega, 2nd']} to {row['last']} "
-            f"with depth; the closed form gives {row['O(log n)']} everywhere, DeepNorm's alpha "
-            f"{row['DeepNorm alpha']}."
+            f"{row['stack']}: the profiled omega rises with depth from {row['omega, 2nd']} to "
+            f"{row['last']}. The closed form gives {row['O(log n)']} in every sub-layer; "
+            f"DeepNorm's alpha is {row['DeepNorm alpha']}."
             for row in summary
         ],
         figure=_figure(rows, depths, dim),
@@ -79,7 +79,7 @@ def omegas(
 
 
 def _curves(rows: list[dict[str, Any]], stack: str, depth: int) -> Any:
-    """Shape (seeds, sub-layers)."""
+    """Collect the omegas of a stack, shape (seeds, sub-layers)."""
     own = [row for row in rows if (row["stack"], row["layers"]) == (stack, depth)]
     seeds = dict.fromkeys(row["seed"] for row in own)
     return np.array([[row["omega"] for row in own if row["seed"] == seed] for seed in seeds])

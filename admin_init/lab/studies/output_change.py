@@ -1,4 +1,4 @@
-"""How a perturbation of the weights moves the output, against depth."""
+"""Change of the output when the weights are perturbed, over depth."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEPTHS = (6, 12, 18, 36, 60, 100)
 _GROWTHS = ("none", "logarithmic", "linear")
 
 _SPAN = 30
-"""How far a panel reaches above and below the geometric mean of its changes, as a factor."""
+"""Range of a panel above and below the geometric mean of its changes, as a factor."""
 
 
 def output_change(
@@ -44,23 +44,25 @@ def output_change(
 ) -> Findings:
     """Measure the squared output change at initialization over depth, for every style.
 
-    The theory (arXiv 2004.08249, section 4): linear in depth for Post-LN, logarithmic for Admin
-    and Pre-LN.
+    Theory (arXiv 2004.08249, section 4) predicts linear growth with depth for Post-LN, and
+    logarithmic growth for Admin and Pre-LN.
 
     Args:
-        output: Folder that is written.
+        output: Output folder.
         residuals: Residual styles; all of them by default.
-        depths: Numbers of layers of the stack.
+        depths: Numbers of layers of the stack, at least three different ones.
         seeds: Seeds of the weights, the batch and the perturbations.
-        draws: Perturbations of each model, whose changes are averaged.
-        kind: An encoder, or a decoder alone.
+        draws: Number of perturbations of each model; their output changes are averaged.
+        kind: Encoder-only or decoder-only model.
         delta: Size of the change of each weight.
-        dim: Channels of the residual stream; the FFN has four times as many.
-        max_tokens: Size of the batch.
+        dim: Number of channels; the FFN has four times as many.
+        max_tokens: Maximum number of tokens in the batch.
     """
     check(output_change, locals())
     if len(set(depths)) < 3:
-        raise AdminInitError(f"`depths` must hold three different numbers, but is {depths}.")
+        raise AdminInitError(
+            f"`depths` must hold at least three different numbers, but is {depths}."
+        )
     bench = Bench(folder=output, dim=dim, ffn_dim=4 * dim, max_tokens=max_tokens)
     styles = list(RESIDUAL_STYLES) if residuals is None else list(residuals)
     rows = []
@@ -91,7 +93,7 @@ def _summarised(residual: str, rows: list[dict[str, Any]]) -> dict[str, str]:
     seeds = sorted({row["seed"] for row in rows})
     depths = sorted({row["layers"] for row in rows})
     first, last = depths[0], depths[-1]
-    # Two sub-layers a layer; fits and exponents count sub-layers.
+    # Fits and exponents count sub-layers, two per layer.
     sublayers = [2 * depth for depth in depths]
     changes = {seed: [row["change"] for row in rows if row["seed"] == seed] for seed in seeds}
     exponents = [growth_exponent(sublayers, values) for values in changes.values()]
@@ -120,7 +122,7 @@ def _typical(rows: list[dict[str, Any]]) -> list[float]:
 
 
 def _growth(sublayers: list[int], exponent: float) -> str:
-    """Name the growth whose exponent is the nearest one."""
+    """Name the kind of growth with the nearest exponent."""
     logarithmic = growth_exponent(sublayers, np.log(sublayers).tolist())
     if not exponent > -logarithmic:
         return "falls" if exponent < 0 else "none"
@@ -130,15 +132,15 @@ def _growth(sublayers: list[int], exponent: float) -> str:
 
 def _sentence(row: dict[str, str], first: int, last: int) -> str:
     if row[f"growth to {last}"] == NOT_APPLICABLE:
-        return f"{row['style']}: no change at any depth, its branches are 0 at initialization."
+        return f"{row['style']}: no change at any depth, because branches are 0 at initialization."
     if row["exponent"] == NOT_APPLICABLE:
         return (
-            f"{row['style']}: from {first} to {last} layers the change falls to "
-            f"{row[f'growth to {last}']} of it; growth: {row['growth']}."
+            f"{row['style']}: from {first} to {last} layers, the change falls to "
+            f"{row[f'growth to {last}']} of its value at {first} layers; growth: {row['growth']}."
         )
     return (
-        f"{row['style']}: from {first} to {last} layers the change grows "
-        f"{row[f'growth to {last}']} times, with an exponent of {row['exponent']}; growth: "
+        f"{row['style']}: from {first} to {last} layers, the change grows by a factor of "
+        f"{row[f'growth to {last}']}, with an exponent of {row['exponent']}; growth: "
         f"{row['growth']}."
     )
 
@@ -174,7 +176,7 @@ def _figure(styles: list[str], rows: list[dict[str, Any]], kind: Kind) -> Figure
             drawn[drawn <= 0] = np.nan
             axis.plot(curve, drawn, line, color=colour, label=label)
         axis.set(xscale="log", yscale="log")
-        # The same number of decades everywhere, so that steepness can be compared.
+        # The same number of decades in every panel, so that slopes can be compared.
         centre = statistics.geometric_mean(row["change"] for row in own)
         if all(centre / _SPAN < row["change"] < centre * _SPAN for row in own):
             axis.set_ylim(centre / _SPAN, centre * _SPAN)

@@ -1,4 +1,4 @@
-"""How much a profile depends on what it was measured on."""
+"""Dependence of a profile on seed, batch, batch size, dropout and padding."""
 
 from __future__ import annotations
 
@@ -34,19 +34,20 @@ def omega_spread(
     batches: PositiveInt = 8,
     dim: PositiveInt = 32,
 ) -> Findings:
-    """Measure how omegas differ between seeds, batches, batch sizes, with dropout and padding.
+    """Measure how omegas vary with the seed, the batch and its size, dropout and padding.
 
-    A batch holds sentences of about the same length, so four batches of a quarter of its tokens are
-    a better mixture; both are profiled. The spread of a site is the standard deviation of its omega
-    over the mean; a model's is the largest of its sites.
+    The sentences of a batch have about the same length, so four batches with a quarter of its
+    tokens are a better mixture; both are profiled. The spread at a site is the standard deviation
+    of its omega divided by the mean; the spread of a model is the largest of its sites.
 
     Args:
-        output: Folder that is written.
-        depth: Number of layers of encoder and decoder.
+        output: Output folder.
+        depth: Number of layers of the encoder and of the decoder.
         seeds: Seeds of the weights.
-        batch_sizes: The most tokens of a side of a batch, of which a quarter is taken too.
-        batches: How many batches of each size a model is profiled on, one at a time.
-        dim: Channels of the residual stream; the FFN has four times as many.
+        batch_sizes: Maximum numbers of tokens on each side of a batch, in one batch or in four
+            batches of a quarter.
+        batches: Number of profiles of each model and batch size.
+        dim: Number of channels; the FFN has four times as many.
     """
     check(omega_spread, locals())
     bench = Bench(folder=output, dim=dim, ffn_dim=4 * dim)
@@ -67,7 +68,7 @@ def omega_spread(
                 rows.append({"varied": varied, "tokens": size, "seed": seed, "spread": spread})
         batch = next(bench.batches(seed))
         plain = _without_dropout(bench, model, depth)
-        # Two draws of dropout on the same batch, none at all, and no padding.
+        # On the same batch: two draws of dropout, no dropout, no padding.
         first = profile_translator(model, [batch])
         torch.manual_seed(-seed)
         second = profile_translator(model, [batch])
@@ -99,7 +100,7 @@ def _spread(profiles: Sequence[AdminProfile]) -> float:
 
 
 def _difference(left: AdminProfile, right: AdminProfile) -> float:
-    """Largest relative difference of an omega."""
+    """Return the largest relative difference between the omegas of a site."""
     return max(abs(a.omega / b.omega - 1) for a, b in zip(left.sites, right.sites, strict=True))
 
 
@@ -143,21 +144,21 @@ def _sentences(
     for varied, one in ((_BATCH, "one batch"), (_MIXED, "four batches of a quarter each")):
         found = []
         for limit in (0.05, 0.02, 0.01):
-            # From this size on, so that one lucky size in between does not count.
+            # The spread must stay below the limit from this size on: one lucky size is no proof.
             above = [size for size in batch_sizes if worst(varied, size) > limit]
             enough = [size for size in batch_sizes if size > max(above, default=0)]
-            size = f"{min(enough):,} tokens" if enough else "more than was tried"
+            size = f"{min(enough):,} tokens" if enough else "more than tried"
             found.append(f"{limit:.0%}: {size}")
         sentences.append(
-            f"Tokens a side for a spread between profiles, at every site, of at most "
-            f"{', '.join(found)} ({one}; {batches} profiles, worst of {seeds} seeds)."
+            f"Tokens per side for a spread between profiles of at most {', '.join(found)} (at "
+            f"every site; {one}; {batches} profiles, worst of {seeds} seeds)."
         )
     (fixed,) = {row["tokens"] for row in rows if row["varied"] == "seed"}
     sentences.append(
-        f"At {fixed:,} tokens: {worst('seed', fixed):.1%} between seeds of the weights and their "
-        f"batches, {worst(_DRAW, fixed):.1%} between two draws of dropout, "
-        f"{worst(_DROPOUT, fixed):.1%} with or without dropout, {worst(_PADDING, fixed):.1%} with "
-        "padding counted or not."
+        f"At {fixed:,} tokens, omegas differ by {worst('seed', fixed):.1%} between seeds of the "
+        f"weights and the batch, by {worst(_DRAW, fixed):.1%} between two draws of dropout, by "
+        f"{worst(_DROPOUT, fixed):.1%} with and without dropout, and by "
+        f"{worst(_PADDING, fixed):.1%} whether or not padding is counted."
     )
     return sentences
 
@@ -178,9 +179,9 @@ def _figure(rows: list[dict[str, Any]], batch_sizes: Sequence[int], seeds: Seque
             )
     axis.set(
         xscale="log",
-        xlabel="tokens of a side that are profiled",
+        xlabel="tokens on each side of the profiled batches",
         ylabel="largest std / mean of an omega, %",
-        title="spread between profiles of other batches (a dot: a seed)",
+        title="spread between profiles of different batches (dots: seeds)",
         ylim=(0, None),
     )
     axis.set_xticks(list(batch_sizes), [f"{size:,}" for size in batch_sizes])

@@ -1,4 +1,4 @@
-"""Studies as a step of a comparison: what its styles do before any training."""
+"""Studies of a comparison's residual styles at initialization, for its report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from admin_init.lab.studies import STUDIES
 
 
 class Step(NamedTuple):
-    """A study of a comparison, as its report shows it."""
+    """A study as the report of a comparison shows it."""
 
     name: str
     summary: list[dict[str, str]]
@@ -25,7 +25,7 @@ class Step(NamedTuple):
 
 
 def run_studies(comparison: Comparison) -> None:
-    """Run the studies that the comparison asks for; those done before are kept."""
+    """Run the studies of a comparison; keep those that are finished already."""
     for name in comparison.studies:
         folder = _folder(comparison, name)
         styles, seeds = comparison.grid.residual, comparison.grid.seed
@@ -41,7 +41,7 @@ def run_studies(comparison: Comparison) -> None:
 
 
 def _measured(path: Path) -> tuple[set[str], set[int]] | None:
-    """Return the styles and seeds of a study that was done before, if it can be used."""
+    """Return the styles and seeds of a finished study; None if it is missing or unusable."""
     if not path.exists():
         return None
     try:
@@ -49,12 +49,12 @@ def _measured(path: Path) -> tuple[set[str], set[int]] | None:
         return {row["style"] for row in rows}, {row["seed"] for row in rows}
     except AdminInitError as error:
         aside = set_aside(path)
-        sys.stderr.write(f"{error} It is now {aside.name}, and the study is done again.\n")
+        sys.stderr.write(f"{error} It was renamed to {aside.name}, and the study is repeated.\n")
         return None
 
 
 def studied(comparison: Comparison) -> list[Step]:
-    """Read what :func:`run_studies` found."""
+    """Read the findings that :func:`run_studies` wrote."""
     steps = []
     for name in comparison.studies:
         folder = _folder(comparison, name)

@@ -106,9 +106,9 @@ def test_the_spread_is_that_of_repeated_profiles() -> None:
     assert ("at most 5%: 64 tokens" in one) == all(
         spread["batch", size, seed] <= 0.05 for size in (64, 256) for seed in (1, 2)
     )
-    assert ("1%: more than was tried" in one) == (worst > 0.01)
+    assert ("1%: more than tried" in one) == (worst > 0.01)
     assert "four batches of a quarter each; 3 profiles, worst of 2 seeds" in four
-    assert "with padding counted or not" in others
+    assert "whether or not padding is counted" in others
     # By hand, for the smaller batches of the first seed.
     bench = Bench(folder="again", dim=16, ffn_dim=64)
     model = bench.translator(1, 2)
