@@ -1,4 +1,4 @@
-"""Diagnosis of a model: what was measured of it, and of each sub-layer."""
+"""Diagnosis of a model: measurements of the whole model and of each sub-layer."""
 
 from __future__ import annotations
 
@@ -20,29 +20,30 @@ from admin_init.measures import (
 
 @dataclass(frozen=True, kw_only=True)
 class Sublayer:
-    """What was measured at one sub-layer."""
+    """Measurements of one sub-layer."""
 
     name: str
-    """Such as ``encoder.layers.0.self_attn``."""
+    """Name, such as ``encoder.layers.0.self_attn``."""
     stack: str
-    """Such as ``encoder``."""
+    """Stack, such as ``encoder``."""
     shortcut_variance: float
-    """Of the shortcut as it enters the sum, see :func:`admin_init.measures.branch_terms`."""
+    """Variance of the shortcut as it enters the sum; see
+    :func:`admin_init.measures.branch_terms`."""
     branch_variance: float
-    """Of the branch as it enters the sum."""
+    """Variance of the branch as it enters the sum."""
     output_change: float
-    """Squared change of the output where every weight changes by
-    :data:`~admin_init.lab.diagnosis.measured.SUBLAYER_DELTA`, see
-    :func:`admin_init.measures.sublayer_output_changes`. Sentences are cut to the shortest, because
-    padding, whose embedding is zero, would make up the whole mean of a Pre-LN stack."""
+    """Squared change of the output when every weight changes by
+    :data:`~admin_init.lab.diagnosis.measured.SUBLAYER_DELTA`; see
+    :func:`admin_init.measures.sublayer_output_changes`. Sentences are cut to the length of the
+    shortest one: padding, whose embedding is zero, would dominate the mean in a Pre-LN stack."""
     output_gradient_norm: float
     """2-norm of the gradient of the loss with respect to the output."""
     parameter_gradient_norm: float
-    """2-norm of the gradient with respect to all parameters; 0 where there are none."""
+    """2-norm of the gradient with respect to its parameters; 0 if it has none."""
     largest_attention_logit: float | None = None
-    """Of an attention."""
+    """Largest attention logit; None if the sub-layer is not an attention."""
     attention_entropy: float | None = None
-    """Of an attention: mean over queries and heads, in nats."""
+    """Attention entropy in nats, mean over queries and heads; None if it is not an attention."""
 
     @property
     def term(self) -> Term:
@@ -52,29 +53,28 @@ class Sublayer:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What was measured on a model, in eval mode: without dropout."""
+    """Measurements of a model in eval mode, without dropout."""
 
     residual: str
     """Residual style."""
     layers: str
-    """Layers of both stacks, such as ``6-6``; ``0-6`` for a decoder alone."""
+    """Numbers of encoder and decoder layers, such as ``6-6``; ``0-6`` is decoder-only."""
     nll: float
-    """Negative log-likelihood of the batch, in nats per target token, without smoothing."""
+    """Negative log-likelihood of the batch in nats per target token, without label smoothing."""
     loss: float
-    """The loss whose gradients are measured: smoothed, in nats per target token."""
+    """Loss whose gradients are measured: label-smoothed, in nats per target token."""
     output_log_z: float
-    """See :func:`admin_init.measures.output_log_z`."""
+    """Mean log Z of the output softmax in nats; see :func:`admin_init.measures.output_log_z`."""
     output_change: dict[str, dict[str, float]]
-    """By the tensor that changes, then by delta: the squared output change. ``decoder output`` is
-    what the output projection reads, ``encoder output`` what cross-attention reads; both without
-    their padding."""
+    """Squared output change by tensor, then by delta. ``decoder output`` is the input of the output
+    projection, ``encoder output`` the input of cross-attention; padding is left out."""
     gradient_step_change: float
     """Squared change of the decoder's output after a step of
     :data:`~admin_init.lab.diagnosis.measured.GRADIENT_STEP` against the gradient."""
     sublayers: list[Sublayer]
-    """In the order of execution."""
+    """Sub-layers in the order of execution."""
     other_gradient_norms: dict[str, float]
-    """2-norm of the gradient of what is in no sub-layer: embeddings, the norm at a stack's end."""
+    """2-norms of the gradients of other parameters: the embeddings and the final norm."""
 
     @property
     def stacks(self) -> dict[str, list[Sublayer]]:
@@ -97,7 +97,7 @@ class Diagnosis:
         return math.hypot(*own, *self.other_gradient_norms.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as primitives, with what follows from the measurements."""
+        """Return plain values: the measurements and values derived from them."""
         values = asdict(self)
         for sublayer, entry in zip(self.sublayers, values["sublayers"], strict=True):
             entry["branch_share"] = branch_share(sublayer.term)
@@ -106,7 +106,7 @@ class Diagnosis:
 
 
 def mean_diagnosis(diagnoses: Sequence[Diagnosis]) -> Diagnosis:
-    """Average what was measured on several batches; attention logits are the largest of all."""
+    """Average the measurements of several batches; keep the maximum of attention logits."""
     if len(diagnoses) == 1:
         return diagnoses[0]
     merged = _mean([{f.name: getattr(d, f.name) for f in fields(d)} for d in diagnoses])

@@ -1,4 +1,4 @@
-"""From a recipe to the files of a diagnosis."""
+"""Diagnosis of the model of a recipe, written to files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from admin_init.lab.diagnosis.views import (
 from admin_init.lab.plotting import png
 
 FILES = ("diagnosis.json", "diagnosis.png")
-"""What :func:`write_diagnosis` writes."""
+"""Files that :func:`write_diagnosis` writes."""
 
 
 def write_diagnosis(
@@ -41,20 +41,21 @@ def write_diagnosis(
     """Diagnose the model of a recipe or a checkpoint, and write :data:`FILES`.
 
     Args:
-        recipe: A YAML file that ``admin-init fit`` takes.
-        output: Folder that is written.
-        checkpoint: Of a model that the recipe trained; without one, its initialization.
-        batches: Number of training batches that are averaged over.
-        deltas: Changes of the weights at which the output change is measured.
-        seed: Of the weights, in place of the recipe's, and of the signs of their changes.
-        ramp_steps: Updates of a ramp to the largest stable learning rate; None for no ramp.
-        usage: Usage line of errors in the recipe.
+        recipe: YAML file for ``admin-init fit``.
+        output: Output folder.
+        checkpoint: Checkpoint of a model trained with the recipe; None for a new model.
+        batches: Number of training batches to average over.
+        deltas: Sizes of the changes of the weights for the output change.
+        seed: Seed of the weights, instead of the recipe's, and of the signs of their changes.
+        ramp_steps: Number of updates of a ramp to find the largest stable learning rate; None for
+            no ramp.
+        usage: Usage line for errors in the recipe.
 
     Returns:
-        Sentences and tables that say what was found, for a terminal.
+        The findings as sentences and tables, for a terminal.
 
     Raises:
-        AdminInitError: An argument is out of its range, see also
+        AdminInitError: An argument is out of range; see also
             :func:`admin_init.lab.diagnosis.subject.load_subject`.
         MissingExtraError: The extra ``lab`` is not installed.
     """

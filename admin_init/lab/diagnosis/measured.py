@@ -1,4 +1,4 @@
-"""Every costly measure of stability on one model, whether at its initialization or trained."""
+"""Stability measures of one model, at its initialization or trained."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from admin_init.translation.module import TranslationModule
 from admin_init.translation.prefix_lm import PrefixLanguageModel
 
 DELTAS = (1e-5, 1e-4, 1e-3)
-"""Changes of the weights at which the output change is measured."""
+"""Sizes of the changes of the weights for the output change."""
 
 SUBLAYER_DELTA = 1e-4
-"""That at which it is measured sub-layer by sub-layer."""
+"""Size of the changes of the weights for the output change of each sub-layer."""
 
 GRADIENT_STEP = 1e-6
-"""Step along the sign of the gradient."""
+"""Size of the step along the sign of the gradient."""
 
 
 def diagnose_module(
@@ -46,17 +46,17 @@ def diagnose_module(
     deltas: Sequence[PositiveFloat] = DELTAS,
     seed: int = 0,
 ) -> Diagnosis:
-    """Measure ``module`` on a batch, and leave it as it was.
+    """Measure ``module`` on a batch, without changing it.
 
     Args:
-        module: With a Transformer of :mod:`admin_init.nn`, of one stack or two.
-        batch: What it is measured on.
-        deltas: Changes of the weights at which the output change is measured.
+        module: Module with a Transformer of :mod:`admin_init.nn`, with one or two stacks.
+        batch: Batch to measure on.
+        deltas: Sizes of the changes of the weights for the output change.
         seed: Seed of the signs of these changes.
 
     Raises:
         AdminInitError: The module is not built yet, or its Transformer is fairseq's; or ``deltas``
-            is empty, or holds one that is not positive.
+            is empty, or contains a value that is not positive.
     """
     check(diagnose_module, locals())
     model = observable(module)
@@ -68,7 +68,7 @@ def diagnose_module(
 
     with preserved(module), ExitStack() as stack:
         module.eval()
-        # Within, or `preserved` would take the hook for a part of the model, and put it back.
+        # Inside `preserved`, which would otherwise restore the hook with the model's attributes.
         hidden = _Hidden(model)
         stack.callback(hidden.remove)
         attentions = _attentions(model, run)
@@ -133,25 +133,25 @@ def observable(module: TranslationModule) -> nn.Module:
     """Return the Transformer of a module, if it can be diagnosed.
 
     Raises:
-        AdminInitError: It is not built yet, or fairseq's.
+        AdminInitError: The Transformer is not built yet, or is fairseq's.
     """
     model = getattr(module, "transformer", None)
     if model is None:
         raise AdminInitError(
-            "The model is not built, because the size of its vocabulary is not known. Give it "
+            "The model is not built yet, because the size of its vocabulary is not known. Give "
             "`vocabulary_size`, or set `module.data` and call `module.setup('fit')`."
         )
     if not isinstance(model, Transformer | PrefixLanguageModel):
         raise AdminInitError(
-            f"The sub-layers of {type(model).__name__} cannot be observed: only those of our own "
-            "Transformer can. Leave `fairseq` out of the recipe, or turn its checkpoint into one "
-            "of ours with `admin-init convert`."
+            f"The sub-layers of {type(model).__name__} cannot be observed: only the Transformer of "
+            "admin_init can. Remove `fairseq` from the recipe, or convert its checkpoint with "
+            "`admin-init convert`."
         )
     return model
 
 
 class _Hidden:
-    """Sees what enters the output projection."""
+    """Record the input of the output projection."""
 
     def __init__(self, model: nn.Module) -> None:
         owner = model.decoder_only if isinstance(model, PrefixLanguageModel) else model
@@ -163,7 +163,7 @@ class _Hidden:
         self._seen[:] = args
 
     def after(self, run: Callable[[], object]) -> Callable[[], Tensor]:
-        """Return what runs the model and returns the states, (N, T, D)."""
+        """Return a function that runs the model and returns this input, (N, T, D)."""
 
         def states() -> Tensor:
             run()
@@ -173,7 +173,7 @@ class _Hidden:
 
 
 def _cut(sentences: Tensor, padding: int) -> Tensor:
-    """Cut sentences to the shortest, which leaves no padding on either side."""
+    """Cut sentences to the length of the shortest one, so that no padding is left."""
     real = sentences.ne(padding)
     shortest = int(real.sum(1).min())
     return sentences[:, :shortest] if real[:, 0].all() else sentences[:, -shortest:]

@@ -1,4 +1,4 @@
-"""The largest stable learning rate of a model at hand, from one ramp of it."""
+"""The largest stable learning rate of a model, from one ramp of the learning rate."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from admin_init.translation.module import TranslationModule
 
 @dataclass(frozen=True, kw_only=True)
 class Ramp:
-    """What a ramp of the learning rate found."""
+    """Result of a ramp of the learning rate."""
 
     rate: float
     """The largest stable learning rate."""
     diverged_at: int | None
-    """Index from 0 of the first step of the divergence; None where there was none."""
+    """Index from 0 of the first diverged step; None if the training did not diverge."""
     reason: str | None
-    """What the divergence was, in plain language."""
+    """The sign of divergence, in plain language; None if the training did not diverge."""
     rates: list[float]
-    """Learning rate of every step that was taken."""
+    """Learning rate of every step."""
     losses: list[float]
-    """Training loss of every step before its update, smoothed, in nats per token."""
+    """Label-smoothed training loss of every step, before its update, in nats per token."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as primitives."""
+        """Return plain values."""
         return asdict(self)
 
 
@@ -44,25 +44,26 @@ def largest_stable_rate(
     peak: float = RAMP_PEAK,
     restore: bool = True,
 ) -> Ramp:
-    """Train with a learning rate that grows at every step, until that diverges.
+    """Train with a learning rate that grows at every step, until the training diverges.
 
     The protocol of KEEL (arXiv 2601.19895), judged by
     :class:`admin_init.measures.LargestStableRate`: the rate is ``peak * n / steps`` at step n from
-    1. Optimizer, label smoothing and dropout are those of ``module``; its schedule is not used, and
-    gradients are neither clipped nor accumulated.
+    1. The optimizer, label smoothing and dropout are those of ``module``; its schedule is not used,
+    and gradients are neither clipped nor accumulated.
 
     Args:
-        module: Where training starts, at its initialization or trained.
-        batches: Training batches, iterated anew when they run out.
-        steps: Updates from a rate of (nearly) 0 to the peak.
-        peak: The last learning rate.
-        restore: Put weights, modes and random states back afterwards.
+        module: Module to train, at its initialization or already trained.
+        batches: Training batches; iterated again when they run out.
+        steps: Number of updates from a learning rate near 0 to the peak.
+        peak: Last learning rate.
+        restore: Restore weights, modes and random states afterwards.
 
     Returns:
-        The ramp, up to the step at which the divergence was certain.
+        The ramp, up to the step at which the divergence is certain.
 
     Raises:
-        ValueError: ``steps`` is below 1, ``peak`` is not positive, or ``batches`` run out for good.
+        ValueError: ``steps`` is below 1, ``peak`` is not positive, or ``batches`` run out and
+            cannot be iterated again.
     """
     if steps < 1 or not peak > 0:
         raise ValueError(
@@ -120,6 +121,6 @@ def _endless(batches: Iterable[TranslationBatch]) -> Iterator[TranslationBatch]:
             yield batch
         if batch is None:
             raise ValueError(
-                "`batches` ran out before the last step, and cannot be iterated anew. Pass a "
-                "loader or a list, or as many batches as `steps`."
+                "`batches` ran out before the last step and cannot be iterated again. Pass a "
+                "DataLoader or a list, or as many batches as `steps`."
             )

@@ -1,4 +1,4 @@
-"""The model that is diagnosed, and its batches: of a recipe, or of a checkpoint."""
+"""The model to diagnose, from a recipe or a checkpoint, and its batches."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from admin_init.translation.recipe_cli import RecipeCLI, recipe_cli
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A model, and what it is measured on."""
+    """A model, and the batches to measure it on."""
 
     module: TranslationModule
     batches: list[TranslationBatch]
     """The first training batches of the recipe."""
     loader: Iterable[TranslationBatch]
-    """All its training batches, from the first on."""
+    """All training batches of the recipe."""
     origin: str
-    """Where the weights come from, in plain language."""
+    """Origin of the weights, in plain language."""
 
 
 def load_subject(
@@ -43,21 +43,21 @@ def load_subject(
     seed: int | None = None,
     usage: str | None = None,
 ) -> Subject:
-    """Build the model of a recipe as training would, or load one that it trained.
+    """Build the model of a recipe as training does, or load a trained one from a checkpoint.
 
-    A new model whose recipe has AdminInit is profiled and rescaled as AdminInit does, on the first
-    training batch; so is one with the residual style ``admin``.
+    A new model is profiled on the first training batch and rescaled, as AdminInit does, if the
+    recipe has AdminInit or the residual style ``admin``.
 
     Args:
-        recipe: A YAML file that ``admin-init fit`` takes.
-        checkpoint: Of a model that was trained on the recipe's data.
-        batches: How many training batches.
-        seed: Of the weights, in place of the recipe's.
-        usage: Usage line of errors in the recipe.
+        recipe: YAML file for ``admin-init fit``.
+        checkpoint: Checkpoint of a model trained on the recipe's data; None for a new model.
+        batches: Number of training batches.
+        seed: Seed of the weights, instead of the recipe's.
+        usage: Usage line for errors in the recipe.
 
     Raises:
-        AdminInitError: The recipe cannot be built or the checkpoint cannot be read, they do not
-            belong together, there are fewer batches, or the model cannot be observed.
+        AdminInitError: The recipe cannot be built, the checkpoint cannot be read or does not fit
+            the recipe, the recipe has fewer batches, or the model cannot be observed.
     """
     check(load_subject, locals())
     saved = None if checkpoint is None else read_checkpoint(checkpoint)
@@ -75,7 +75,7 @@ def load_subject(
         if known != ids:
             raise AdminInitError(
                 f"{checkpoint} was trained with {known} subwords, but the data of {recipe} have "
-                f"{ids}. Give the recipe that it was trained with."
+                f"{ids}. Give the recipe with which the checkpoint was trained."
             )
     observable(module)
     first = list(islice(iter(data.train_dataloader()), batches))
@@ -94,7 +94,7 @@ def load_subject(
 
 
 def _rescale(built: RecipeCLI, module: TranslationModule, batch: TranslationBatch) -> bool:
-    """Do what AdminInit would on the first batch, and say whether it would."""
+    """Profile and rescale the model as AdminInit does; return whether the recipe asks for it."""
     callbacks = built.trainer.callbacks  # type: ignore[attr-defined]
     admin = next((callback for callback in callbacks if isinstance(callback, AdminInit)), None)
     if admin is None:

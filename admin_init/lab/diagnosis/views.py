@@ -1,4 +1,4 @@
-"""A diagnosis as a table, and as a picture."""
+"""Tables and the figure of a diagnosis."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PLACES = {"self_attn": "self-attn", "cross_attn": "cross-attn"}
 
 
 def sublayer_table(diagnosis: Diagnosis) -> Table:
-    """Lay out what was measured at each sub-layer, for a terminal of 80 columns."""
+    """Lay out the measurements of each sub-layer, for a terminal of 80 columns."""
     view = Table(box=box.SIMPLE_HEAD, padding=0)
     view.add_column("sub-layer", no_wrap=True)
     for column in (
@@ -51,7 +51,7 @@ def sublayer_table(diagnosis: Diagnosis) -> Table:
 
 
 def model_table(diagnosis: Diagnosis, ramp: Ramp | None = None) -> Table:
-    """Lay out what was measured of the whole model, for a terminal of 80 columns."""
+    """Lay out the measurements of the whole model, for a terminal of 80 columns."""
     view = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     view.add_column("whole model")
     view.add_column("value", justify="right")
@@ -63,7 +63,7 @@ def model_table(diagnosis: Diagnosis, ramp: Ramp | None = None) -> Table:
         for delta, value in changes.items():
             view.add_row(f"change of the {tensor}, delta {delta}", f"{value:.3g}", _SQUARED)
     view.add_row(
-        f"the same of the decoder, gradient step {GRADIENT_STEP:g}",
+        f"change of the decoder output, gradient step {GRADIENT_STEP:g}",
         f"{diagnosis.gradient_step_change:.3g}",
         _SQUARED,
     )
@@ -76,20 +76,20 @@ _SQUARED = "squared norm"
 
 
 def ramp_sentence(ramp: Ramp) -> str:
-    """Say how the ramp ended."""
+    """Report in a sentence how the ramp ended."""
     if ramp.diverged_at is None:
         return (
-            f"The ramp to a learning rate of {ramp.rates[-1]:g} in {len(ramp.rates)} steps did "
-            "not diverge: the largest stable one may be higher."
+            f"Training did not diverge on the ramp to a learning rate of {ramp.rates[-1]:g} in "
+            f"{len(ramp.rates)} steps: the largest stable learning rate may be higher."
         )
     return (
-        f"The ramp diverged at step {ramp.diverged_at + 1}, after a learning rate of "
+        f"Training diverged at step {ramp.diverged_at + 1} of the ramp, after a learning rate of "
         f"{ramp.rate:.3g}: {ramp.reason}."
     )
 
 
 def diagnosis_figure(diagnosis: Diagnosis, ramp: Ramp | None = None) -> Figure:
-    """Draw the layer dependency of each stack, and every measure over the sub-layers."""
+    """Draw the layer dependency of each stack, and each measure over the sub-layers."""
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
     shares = diagnosis.dependency()
@@ -100,7 +100,7 @@ def diagnosis_figure(diagnosis: Diagnosis, ramp: Ramp | None = None) -> Figure:
     for number, axis in enumerate(maps):
         axis.set_subplotspec(grid[0, number] if len(maps) > 1 else grid[0, :])
     figure.set_size_inches(11, 3.8 * rows)
-    # Colour bars that have moved with their maps reach a little beyond the edge.
+    # The colour bars moved with their maps, and would reach a little beyond the edge.
     figure.set_layout_engine("constrained", rect=(0, 0, 0.985, 1))
     figure.suptitle(f"{diagnosis.residual}, {diagnosis.layers} layers, without dropout")
     panels = [figure.add_subplot(grid[1 + number // 2, number % 2]) for number in range(4)]
@@ -126,7 +126,7 @@ def diagnosis_figure(diagnosis: Diagnosis, ramp: Ramp | None = None) -> Figure:
 
 
 def _curves(axis: Axes, diagnosis: Diagnosis, value: Callable[[Sublayer], float | None]) -> None:
-    """Draw one curve a stack; where only attentions have a value, one a kind of attention."""
+    """Draw a curve for each stack, or for each kind of attention if only attentions have values."""
     curves: dict[str, tuple[list[int], list[float]]] = {}
     for stack, found in diagnosis.stacks.items():
         everywhere = all(value(sublayer) is not None for sublayer in found)

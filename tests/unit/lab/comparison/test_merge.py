@@ -140,7 +140,7 @@ def test_the_same_run_may_be_in_two_folders_with_the_same_figures() -> None:
     [
         ([], "merged", "`folders` must name at least one folder"),
         (["a", "nowhere"], "merged", "nowhere holds no comparison: it has no comparison.json"),
-        (["a", "old"], "merged", "written by an earlier version. Repeat the comparison there"),
+        (["a", "old"], "merged", "written by an earlier version. Run the comparison again"),
         (["a"], "./a", "`output` must not be one of the `folders`, but is ./a"),
         (["a"], "other", "other holds runs with other settings: `max_steps` was 7 and is now 500"),
     ],
