@@ -1,4 +1,4 @@
-"""Advertisements and deprecations of libraries, kept out of the command line's output."""
+"""Filters that keep tips and deprecation warnings of libraries out of the command line's output."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _WARNINGS = (
     # How we call Lightning, and how Lightning calls torch.
     ("LightningCLI's args parameter is intended", r"pytorch_lightning\.cli"),
     (r"`isinstance\(treespec, LeafSpec\)` is deprecated", r"pytorch_lightning\.utilities\._pytree"),
-    # With batches of memory-mapped ids, loading is no bottleneck.
+    # Loading memory-mapped batches is no bottleneck.
     (r"The '\w+' does not have many workers", "pytorch_lightning"),
     # How fairseq calls torch, and Lightning its own summary.
     ("Support for mismatched key_padding_mask and attn_mask", r"torch\.nn\.functional"),
     (r"Precision \S+ is not supported by the model summary", r"pytorch_lightning\.utilities"),
-    # A gradient scaler has skipped the first update, as it is meant to.
+    # A gradient scaler skips the first update by design.
     (r"Detected call of `lr_scheduler\.step\(\)` before", r"torch\.optim\.lr_scheduler"),
 )
-"""Beginnings of messages, and the modules that they come from."""
+"""Beginnings of warnings, and the modules that raise them."""
 
 _NOTES = re.compile(
     "💡 Tip: "
     "|[GTH]PU available: False"
     r"|`Trainer\(val_check_interval=1\.0\)` was configured"
 )
-"""Beginnings of what Lightning writes where nothing is wrong."""
+"""Beginnings of Lightning's messages when nothing is wrong."""
 
 _LOGGERS = (
     "pytorch_lightning.utilities.rank_zero",
@@ -39,9 +39,9 @@ _LOGGERS = (
 
 
 def silence_chatter() -> None:
-    """Leave out advertisements, and warnings that no user of the command line can act on.
+    """Hide tips, and warnings on which a user of the command line cannot act.
 
-    For processes of the command line only: nobody who imports the package is to miss a warning.
+    Only for processes of the command line: users who import the package see every warning.
     """
     for message, module in _WARNINGS:
         warnings.filterwarnings("ignore", message, module=module)
@@ -52,10 +52,10 @@ def silence_chatter() -> None:
 
 
 class _ToldOnce:
-    """Leaves the death of a loader to the error that ends the run.
+    """Hook that hides the second report of a DataLoader worker's death.
 
-    torch raises one from a signal handler, too, which may run in a finalizer: there Python prints
-    it with a traceback, and goes on.
+    The error that ends the run reports it. torch also raises one in a signal handler; if that runs
+    in a finalizer, Python prints it with a traceback and continues.
     """
 
     def __init__(self, tell: Callable[[Any], object]) -> None:

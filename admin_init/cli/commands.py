@@ -1,4 +1,4 @@
-"""Commands that are not LightningCLI's; :mod:`admin_init.cli.main` says how they are called."""
+"""Commands that are not LightningCLI's; :mod:`admin_init.cli.main` calls them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from admin_init._utils.output import results, say
 from admin_init.errors import AdminInitError, require_extra
 
 if TYPE_CHECKING:
-    # The types of the options: jsonargparse imports all of this for every command, so no more.
+    # Only types of options: jsonargparse imports all of this for every command.
     from admin_init.translation.corpora.config import CorpusConfig
 
 
@@ -26,12 +26,12 @@ def prepare(
     """Clean a parallel corpus, split it into subwords, and write it as a fairseq data-bin.
 
     Args:
-        destination: The folder that is written. A run that was killed goes on when it is repeated.
-        corpus: What is prepared.
-        workers: Processes that share the work.
-        shard_size: Pairs that a process works on at once, and has in memory.
-        overwrite: Replace a folder that was prepared otherwise.
-        settings: The fields of `PrepareConfig`.
+        destination: Output folder. Repeat an interrupted command to continue it.
+        corpus: Corpus to prepare.
+        workers: Number of worker processes.
+        shard_size: Number of sentence pairs that a process holds in memory at a time.
+        overwrite: Replace a folder that was prepared with other settings.
+        settings: Fields of `PrepareConfig`.
     """
     from admin_init.translation.preparation import prepare as preparation
 
@@ -58,17 +58,18 @@ def diagnose(
     largest_stable_rate: bool = False,
     ramp_steps: int = 200,
 ) -> int:
-    """Measure how stable the model of a recipe or a checkpoint is, sub-layer by sub-layer.
+    """Measure the stability of a recipe's model or checkpoint, sub-layer by sub-layer.
 
     Args:
-        recipe: A YAML file that `admin-init fit` takes; measured on its first training batches.
-        output: Folder that is written.
-        checkpoint: Of a model that the recipe trained; without one, its initialization.
+        recipe: YAML file for `admin-init fit`. The model is measured on its first training batches.
+        output: Output folder.
+        checkpoint: Checkpoint of a model trained with the recipe. By default, the model is measured
+            at initialization.
         batches: Number of batches to average over.
-        deltas: Changes of the weights at which the output change is measured.
-        seed: Of the weights, in place of the recipe's, and of their changes.
-        largest_stable_rate: Train on a ramp of the learning rate, to find the largest stable one.
-        ramp_steps: Updates of the ramp.
+        deltas: Sizes of the weight perturbations at which the output change is measured.
+        seed: Seed of the weights, instead of the recipe's, and of their perturbations.
+        largest_stable_rate: Train with a growing learning rate to find the largest stable one.
+        ramp_steps: Number of updates with a growing learning rate.
     """
     from rich.console import Console
 
@@ -94,22 +95,22 @@ def diagnose(
 
 
 def compare(**settings: Any) -> int:
-    """Train variants of a model side by side, judge each, and write a report."""
+    """Train variants of a model, judge each of them, and write a report."""
     from admin_init.lab.comparison import runner as lab
     from admin_init.lab.comparison.config import Comparison
 
     comparison = Comparison(**settings)
     if comparison == Comparison():
-        raise AdminInitError("a comparison needs a `--config FILE` that says what to compare.")
+        raise AdminInitError("a comparison needs a `--config FILE` with the variants to compare.")
     return _report(comparison, lab.compare(comparison))
 
 
 def merge(folders: Sequence[str], output: str) -> int:
-    """Unite what several computers have done of one comparison, and write its report.
+    """Merge the results of one comparison from several computers, and write its report.
 
     Args:
-        folders: The folders that `admin-init compare` wrote, with `--share 1/2` and `--share 2/2`.
-        output: Folder that is written.
+        folders: Output folders of `admin-init compare`, with `--share 1/2` and `--share 2/2`.
+        output: Output folder.
     """
     from admin_init.lab.comparison import merge as lab
 
@@ -117,18 +118,18 @@ def merge(folders: Sequence[str], output: str) -> int:
 
 
 def studies() -> Mapping[str, Callable[..., Any]]:
-    """Load the studies, by name."""
+    """Return the studies by name."""
     from admin_init.lab.studies import STUDIES
 
     return STUDIES
 
 
 def study(name: str, **settings: Any) -> int:
-    """Measure residual styles in the small: draw, and say what is found.
+    """Measure residual styles on small models, and write figures and findings.
 
     Args:
-        name: Which study.
-        settings: The options of each study, by its name.
+        name: Name of the study.
+        settings: Options of each study, by its name.
     """
     from rich.console import Console
 
@@ -169,22 +170,22 @@ def translate(
     length_penalty: float | None = None,
     too_long: Literal["skip", "cut"] | None = None,
 ) -> int:
-    """Translate lines on standard input into lines on standard output.
+    """Translate lines from standard input to standard output.
 
     Args:
-        checkpoint: Of a model that `admin-init fit` or `compare` trained.
-        data: The prepared folder that it was trained on, if it is not where it was.
-        beam_size: Overrules that of the checkpoint.
-        length_penalty: Overrules that of the checkpoint.
-        too_long: What becomes of a line that is longer than the model's positions: `skip` leaves
-            its translation empty, `cut` translates its beginning; without one, translating ends.
+        checkpoint: Checkpoint of a model trained by `admin-init fit` or `compare`.
+        data: Prepared folder that the model was trained on; needed only if it was moved.
+        beam_size: Beam size, instead of the checkpoint's.
+        length_penalty: Length penalty, instead of the checkpoint's.
+        too_long: Treatment of lines that are too long for the model: `skip` writes an empty
+            translation, `cut` translates the beginning. By default, such a line ends the command.
     """
     from admin_init._utils.memory import keep_freed_memory
     from admin_init.translation.line_stream import LineStream
     from admin_init.translation.translate import Translator
 
     if sys.stdin is None:
-        raise AdminInitError("standard input, where the lines are to come from, is closed.")
+        raise AdminInitError("standard input is closed, so there are no lines to translate.")
 
     def report(problem: str) -> None:
         sys.stderr.write(f"admin-init translate: {problem}\n")
@@ -214,10 +215,10 @@ def average(
     """Average the weights of the last checkpoints of a run.
 
     Args:
-        output: Checkpoint that is written.
-        checkpoints: What is averaged, in the order of training.
-        folder: Or a folder, of whose checkpoints the last are averaged.
-        last: How many of the folder, by the updates that they say they are after.
+        output: Output checkpoint.
+        checkpoints: Checkpoints to average, in the order of training.
+        folder: Folder whose last checkpoints are averaged, instead of `--checkpoints`.
+        last: Number of the folder's checkpoints to average, those after the most updates.
     """
     from admin_init._utils.weight_averaging import newest_checkpoints, write_average
 
@@ -231,11 +232,11 @@ def average(
 
 
 def convert(checkpoint: str, output: str) -> int:
-    """Turn a checkpoint of fairseq into one of ours, or one of ours into one of fairseq.
+    """Convert a checkpoint from fairseq to Lightning, or from Lightning to fairseq.
 
     Args:
-        checkpoint: A .pt that fairseq-train wrote, or a checkpoint that `admin-init fit` wrote.
-        output: Checkpoint that is written.
+        checkpoint: A .pt file of fairseq-train, or a checkpoint of `admin-init fit`.
+        output: Output checkpoint.
     """
     from admin_init.fairseq.convert import convert_checkpoint
 

@@ -1,6 +1,6 @@
 """The command line, ``admin-init``.
 
-What needs no command's imports, which take seconds, is answered without them.
+Help and errors that need no command's imports, which take seconds, are given without them.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ _CHECKPOINT = "runs/multi30k_en_de/admin_4-4/checkpoints/last.ckpt"  # which tha
 
 
 class Command(NamedTuple):
-    """A command and the way it is called."""
+    """A command and how it is called."""
 
     purpose: str
-    """A sentence."""
+    """One sentence for the help."""
     required: str
-    """What must be given, as the usage line shows it."""
+    """Required options, as in the usage line."""
     example: str
-    """A command line that works after the ones before it."""
+    """A command line that works after the examples of the commands before it."""
     run: Callable[..., int] | None = None
     """A function from the options to the exit code; None for the commands of LightningCLI."""
     listed: tuple[str, str, str] | None = None
-    """An option that takes several words, what each is, and its help."""
+    """An option with several values: its name, the placeholder of a value, and its help."""
     named: Callable[[], Mapping[str, Callable[..., Any]]] | None = None
-    """Loads the functions whose options are given after the name of one, if there are such."""
+    """Returns the functions that the command offers by name, each with its own options."""
     signalled: str | None = None
-    """What is said, before the command to repeat, when a signal ends it at once: empty if there is
-    nothing to repeat, None if signals are left alone."""
+    """Message before the command to repeat, when a signal ends the command at once; empty if there
+    is nothing to repeat, None if signals are not handled here."""
 
 
 def _own(run: Callable[..., int], required: str, example: str, **settings: Any) -> Command:
@@ -63,7 +63,7 @@ def _purpose(run: Callable[..., Any]) -> str:
     return (inspect.getdoc(run) or "").partition("\n")[0]
 
 
-_KEPT = " What is done is kept. To go on: "
+_KEPT = " Finished work is kept. To continue: "
 
 COMMANDS = {
     "prepare": _own(
@@ -82,7 +82,7 @@ COMMANDS = {
         commands.merge,
         "--folders FOLDER ... --output FOLDER",
         "admin-init merge --folders runs/demo --output runs/both",
-        listed=("folders", "FOLDER", "What `admin-init compare` wrote on each computer."),
+        listed=("folders", "FOLDER", "Output folders of `admin-init compare` on each computer."),
     ),
     "study": _own(
         commands.study,
@@ -91,14 +91,14 @@ COMMANDS = {
         named=commands.studies,
     ),
     "fit": Command(
-        "Train a model, as a recipe says.",
+        "Train the model of a recipe.",
         "--config FILE",
         f"admin-init fit --config {_RECIPE}",
-        signalled=" No update was under way. To begin again: ",
+        signalled=" The training had not started. To start it: ",
     ),
     "validate": _evaluation("validate", "Compute the validation NLL of a checkpoint."),
     "test": _evaluation(
-        "test", "Translate the test split with a checkpoint, and score it with sacreBLEU."
+        "test", "Translate the test split with a checkpoint, and compute sacreBLEU."
     ),
     "predict": _evaluation("predict", "Translate the test split with a checkpoint."),
     "profile": _own(
@@ -120,7 +120,7 @@ COMMANDS = {
         commands.average,
         "--folder FOLDER --output FILE",
         f"admin-init average --folder {PurePath(_CHECKPOINT).parent} --output average.ckpt",
-        listed=("checkpoints", "FILE", "What is averaged, in the order of training."),
+        listed=("checkpoints", "FILE", "Checkpoints to average, in the order of training."),
     ),
     "fold": _own(
         model_commands.fold,
@@ -146,13 +146,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         with _signals(name, arguments):
             code = _run(name, arguments)
     except BrokenPipeError:
-        # Whoever reads our output has read enough, as `head` does; the rest has nowhere to go.
+        # The reader of our output, such as `head`, has stopped reading; drop the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
     except (AdminInitError, OSError) as error:
         hint = f" `admin-init {name} --help` lists the options."
         shown = hint if isinstance(error, OptionError) else ""
-        line = " ".join(str(error).splitlines())  # it may name several problems
+        line = " ".join(str(error).splitlines())  # one line for several problems
         sys.stderr.write(f"admin-init {name}: {line}{shown}\n")
         code = getattr(error, "exit_code", 2)
     except KeyboardInterrupt:
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _underscored(argument: str) -> str:
-    """Spell an option such as ``--too-long`` as the parsers do: ``--too_long``."""
+    """Replace hyphens in the name of an option: ``--too-long`` becomes ``--too_long``."""
     option, equals, value = argument.partition("=")
     if option.startswith("--"):
         option = "--" + option[2:].replace("-", "_")
@@ -170,7 +170,7 @@ def _underscored(argument: str) -> str:
 
 
 def _signals(name: str, arguments: list[str]) -> AbstractContextManager[None]:
-    """Let SIGINT and SIGTERM end a command at once that a repeated one takes up."""
+    """Let SIGINT and SIGTERM end a command at once if it can be continued by repeating it."""
     told = COMMANDS[name].signalled if name in COMMANDS else None
     if told is None:
         return nullcontext()
@@ -194,7 +194,7 @@ def _run(name: str, arguments: list[str]) -> int:
     if name not in COMMANDS:
         near = get_close_matches(name, [*COMMANDS, "help", "--help", "--version"], n=1)
         meant = f" Did you mean {near[0]}?" if near else ""
-        raise AdminInitError(f"there is no such command; `admin-init --help` lists them.{meant}")
+        raise AdminInitError(f"unknown command; `admin-init --help` lists all commands.{meant}")
     from admin_init._utils.option_parser import read_help
 
     read_help(arguments)
@@ -207,7 +207,7 @@ def _overview() -> str:
         [
             "usage: admin-init COMMAND [--OPTION VALUE ...]",
             "",
-            "Train deep Post-LN Transformers with Admin, and see them beside other styles.",
+            "Train deep Post-LN Transformers with Admin, and compare them with other styles.",
             "",
             "example:",
             f"  {COMMANDS['compare'].example}",
@@ -244,7 +244,7 @@ def command_parser(name: str) -> ArgumentParser:
             names.add_subcommand(key, one, help=_purpose(function))
         return parser
     if command.listed is not None:
-        # Or the list would have to be typed as JSON.
+        # By default, jsonargparse wants the list as JSON.
         option, metavar, text = command.listed
         parser.add_argument(f"--{option}", nargs="+", metavar=metavar, help=text)
     parser.add_function_arguments(
@@ -279,5 +279,5 @@ def _help(name: str) -> dict[str, Any]:
     return {
         "usage": f"admin-init {name} {command.required} [--OPTION VALUE ...]",
         "description": f"{command.purpose}\n\nexample:\n  {command.example}",
-        "exit_on_error": False,  # but tell what is wrong
+        "exit_on_error": False,  # `main` prints the error
     }

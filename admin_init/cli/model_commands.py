@@ -23,24 +23,25 @@ def profile(
     sites: list[SitePattern] | None = None,
     batch: str | None = None,
 ) -> int:
-    """Profile the model of a recipe on its first batches; or say what Admin finds in a model.
+    """Profile a recipe's model on its first batches, or list what Admin finds in any model.
 
     Args:
-        recipe: A YAML file that `admin-init fit` takes; its model is drawn with its seed.
-        output: JSON file that is written, for `AdminInit(profile=...)`.
-        batches: Number of a recipe's batches to average over.
-        rule: How omegas follow from the variances.
-        model: In place of a recipe, what builds a model, as `my.module:build`: shows which residual
-            connections are found in it, in which order, and why others are not.
-        sites: Names the residual connections of that model, as `AdminInit(sites=...)`.
-        batch: What that model is profiled on, as `my.module:batch`, if there is an output.
+        recipe: YAML file for `admin-init fit`. Its model is built with its seed.
+        output: Output JSON file, for `AdminInit(profile=...)`.
+        batches: Number of the recipe's batches to average over.
+        rule: Rule that computes the omegas from the variances.
+        model: A function or class that builds a model, such as `my.module:build`, instead of a
+            recipe. Lists the residual connections in their order, and why others are not supported.
+        sites: Patterns of the names of that model's residual connections, as in
+            `AdminInit(sites=...)`.
+        batch: Batch to profile that model on, such as `my.module:batch`; needed with `--output`.
     """
     if model is not None and recipe is None:
         return _profile_model(model, sites, batch, output, rule)
     if model is not None or sites is not None or recipe is None or output is None:
         raise AdminInitError(
-            "either `--recipe FILE --output FILE`, to profile the model of a recipe, or `--model "
-            "MODULE:BUILD` (and `--sites`), to see what Admin finds in a model, is needed."
+            "give either `--recipe FILE --output FILE`, to profile the model of a recipe, or "
+            "`--model MODULE:BUILD` (and `--sites`), to see what Admin finds in a model."
         )
     return _profile_recipe(recipe, output, batches, rule)
 
@@ -55,19 +56,19 @@ def _profile_model(
     from rich.console import Console
 
     from admin_init.adapters.survey import survey
-    from admin_init.cli.model_loading import batch_for, built
+    from admin_init.cli.model_loading import build_model, resolve_batch
     from admin_init.profiling import profile as take_profile
 
-    model = built(build)
+    model = build_model(build)
     found = survey(model, patterns)
     if found.sites:
         Console(file=results()).print(found.table(), highlight=False)
     for reason in found.others.values():
-        say(f"not served: {reason}")
+        say(f"not supported: {reason}")
     if found.problem is not None:
         raise AdminInitError(found.problem)
     if output is not None:
-        given = batch_for(model, batch)
+        given = resolve_batch(model, batch)
         measured = take_profile(model, [given], rule=rule, sites=found.sites)
         measured.save(output)
         say(str(measured))
@@ -104,12 +105,13 @@ def fold(
     """Fold the omegas of a checkpoint into its weights: a plain Post-LN model, same outputs.
 
     Args:
-        checkpoint: Of a model that was trained with AdminInit.
-        output: Checkpoint that is written, or only its weights if it ends in `.safetensors`.
-        model: What builds the model, as `my.module:Net`; not needed for one of our recipes.
-        sites: What `AdminInit(sites=...)` was given.
-        batch: What the model is run on, before and after, as `my.module:batch`; by default a
-            LightningModule's `example_input_array`.
+        checkpoint: Checkpoint of a model trained with AdminInit.
+        output: Output checkpoint; if it ends in `.safetensors`, only the weights are written.
+        model: A function or class that builds the model, such as `my.module:Net`; not needed for
+            checkpoints of `admin-init fit`.
+        sites: The patterns that were given to `AdminInit(sites=...)`.
+        batch: Batch to compare the outputs before and after, such as `my.module:batch`. By default,
+            the LightningModule's `example_input_array`.
     """
     if model is None:
         from admin_init.translation.checkpoint import fold_checkpoint
@@ -118,12 +120,12 @@ def fold(
     else:
         from functools import partial
 
-        from admin_init.cli.model_loading import batch_for, restored
+        from admin_init.cli.model_loading import load_model, resolve_batch
         from admin_init.folding import write_folded
         from admin_init.profiling import call_model
 
-        module, found, content = restored(model, checkpoint, sites)
-        run = partial(call_model, module, batch_for(module, batch))
+        module, found, content = load_model(model, checkpoint, sites)
+        run = partial(call_model, module, resolve_batch(module, batch))
         difference = write_folded(module, content, output, run, sites=found)
     say(f"{output}: outputs differ by at most {difference:.1e}")
     return 0

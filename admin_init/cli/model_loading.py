@@ -1,4 +1,4 @@
-"""Build what is named on a command line."""
+"""Models and batches that are named on the command line."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from admin_init.rescale import install_
 from admin_init.sites import ResidualSite
 
 
-def found(name: str) -> Any:
-    """Return what ``module:attribute`` names.
+def import_object(name: str) -> Any:
+    """Import the object ``module:attribute``.
 
-    Modules are looked for in the working directory, too, as ``python -m`` does.
+    As with ``python -m``, modules are also searched in the working directory.
 
     Raises:
-        AdminInitError: There is no such thing.
+        AdminInitError: There is no such module or attribute.
     """
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
-        raise AdminInitError(f"`{name}` must be a module and a name in it, as `my.net:Net`.")
+        raise AdminInitError(f"`{name}` must be a module and a name in it, such as `my.net:Net`.")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -36,82 +36,85 @@ def found(name: str) -> Any:
         raise AdminInitError(f"`{name}` cannot be found: {error}.") from error
 
 
-def built(name: str) -> nn.Module:
-    """Call the function or the class ``module:attribute``, without arguments, for a model.
+def build_model(name: str) -> nn.Module:
+    """Build a model by calling the function or class ``module:attribute`` without arguments.
 
     Args:
-        name: Such as ``my.module:build``.
+        name: Name of the function or class, such as ``my.module:build``.
 
     Raises:
-        AdminInitError: There is no such thing, or what it returns is no ``nn.Module``.
+        AdminInitError: It does not exist, or does not return an ``nn.Module``.
     """
-    builder = found(name)
+    builder = import_object(name)
     model = builder() if callable(builder) else builder
     if not isinstance(model, nn.Module):
         raise AdminInitError(
-            f"`{name}` must give an nn.Module, but gives an object of class {type(model).__name__}."
+            f"`{name}` must return an nn.Module, but returns an object of class "
+            f"{type(model).__name__}."
         )
     return model
 
 
-def batch_for(model: nn.Module, name: str | None) -> Any:
-    """Return the batch ``module:attribute``, or what a function of that name returns.
+def resolve_batch(model: nn.Module, name: str | None) -> Any:
+    """Return the batch ``module:attribute``, or call the function of that name for it.
 
     Args:
-        model: Has one of its own, perhaps: a LightningModule's ``example_input_array``.
-        name: Such as ``my.module:batch``; None for the model's own.
+        model: The model to run.
+        name: Name of the batch or function, such as ``my.module:batch``; None for the
+            ``example_input_array`` of a LightningModule.
 
     Raises:
-        AdminInitError: There is none.
+        AdminInitError: There is no batch.
     """
     if name is not None:
-        batch = found(name)
+        batch = import_object(name)
         return batch() if callable(batch) else batch
     batch = getattr(model, "example_input_array", None)
     if batch is None:
         raise AdminInitError(
-            f"{type(model).__name__} must be run on a batch. Name one, or a function that returns "
-            "it, as `--batch my.module:batch`; or set the LightningModule's `example_input_array`."
+            f"{type(model).__name__} needs a batch to run on. Give a batch, or a function that "
+            "returns one, with `--batch my.module:batch`; or set the LightningModule's "
+            "`example_input_array`."
         )
     return batch
 
 
-def restored(
+def load_model(
     name: str, path: str, sites: Sites | None = None
 ) -> tuple[nn.Module, list[ResidualSite], dict[str, Any]]:
     """Load a checkpoint with omegas into a model, without a Trainer.
 
     Args:
-        name: What builds the model, as ``my.module:build``. The class of a LightningModule is given
-            the hyper-parameters that the checkpoint has.
+        name: Name of the function or class that builds the model, such as ``my.module:build``. A
+            LightningModule is built with the hyper-parameters of the checkpoint.
         path: The checkpoint.
-        sites: The residual connections, or patterns of their names, see
-            :func:`admin_init.named_sites`; by default those of known layers.
+        sites: Residual connections, or patterns of their names; see :func:`admin_init.named_sites`.
+            By default, those of known layers.
 
     Returns:
-        The model, its residual connections, and what the checkpoint holds.
+        The model, its residual connections, and the content of the checkpoint.
 
     Raises:
-        AdminInitError: The checkpoint has no omegas, or is not one of this model.
+        AdminInitError: The checkpoint has no omegas, or belongs to another model.
         UnsupportedModelError: The model has no residual connection that Admin can rescale.
     """
     checkpoint = with_omegas(read_checkpoint(path), path)
-    builder = found(name)
+    builder = import_object(name)
     try:
         if hasattr(builder, "load_from_checkpoint"):
             with warnings.catch_warnings():
-                # Of the omegas, for which there is no place yet.
+                # The model has no omegas yet, about which Lightning warns.
                 warnings.simplefilter("ignore")
                 model = builder.load_from_checkpoint(
                     path,
                     map_location="cpu",
                     strict=False,
                     weights_only=True,
-                    # Not what the checkpoint names, which imports and calls what else it names.
+                    # Otherwise the checkpoint could name any function to import and call.
                     _instantiator=None,
                 )
         else:
-            model = built(name)
+            model = build_model(name)
         residual = resolve_sites(model, sites)
         install_(model, sites=residual).load_state_dict(checkpoint["state_dict"])
     except (TypeError, RuntimeError) as error:

@@ -45,8 +45,8 @@ def write_diagnosis(
         output: Output folder.
         checkpoint: Checkpoint of a model trained with the recipe; None for a new model.
         batches: Number of training batches to average over.
-        deltas: Sizes of the changes of the weights for the output change.
-        seed: Seed of the weights, instead of the recipe's, and of the signs of their changes.
+        deltas: Sizes of the weight perturbations at which the output change is measured.
+        seed: Seed of the weights, instead of the recipe's, and of the signs of the perturbations.
         ramp_steps: Number of updates of a ramp to find the largest stable learning rate; None for
             no ramp.
         usage: Usage line for errors in the recipe.

@@ -30,10 +30,10 @@ from admin_init.translation.module import TranslationModule
 from admin_init.translation.prefix_lm import PrefixLanguageModel
 
 DELTAS = (1e-5, 1e-4, 1e-3)
-"""Sizes of the changes of the weights for the output change."""
+"""Sizes of the weight perturbations at which the output change is measured."""
 
 SUBLAYER_DELTA = 1e-4
-"""Size of the changes of the weights for the output change of each sub-layer."""
+"""Size of the weight perturbations at which each sub-layer's output change is measured."""
 
 GRADIENT_STEP = 1e-6
 """Size of the step along the sign of the gradient."""
@@ -51,8 +51,8 @@ def diagnose_module(
     Args:
         module: Module with a Transformer of :mod:`admin_init.nn`, with one or two stacks.
         batch: Batch to measure on.
-        deltas: Sizes of the changes of the weights for the output change.
-        seed: Seed of the signs of these changes.
+        deltas: Sizes of the weight perturbations at which the output change is measured.
+        seed: Seed of the signs of these perturbations.
 
     Raises:
         AdminInitError: The module is not built yet, or its Transformer is fairseq's; or ``deltas``

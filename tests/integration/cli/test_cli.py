@@ -335,7 +335,8 @@ def test_translating_without_standard_input(
         cli.main(["translate", "--checkpoint", CHECKPOINT])
     out, err = capsys.readouterr()
     assert not out
-    assert re.fullmatch("admin-init translate: standard input, .*, is closed.\n", err)
+    assert err.startswith("admin-init translate: standard input is closed")
+    assert err.count("\n") == 1
 
 
 def test_a_line_is_answered_before_the_next_is_sent(folder: Path) -> None:

@@ -83,8 +83,8 @@ def evil_checkpoint(command: str) -> list[str]:
 
 
 REFUSED: dict[str, tuple[Callable[[], list[str]], str]] = {
-    "unknown command": (lambda: ["trian"], "trian: there is no such command"),
-    "option before the command": (lambda: ["--config", "x"], "there is no such command"),
+    "unknown command": (lambda: ["trian"], "trian: unknown command"),
+    "option before the command": (lambda: ["--config", "x"], "unknown command"),
     "unknown option": (lambda: ["fold", "--nonsense", "1"], "nonsense"),
     "nothing required": (lambda: ["fold"], "required: checkpoint, output"),
     "no recipe": (lambda: ["compare", "--config", "no.yaml"], "File does not exist"),

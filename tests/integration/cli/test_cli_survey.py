@@ -74,7 +74,7 @@ def test_sites_can_be_named() -> None:
     named = call("profile", "--model", "users_models:Own", "--sites", f"[{PATTERN}]")
     assert named.code == 0, named.err
     assert [name in named.out for name in ("blocks.0.out", "blocks.1.out")] == [True, True]
-    assert "not served: `last`, a LayerNorm" in named.out
+    assert "not supported: `last`, a LayerNorm" in named.out
     assert "blocks.1.norm" not in named.out
 
 
@@ -107,10 +107,10 @@ def test_the_layers_that_a_mixed_model_leaves_out_are_named() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("users_models", "must be a module and a name in it, as `my.net:Net`"),
+        ("users_models", "must be a module and a name in it, such as `my.net:Net`"),
         ("users_models:missing", "has no attribute 'missing'"),
         ("no_such_module:build", "No module named 'no_such_module'"),
-        ("users_models:number", "must give an nn.Module, but gives an object of class int"),
+        ("users_models:number", "must return an nn.Module, but returns an object of class int"),
     ],
 )
 def test_what_builds_no_model_is_refused(name: str, message: str) -> None:
@@ -147,5 +147,5 @@ def test_a_model_is_profiled_on_a_batch_that_is_named() -> None:
 def test_without_a_batch_there_is_no_profile() -> None:
     done = call("profile", "--model", "users_models:transformer", "--output", "profile.json")
     assert done.code == 2
-    assert "Name one, or a function that returns it" in done.err
+    assert "Give a batch, or a function that returns one" in done.err
     assert not Path("profile.json").exists()

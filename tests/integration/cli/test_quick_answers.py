@@ -32,9 +32,9 @@ def test_what_needs_no_command_imports_none() -> None:
         *["ended 2"] * 2,
     ]
     assert run.stderr.splitlines() == [
-        "admin-init transalte: there is no such command; `admin-init --help` lists them. "
+        "admin-init transalte: unknown command; `admin-init --help` lists all commands. "
         "Did you mean translate?",
-        "admin-init fti: there is no such command; `admin-init --help` lists them. "
+        "admin-init fti: unknown command; `admin-init --help` lists all commands. "
         "Did you mean fit?",
     ]
 
@@ -72,7 +72,7 @@ def test_the_nearest_command(typed: str) -> None:
 
 
 def test_nothing_is_near() -> None:
-    assert call("sing").err.endswith("`admin-init --help` lists them.\n")
+    assert call("sing").err.endswith("`admin-init --help` lists all commands.\n")
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_killed_and_repeated_on_two_processes(tmp_path: Path) -> None:
     said = kill_when((run / "last.ckpt").exists, recipe, number=signal.SIGTERM)
     assert said is not None
     assert said.splitlines()[-1] == (
-        "admin-init compare: terminated. What is done is kept. To go on: "
+        "admin-init compare: terminated. Finished work is kept. To continue: "
         f"admin-init compare --config {recipe} --workers 1"
     )
     assert not (run / "result.json").exists()

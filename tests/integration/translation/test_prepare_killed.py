@@ -32,7 +32,7 @@ def test_what_was_killed_goes_on_and_writes_the_same(
     if number == signal.SIGTERM:
         repeat = shlex.join(["admin-init", *command])
         assert said.splitlines()[-1] == (
-            f"admin-init prepare: terminated. What is done is kept. To go on: {repeat}"
+            f"admin-init prepare: terminated. Finished work is kept. To continue: {repeat}"
         )
     assert not Path("killed").exists()
     assert 10 < len(list(shards.glob(f"train.*.{stage}"))) < 40
