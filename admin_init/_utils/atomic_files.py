@@ -1,4 +1,4 @@
-"""Files that are written whole, or not at all, and JSON that says where it is damaged."""
+"""Files that are written whole or not at all, and JSON files with a checksum."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ T = TypeVar("T")
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file that appears at ``path`` when the block ends, and only if it ends well.
+    """Open a file that appears at ``path`` when the block ends without an error.
 
-    Others may write the same file meanwhile: one of them comes last, and what it wrote is there
-    whole. A link at ``path`` is replaced, not followed.
+    If several processes write the same file, the last one wins, with its whole content. A link at
+    ``path`` is replaced, not followed.
     """
     path = Path(path)
     make_folder(path.parent)
-    # Not the process's number, which another container may have too.
+    # A random name, because a process in another container may have the same number.
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         with naming(path, part):
-            # Exclusive creation follows no link. Not a file of `tempfile`: those only their owner
-            # can read, even after a rename.
+            # Exclusive creation follows no link. A file of `tempfile` would stay readable by its
+            # owner only.
             with part.open("xb") as file:
                 yield file
             move_whole(part, path)
@@ -43,14 +43,14 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def move_whole(part: Path, path: Path) -> None:
-    """Move a finished file or folder to ``path``, where a power cut leaves all of it, or none."""
+    """Move a finished file or folder to ``path``, atomically even if the power is cut."""
     _sync(part)
     part.replace(path)
     _sync(path.parent)
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and its parents, which a power cut does not take back."""
+    """Create a folder and its parents, safe against a power cut."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -58,7 +58,7 @@ def make_folder(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if there is one; of a link, not what it points to."""
+    """Remove a file or a folder, if it exists; remove a link, but not its target."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -66,13 +66,13 @@ def remove(path: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file, so that another can take its place, and return its new path."""
+    """Rename a damaged file to make room for a new one; return the new path."""
     names = (path.with_name(f"{path.name}.damaged-{number}") for number in count(1))
     return path.rename(next(aside for aside in names if not os.path.lexists(aside)))
 
 
 def open_for_appending(path: Path) -> BinaryIO:
-    """Open a file to add to its end, unless it is a link."""
+    """Open a file for appending, unless it is a link."""
     return os.fdopen(
         os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "ab"
     )
@@ -80,18 +80,18 @@ def open_for_appending(path: Path) -> BinaryIO:
 
 @contextmanager
 def naming(path: str | os.PathLike[str], part: Path | None = None) -> Iterator[None]:
-    """Let an error of the system name ``path`` that names no file (a full disk), or ``part``."""
+    """Make system errors name ``path`` if they name no file (disk full) or only ``part``."""
     try:
         yield
     except OSError as error:
         if error.filename is None or error.filename == str(part):
-            # Not set in it: a second name, once there, would be shown as None.
+            # A new error: setting the name in the old one would show a second name, None.
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) -> None:
-    """Let ``write`` fill a file that appears at ``path`` whole, or not at all."""
+    """Write a file with the function ``write``, whole or not at all."""
     with whole_file(path) as file:
         write(file)
 
@@ -117,20 +117,21 @@ def write_checked(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
 
 
 def read_json(path: str | os.PathLike[str], hint: Any = Any) -> Any:
-    """Return what a JSON file holds, as a value of the type ``hint``.
+    """Read the content of a JSON file as a value of the type ``hint``.
 
     Raises:
-        AdminInitError: The file is damaged, or holds a value of another type.
+        AdminInitError: The file is damaged, or its value has another type.
     """
     return _of_file(path, lambda content: from_json(hint, parse_json(content)))
 
 
 def read_checked(path: str | os.PathLike[str], build: Callable[[dict[str, Any]], T]) -> T:
-    """Read what :func:`write_checked` wrote, or an older version without a checksum.
+    """Read a file of :func:`write_checked`, or of an earlier version without a checksum.
 
     Args:
         path: The file.
-        build: Makes of its mapping what is returned; an AdminInitError says what it lacks.
+        build: Makes the returned value from the mapping in the file; raises an AdminInitError if
+            it cannot.
 
     Raises:
         AdminInitError: The file is damaged or was edited, or ``build`` cannot use it.
@@ -139,23 +140,23 @@ def read_checked(path: str | os.PathLike[str], build: Callable[[dict[str, Any]],
 
 
 def parse_json(content: bytes) -> Any:
-    """Return the value of a JSON text.
+    """Parse a JSON text.
 
     Raises:
-        AdminInitError: It is none.
+        AdminInitError: The text is not valid JSON.
     """
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        fault = f"it is no JSON ({error})" if content.strip() else "it is empty"
+        fault = f"it is not valid JSON ({error})" if content.strip() else "it is empty"
         raise AdminInitError(f"{fault}.") from error
 
 
 def parse_checked(content: bytes) -> dict[str, Any]:
-    """Return the mapping of a JSON text, without the checksum that it may have.
+    """Parse a JSON text with a mapping, and check and remove its checksum, if it has one.
 
     Raises:
-        AdminInitError: It is none, or the checksum is that of another one.
+        AdminInitError: The text is no mapping, or the checksum does not match.
     """
     values = parse_json(content)
     if not isinstance(values, dict):
@@ -163,7 +164,8 @@ def parse_checked(content: bytes) -> dict[str, Any]:
     checksum = values.pop("checksum", None)
     if checksum is not None and checksum != _checksum(values):
         raise AdminInitError(
-            "it is damaged or was edited, as its `checksum` says; remove that if you edited it."
+            "it is damaged or was edited, because its `checksum` does not match. If you edited it, "
+            "remove the `checksum`."
         )
     return values
 
@@ -180,15 +182,15 @@ def _checksum(values: dict[str, Any]) -> int:
 
 
 def _sync(path: Path) -> None:
-    """Let the disk have a file or the entries of a folder."""
+    """Flush a file, or the entries of a folder, to the disk."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except PermissionError:  # a folder in which one may write, but not look
+    except PermissionError:  # a folder that may be written, but not read
         return
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of file systems that sync no folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems sync no folders
             raise
     finally:
         os.close(descriptor)

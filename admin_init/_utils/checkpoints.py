@@ -1,4 +1,4 @@
-"""Checkpoints: read without running what they hold, written whole or not at all."""
+"""Checkpoints: read without running any code in them, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ from admin_init.errors import AdminInitError
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a Lightning checkpoint without running any code that it may hold.
+    """Read a Lightning checkpoint without running any code in it.
 
     Raises:
-        AdminInitError: There is no such file, it is no checkpoint, or there is NaN in its weights.
+        AdminInitError: The file does not exist, is not a checkpoint, or contains NaN weights.
     """
     return lightning_checkpoint(load(path), path)
 
 
 def lightning_checkpoint(content: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what was loaded from ``path``, if it is a Lightning checkpoint that can be used.
+    """Return the loaded content of ``path``, if it is a usable Lightning checkpoint.
 
     Raises:
-        AdminInitError: It is none, or its weights cannot be used, see :func:`check_weights`.
+        AdminInitError: It is not one, or its weights are unusable; see :func:`check_weights`.
     """
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise AdminInitError(f"{path} is no Lightning checkpoint: it has no `state_dict`.")
+        raise AdminInitError(f"{path} is not a Lightning checkpoint: it has no `state_dict`.")
     check_weights(content["state_dict"], path)
     return content
 
 
 def check_weights(weights: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """See that the weights of a checkpoint are as large as they say, and hold no NaN.
+    """Check that the weights of a checkpoint are complete tensors without NaN.
 
     Raises:
-        AdminInitError: One is larger than what the file has of it, no tensor, or holds NaN.
+        AdminInitError: A weight is not a tensor, is larger than its data in the file, or contains
+            NaN.
     """
     for name, weight in weights.items():
         if (
@@ -52,19 +53,19 @@ def check_weights(weights: Mapping[str, Any], path: str | os.PathLike[str]) -> N
             or weight.nbytes > weight.untyped_storage().nbytes()
         ):
             raise AdminInitError(
-                f"{path} cannot be used: `{name}` is no tensor, or larger than what the file has "
-                "of it."
+                f"{path} cannot be used: `{name}` is not a tensor, or is larger than its data in "
+                "the file."
             )
     if lost := holding_nan(weights):
         raise AdminInitError(
-            f"{path} holds NaN: {len(lost)} of its {len(weights)} weights, `{lost[0]}` the first. "
-            "The training had diverged when it was saved; use an earlier checkpoint."
+            f"{path} contains NaN in {len(lost)} of its {len(weights)} weights, first in "
+            f"`{lost[0]}`. The training had diverged when it was saved; use an earlier checkpoint."
         )
 
 
 def holding_nan(weights: Mapping[str, Any]) -> list[str]:
-    """Return the names of the weights in which there is NaN."""
-    # Not infinity: a mask among them may have it. fairseq never sets its `_float_tensor`.
+    """Return the names of the weights that contain NaN."""
+    # Infinity is allowed: a mask may contain it. fairseq never sets its `_float_tensor`.
     return [
         name
         for name, weight in weights.items()
@@ -75,15 +76,15 @@ def holding_nan(weights: Mapping[str, Any]) -> list[str]:
 
 
 def has_omegas(weights: Mapping[str, Any]) -> bool:
-    """Say whether a state dict is one of a model with omegas."""
+    """Return whether a state dict contains omegas."""
     return any(name.endswith(".omega") for name in weights)
 
 
 def with_omegas(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the checkpoint of ``path``, if its model has omegas.
+    """Return the checkpoint of ``path``, if it contains omegas.
 
     Raises:
-        AdminInitError: It has none.
+        AdminInitError: It contains no omegas.
     """
     if not has_omegas(checkpoint["state_dict"]):
         raise AdminInitError(f"{path} has no omegas, so there is nothing to fold.")
@@ -91,10 +92,10 @@ def with_omegas(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> dic
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-    """Load what ``torch.save`` wrote, without running any code that it may hold.
+    """Load a file of ``torch.save`` without running any code in it.
 
     Raises:
-        AdminInitError: There is no such file, or it holds something else.
+        AdminInitError: The file does not exist, or is not one of ``torch.save``.
     """
     if not Path(path).is_file():
         raise AdminInitError(f"There is no checkpoint at {path}.")
@@ -102,7 +103,7 @@ def load(path: str | os.PathLike[str]) -> Any:
         _check_sums(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch's own message spans a page, and advises to run what the file holds.
+        # torch's own message fills a page, and advises to run the code in the file.
         raise AdminInitError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is damaged, or "
             "holds more than tensors and plain values."
@@ -111,7 +112,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 def write_checkpoint(checkpoint: dict[str, Any], destination: str | os.PathLike[str]) -> None:
     """Write a checkpoint, whole or not at all."""
-    # Not at once: torch's own writer does not say that a disk is full.
+    # Through memory, because torch's own writer does not report a full disk.
     content = io.BytesIO()
     torch.save(checkpoint, content)
     write_bytes(destination, content.getbuffer())
@@ -121,7 +122,7 @@ def write_safetensors(model: nn.Module, destination: str | os.PathLike[str]) -> 
     """Write the weights of ``model`` for ``safetensors.torch.load_model``, whole or not at all.
 
     Raises:
-        AdminInitError: There is no room for it.
+        AdminInitError: The file cannot be written.
     """
     destination = Path(destination)
     make_folder(destination.parent)
@@ -138,9 +139,9 @@ def _check_sums(path: str | os.PathLike[str]) -> None:
     # torch.load does not verify the zip file's CRCs, so check them here.
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
-            # torch stores what it writes as it is.
+            # torch never compresses, so a larger content means a zip bomb.
             if sum(member.file_size for member in file.infolist()) > os.stat(path).st_size:
                 raise zipfile.BadZipFile("it would unpack to more than its size")
             damaged = file.testzip()
         if damaged is not None:
-            raise zipfile.BadZipFile(f"{damaged} has another checksum")
+            raise zipfile.BadZipFile(f"{damaged} has a wrong checksum")

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, answered at once, whatever the main thread is doing."""
+"""Handlers that answer SIGINT and SIGTERM at once, whatever the main thread is doing."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-"""The signals that are answered, and what they do to a command."""
+"""The signals that are handled, and the word for each in messages."""
 
-_SHOW_CURSOR = b"\x1b[?25h"  # which a progress bar hides
+_SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it
 
 _wakeup_fds: set[int] = set()
 
 
 @contextmanager
 def on_signals(answer: Callable[[signal.Signals], object]) -> Iterator[None]:
-    """Call ``answer`` at every SIGINT and SIGTERM, in a thread of its own.
+    """Call ``answer`` at every SIGINT and SIGTERM, in its own thread.
 
-    Python's handlers wait until the main thread is back from C++, which may take minutes, and what
-    they raise may be caught there, or be taken for another error. Signals that are ignored stay so.
-    In another thread than the main one, where Python allows no handlers, nothing changes.
+    Python's own handlers wait until the main thread returns from C++, which may take minutes, and
+    code there may catch the exceptions that they raise or mistake them for other errors. Ignored
+    signals stay ignored. Outside the main thread, where Python allows no handlers, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -43,7 +43,7 @@ def on_signals(answer: Callable[[signal.Signals], object]) -> Iterator[None]:
     listener.start()
     _wakeup_fds.add(writing)
     former_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    # Any function of Python's will do, for the number to be written there.
+    # Python writes the number to the pipe only if the signal has a Python handler.
     former = {number: signal.signal(number, _leave_to_listener) for number in answered}
     try:
         yield
@@ -52,7 +52,7 @@ def on_signals(answer: Callable[[signal.Signals], object]) -> Iterator[None]:
             signal.signal(number, handler)
         signal.set_wakeup_fd(former_fd)
         _wakeup_fds.discard(writing)
-        # Not by closing it: forked children, such as those that load batches, have it open, too.
+        # Closing the pipe does not end the listener: forked children have it open, too.
         os.write(writing, b"\0")
         listener.join()
         os.close(writing)
@@ -60,9 +60,9 @@ def on_signals(answer: Callable[[signal.Signals], object]) -> Iterator[None]:
 
 
 def end_at_once(number: signal.Signals, line: str) -> NoReturn:
-    """End this process and its workers, and leave nothing behind but a line on standard error.
+    """End this process and its workers, with only a line on standard error.
 
-    Nothing is tidied up: this is for work that a repeated command takes up, as after a kill.
+    There is no cleanup, as after a kill: this is for commands that continue when repeated.
     """
     try:
         for child in multiprocessing.active_children():
@@ -80,11 +80,11 @@ def _leave_to_listener(number: int, frame: object) -> None:
 
 
 def _forget_listener() -> None:
-    # A forked child would write to its parent's pipe, and one Ctrl-C be taken for many.
+    # A forked child would write to its parent's pipe, so that one Ctrl-C would count as many.
     former = signal.set_wakeup_fd(-1)
     if former not in _wakeup_fds:
         signal.set_wakeup_fd(former)
 
 
-with contextlib.suppress(AttributeError):  # where there is no fork
+with contextlib.suppress(AttributeError):  # systems without fork
     os.register_at_fork(after_in_child=_forget_listener)

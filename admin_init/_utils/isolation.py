@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Put back, on exit, what a forward pass changes beside the parameters.
+    """Restore, on exit, all that a forward pass changes except the parameters.
 
-    These are the buffers (running means), the attributes of the modules (their mode, counters,
-    lists of outputs, the states of torchmetrics), containers and random generators within them
-    included, and the random states of torch, numpy and Python. What an object of the user's own
-    class keeps to itself is not seen.
+    Restores the buffers (running means), the attributes of the modules (their mode, counters, lists
+    of outputs, torchmetrics states) with the containers and random generators in them, and the
+    random states of torch, numpy and Python. State inside objects of the user's own classes is not
+    restored.
     """
     undo: list[Callable[[], object]] = []
     seen: set[int] = set()
@@ -40,10 +40,10 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def trial_pass(model: nn.Module) -> Iterator[None]:
-    """Run a forward pass that is none of the training: no trace, no gradients, nothing compiled."""
+    """Run a forward pass outside the training: no trace, no gradients, no compilation."""
     with ExitStack() as stack:
         stack.enter_context(preserved(model))
-        # What the pass may leave behind, such as a lazy parameter, would be of no use outside.
+        # Tensors that the pass creates, such as lazy parameters, must be usable afterwards.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         if "torch._dynamo" in sys.modules:
@@ -52,7 +52,7 @@ def trial_pass(model: nn.Module) -> Iterator[None]:
 
 
 def _remember(value: Any, undo: list[Callable[[], object]], seen: set[int]) -> None:
-    """Append to ``undo`` what puts the present content of ``value`` back into it."""
+    """Append to ``undo`` a function that restores the present content of ``value``."""
     if isinstance(value, nn.Parameter) or id(value) in seen:
         return
     seen.add(id(value))
@@ -82,7 +82,8 @@ def _copy_back(tensor: Tensor, before: Tensor) -> None:
 
 
 def _refill(container: Any, before: Any, fill: Callable[[Any], object]) -> None:
-    # By identity, since tensors cannot be compared; a container that refuses changes has none.
+    # By identity, because tensors have no plain equality. Unchanged containers are left alone,
+    # because some refuse changes.
     if _identities(container) != _identities(before):
         container.clear()
         fill(before)

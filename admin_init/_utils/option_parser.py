@@ -1,4 +1,4 @@
-"""Parsers of the command line's options, with jsonargparse."""
+"""Parsers for the options of the command line, based on jsonargparse."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_setti
 
 
 def read_help(arguments: list[str]) -> None:
-    """Let parsers take the help of options from under the fields of dataclasses, if it is needed.
+    """Let parsers read the help of options from the docstrings of dataclass fields, if needed.
 
-    Reading it out of the source takes most of a second.
+    Reading them from the source takes most of a second.
 
     Args:
-        arguments: The command line: a help or the commented settings need it.
+        arguments: The command line. ``--help`` and ``--print_config=comments`` need the docstrings.
     """
     asked = any(re.match(r"-h|--(\S+\.)?help|--print_config=", text) for text in arguments)
     set_parsing_settings(docstring_parse_attribute_docstrings=asked)
 
 
 class HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of a description, which end in an example."""
+    """Help formatter that keeps the line breaks of a description, for its example."""
 
 
 class OptionParser(ArgumentParser):
-    """Suggests the nearest option in place of one that there is not."""
+    """Parser that suggests the nearest option for an unknown one."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **{"formatter_class": HelpFormatter} | settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Exit with 2 and a message, see :meth:`jsonargparse.ArgumentParser.error`."""
+        """Exit with code 2 and a message; see :meth:`jsonargparse.ArgumentParser.error`."""
         unknown = message.partition("unrecognized arguments: ")[2].split()
         near = {
             match: None
@@ -41,7 +41,7 @@ class OptionParser(ArgumentParser):
             if option.startswith("-")
             for match in get_close_matches(option.partition("=")[0], self._option_string_actions, 1)
         }
-        # A parser of subcommands passes on what the one of the subcommand has said.
+        # The parser of subcommands repeats the message of a subcommand's parser.
         if near and "Did you mean" not in message:
             message += f". Did you mean {', '.join(near)}?"
         super().error(message, ex)

@@ -1,4 +1,4 @@
-"""Standard output of the command line: results, and nothing else."""
+"""Standard output of the command line, reserved for results."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _results: list[TextIO] = []
 
 @contextmanager
 def results_only() -> Iterator[None]:
-    """Redirect to standard error whatever is printed meanwhile, other than to :func:`results`.
+    """Redirect everything that is printed, except to :func:`results`, to standard error.
 
-    Progress bars and tables of libraries write to ``sys.stdout``, each in its own way.
+    Libraries print progress bars and tables to ``sys.stdout``, which would mix with the results.
 
     Raises:
         AdminInitError: Standard output is closed.
@@ -35,11 +35,11 @@ def results_only() -> Iterator[None]:
 
 
 def results() -> TextIO:
-    """Return the stream of results: standard output, also inside :func:`results_only`."""
+    """Return the stream for results: standard output, also inside :func:`results_only`."""
     return _results[-1] if _results else sys.stdout
 
 
 def say(text: str) -> None:
-    """Write a line to the stream of results, at once."""
+    """Write a line to the stream for results, and flush it."""
     results().write(f"{text}\n")
     results().flush()

@@ -1,4 +1,4 @@
-"""Work that is spread over processes."""
+"""Worker processes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ P = ParamSpec("P")
 def imap_unordered(
     job: Callable[[Task], Result], tasks: Iterable[Task], workers: int
 ) -> Iterator[Result]:
-    """Run a job on every task, in whatever order they finish.
+    """Run a job on every task, and yield the results in the order in which they finish.
 
-    Tasks are taken from the iterator when somebody is free for them, so that few are in memory.
+    Tasks are taken from the iterator when a worker is free, so that only a few are in memory.
 
     Args:
-        job: What is done. With several workers each gets a copy, and keeps it from task to task.
-        tasks: What it is done to.
-        workers: How many processes; with one it is this process.
+        job: Function to call. With several workers, each keeps its own copy for all its tasks.
+        tasks: Arguments of the calls.
+        workers: Number of processes; 1 runs the job in this process.
 
     Raises:
         AdminInitError: The system ended a worker.
@@ -54,7 +54,7 @@ _job: Callable[[Any], Any]
 
 
 def _enter(job: Callable[[Any], Any]) -> None:
-    global _job  # noqa: PLW0603, a pool hands its tasks to functions of a module
+    global _job  # noqa: PLW0603, a pool can only call functions of a module
     _job = job
 
 
@@ -63,19 +63,20 @@ def _work(task: Any) -> Any:
 
 
 class Processes(ThreadPoolExecutor):
-    """An executor of processes, each of which a thread waits for.
+    """Executor that runs tasks in processes, with a waiting thread for each process.
 
-    ``ProcessPoolExecutor`` does not say which process died, nor of what, and an exception that
-    leaves its ``with`` statement waits for all that is running. Here the death of a process is an
-    error of its own task, and the end of the ``with`` statement is the end of all processes.
+    ``ProcessPoolExecutor`` does not tell which process died and why, and its ``with`` statement
+    waits for running tasks even after an exception. Here, the death of a process is an error of its
+    own task, and the end of the ``with`` statement ends all processes.
 
     Args:
-        workers: How many processes there are at a time.
+        workers: Number of processes at a time.
         initializer: Called in each process before its tasks.
-        initargs: What it is called with.
-        fresh: Whether every task gets a new process.
-        preload: Module that the processes find imported, if no process was started before.
-        on_report: Called, in a thread of this process, with what a task gives to :func:`report`.
+        initargs: Arguments of ``initializer``.
+        fresh: Start a new process for every task.
+        preload: Module to import before the first process starts, so that all of them have it.
+        on_report: Called in a thread of this process with each value that a task passes to
+            :func:`report`.
     """
 
     def __init__(
@@ -103,7 +104,8 @@ class Processes(ThreadPoolExecutor):
     ) -> Future[Result]:
         """Schedule a call in one of the processes.
 
-        Its future raises an :class:`AdminInitError` where the process died.
+        Returns:
+            A future, which raises an :class:`AdminInitError` if the process dies.
         """
         return super().submit(self._call, (fn, args, kwargs))
 
@@ -124,7 +126,7 @@ class Processes(ThreadPoolExecutor):
         calls = [call] if worker else [(*self._enter, {}), call]
         worker = self._own.worker = worker or _Worker()
         self._running.add(worker)
-        if self._ending:  # and who kills them may have looked before
+        if self._ending:  # `__exit__` may have listed the workers before this one
             worker.kill()
         kept = False
         try:
@@ -140,8 +142,8 @@ class Processes(ThreadPoolExecutor):
         return value
 
 
-# Forked from a server, not from this process, whose threads may hold locks: a child would inherit
-# them. The server imports once for all, which takes seconds.
+# Workers are forked from a server, because the threads of this process may hold locks, which a
+# child would inherit. The server also imports once for all, which takes seconds.
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 # An exit code can be read once, and the start of a process reads those of all that have ended.
@@ -149,14 +151,14 @@ _EXIT_CODES = threading.Lock()
 
 
 class _Worker:
-    """A process that answers one call after another."""
+    """A process that runs one call after another."""
 
     def __init__(self) -> None:
         self._connection, theirs = _CONTEXT.Pipe()
-        # Not with what it will do, which may import for seconds, and that before it can notice
-        # that its parent has died.
+        # The calls are sent later: their imports may take seconds, in which the process could not
+        # notice that its parent has died.
         self._process = _CONTEXT.Process(target=_serve, args=(theirs,))
-        # The child inherits it: Ctrl-C reaches all the group, and is for the parent to answer.
+        # The child inherits the mask: Ctrl-C reaches the whole group, and the parent handles it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             with _EXIT_CODES:
@@ -164,14 +166,14 @@ class _Worker:
         except (EOFError, OSError) as error:
             raise AdminInitError(
                 "The process that starts the workers has died, perhaps because memory ran out. "
-                "Repeat the command; it goes on where it was."
+                "Repeat the command; it continues where it stopped."
             ) from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def call(self, call: tuple[Any, ...], on_report: Callable[[Any], object] | None) -> Any:
-        """Have a call made, and return or raise what it does."""
+        """Run a call in the process, and return its result or raise its error."""
         kind, value = "call", call
         while True:
             try:
@@ -188,7 +190,7 @@ class _Worker:
                 on_report(value)
 
     def end(self) -> None:
-        """Let a process that has answered end by itself, and give back what it holds."""
+        """Let an idle process end by itself, and release its resources."""
         self._connection.close()
         self._join(10)
 
@@ -209,7 +211,7 @@ class _Worker:
             how += ", perhaps because memory ran out"
         return (
             f"The worker process {self._process.pid} was {how}. Repeat the command, with fewer "
-            "workers if memory is short; it goes on where it was."
+            "workers if memory is short; it continues where it stopped."
         )
 
 
@@ -222,7 +224,7 @@ def report(value: Any) -> None:
 
 
 def _serve(connection: Connection[Any, Any]) -> None:
-    global _parent  # noqa: PLW0603, tasks report from wherever they are
+    global _parent  # noqa: PLW0603, tasks call `report` from anywhere
     _parent = connection
     end_with_parent()
     while True:
@@ -234,10 +236,10 @@ def _serve(connection: Connection[Any, Any]) -> None:
         try:
             answer = "result", fn(*args, **kwargs)
         except SystemExit:
-            # What Lightning makes of SIGTERM, once an update has ended.
+            # Lightning turns SIGTERM into this, once an update has ended.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.raise_signal(signal.SIGTERM)
-        except Exception as error:  # it is raised where the result is waited for
+        except Exception as error:  # raised again by the parent's future
             answer = "error", ExceptionWithTraceback(error, error.__traceback__)
         try:
             connection.send(answer)
@@ -248,9 +250,9 @@ def _serve(connection: Connection[Any, Any]) -> None:
 
 
 def end_with_parent() -> None:
-    """Let this process end when its parent does, however that ended.
+    """Make this process exit when its parent ends for any reason.
 
-    A repeated command must never race an orphan of the one before.
+    Otherwise a repeated command could race an orphan of the one before.
     """
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""The progress of a command: bars on a terminal, lines in a log."""
+"""Progress of a command: bars on a terminal, lines in a log."""
 
 from __future__ import annotations
 
@@ -20,30 +20,28 @@ from rich.text import Text
 from typing_extensions import override
 
 EVERY = 60.0
-"""Seconds from one line of a task to the next."""
+"""Seconds between the lines of a task."""
 
 
 def has_bars() -> bool:
-    """Say whether standard error is where bars can be drawn: a terminal, or a notebook."""
+    """Return whether standard error can show bars: a terminal or a notebook."""
     console = Console(stderr=True)
     return console.is_terminal or console.is_jupyter
 
 
 def log_line(text: str) -> None:
-    """Write a line to standard error, with the time, at once."""
+    """Write a line with the time to standard error, and flush it."""
     sys.stderr.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
     sys.stderr.flush()
 
 
 def duration(seconds: float) -> str:
-    """Return a time as ``h:mm:ss``."""
+    """Format a duration as ``h:mm:ss``."""
     return str(timedelta(seconds=round(seconds)))
 
 
 def progress(*, shown: bool = True) -> Progress:
-    """Return a display of tasks: bars on a terminal, lines with the time elsewhere.
-
-    Both write to standard error.
+    """Create a progress display on standard error: bars on a terminal, otherwise timed lines.
 
     Args:
         shown: Whether to write anything.
@@ -55,8 +53,7 @@ def progress(*, shown: bool = True) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        # The stream as it is now: while subwords are learned, what a library prints there is
-        # caught.
+        # The present stream, because standard error is redirected while subwords are learned.
         console=Console(file=sys.stderr, quiet=not shown),
         disable=not shown,
         redirect_stdout=False,
@@ -65,7 +62,7 @@ def progress(*, shown: bool = True) -> Progress:
 
 
 class Lines(Progress):
-    """A line where a task begins, every minute, and where it is finished.
+    """Progress display that writes a line when a task starts, every minute, and when it ends.
 
     Args:
         shown: Whether to write anything.
@@ -73,7 +70,7 @@ class Lines(Progress):
     """
 
     def __init__(self, *, shown: bool = True, get_time: Callable[[], float] | None = None) -> None:
-        # A task of few steps has long ones: all of them tell how long the rest takes.
+        # Estimate the remaining time from all steps, because a task may have only a few long ones.
         super().__init__(disable=True, speed_estimate_period=1e9, get_time=get_time)
         self._shown = shown
         self._said: dict[TaskID, float] = {}
@@ -81,21 +78,21 @@ class Lines(Progress):
 
     @override
     def add_task(self, description: str, *args: Any, **options: Any) -> TaskID:
-        """Begin a task."""
+        """Start a task."""
         task_id = super().add_task(description, *args, **options)
         self._said[task_id] = self.get_time()
         if self._tasks[task_id].total != 0:
-            self._print(f"{description}: begins")
+            self._print(f"{description}: started")
         return task_id
 
     @override
     def update(self, task_id: TaskID, **changed: Any) -> None:
-        """Take note of how far a task is."""
+        """Update the progress of a task."""
         self._noting(task_id, super().update, **changed)
 
     @override
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
-        """Take note of steps of a task."""
+        """Advance the progress of a task."""
         self._noting(task_id, super().advance, advance)
 
     def _noting(

@@ -20,17 +20,17 @@ def from_json(cls: type[T], values: Any, *, complete: bool = False) -> T:
     """Build a dataclass, or a list of them, from mappings, lists and plain values.
 
     Args:
-        cls: The dataclass; its fields may be dataclasses again, or lists or mappings of them.
-        values: What JSON holds of it.
-        complete: Whether no field may be left to its default, also in dataclasses within.
+        cls: The dataclass. Its fields may contain other dataclasses, also in lists or mappings.
+        values: The content of the JSON file.
+        complete: Require every field, also in nested dataclasses, instead of using defaults.
 
     Raises:
-        AdminInitError: A field is missing, unknown or of another type, or the dataclass itself
-            refuses its value.
+        AdminInitError: A field is missing, unknown or of the wrong type, or the dataclass refuses
+            its value.
     """
     try:
         built = msgspec.convert(values, cls)
-    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # or half a character
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter for a surrogate
         if isinstance(error.__cause__, AdminInitError):
             raise error.__cause__ from None
         raise AdminInitError(_fault(cls, values, str(error))) from error
@@ -40,7 +40,7 @@ def from_json(cls: type[T], values: Any, *, complete: bool = False) -> T:
 
 
 def _fault(cls: type, values: Any, message: str) -> str:
-    """Add the value to what msgspec says: ``Expected `int`, got `str` - at `$.field[0]```."""
+    """Add the value to a message of msgspec: ``Expected `int`, got `str` - at `$.field[0]```."""
     fault, path = re.findall(r"(?s)^(.*?)(?: - at `\$\.?([][\w.]*)`)?$", message)[0]
     where = f"{cls.__name__}: `{path}`" if path else cls.__name__
     hint: Any = cls
@@ -48,17 +48,17 @@ def _fault(cls: type, values: Any, message: str) -> str:
         hint = get_type_hints(hint)[name] if name else get_args(hint)[-1 if index == "..." else 0]
         if get_origin(hint) in (Union, UnionType):
             hint = next(one for one in get_args(hint) if one is not NoneType)
-        if "..." not in path:  # which is a value of a mapping: msgspec does not tell its key
+        if "..." not in path:  # `...` is a value of a mapping, whose key msgspec does not tell
             values = values[name or int(index)]
     if "..." not in path:
         where += f" is {reprlib.repr(values)}"
-    if fault.startswith("Invalid enum value"):  # quoted, and a terminal may obey what it holds
+    if fault.startswith("Invalid enum value"):  # msgspec quotes it with its control characters
         fault = f"Must be one of {', '.join(map(str, get_args(hint)))}"
     return f"{where}: {fault[0].lower()}{fault[1:]}."
 
 
 def _other_fields(given: Any, built: Any, complete: bool) -> Iterator[str]:
-    """Name fields that a dataclass does not have, which msgspec ignores, or that are missing."""
+    """Describe unknown fields, which msgspec ignores, and missing fields."""
     pairs: list[tuple[Any, Any]] = []
     if dataclasses.is_dataclass(built):
         names = [field.name for field in dataclasses.fields(built)]

@@ -1,7 +1,8 @@
-"""Types of numbers within bounds, and the check of values by their types.
+"""Number types with bounds, and a check of values against their types.
 
-Not jsonargparse's number types: they parse a number into an object of their own class, with which
-``torch.load(weights_only=True)`` refuses a checkpoint, and nothing checks what Python code gives.
+jsonargparse's number types do not serve: they turn a number into an object of their own class, so
+that ``torch.load(weights_only=True)`` refuses a checkpoint that contains one, and they do not check
+values from Python code.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from admin_init.errors import AdminInitError
 
 MAX_SEED = 2**32 - 1
-"""The largest seed that NumPy takes, and Lightning with it."""
+"""The largest seed that NumPy, and so Lightning, accepts."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Bound:
     """Condition on a number, as an annotation of its type."""
 
     words: str
-    """What the number must be."""
+    """The condition in words, after "must be"."""
     holds: Callable[[Any], bool]
 
 
@@ -46,15 +47,15 @@ Seed = Annotated[int, Bound(f"from 0 to {MAX_SEED}", lambda value: 0 <= value <=
 def check(
     owner: Any, values: Mapping[str, Any], error: type[AdminInitError] = AdminInitError
 ) -> None:
-    """See that values fit their types: within bounds, one of the choices, finite, not None.
+    """Check that values fit their types: within bounds, one of the choices, finite, not None.
 
     Args:
-        owner: What has the types: a dataclass, a function, or a dictionary of types by name.
+        owner: A dataclass or a function that declares the types, or a dictionary of types by name.
         values: Values by name, such as ``vars(self)`` or a function's ``locals()``.
-        error: The class of the error.
+        error: Class of the error.
 
     Raises:
-        AdminInitError: Some do not; the message names them all.
+        AdminInitError: Some values do not fit; the message names all of them.
     """
     if found := type_problems(owner, values, error):
         raise error("\n".join(found))
@@ -66,10 +67,11 @@ def type_problems(
     error: type[AdminInitError] = AdminInitError,
     within: str = "",
 ) -> list[str]:
-    """List what :func:`check` refuses, also in the fields of dataclasses among the values.
+    """List the problems that :func:`check` reports, also in fields of dataclasses among the values.
 
     Raises:
-        AdminInitError: A value is None that must not be: no other rule could be applied.
+        AdminInitError: A value is None where None is not allowed, so that the caller cannot check
+            anything else.
     """
     found, lacking = [], False
     for name, hint in (owner if isinstance(owner, dict) else _hints(owner)).items():
@@ -90,7 +92,7 @@ def _hints(owner: Any) -> dict[str, Any]:
 
 
 def _fault(hint: Any, value: Any) -> str | None:
-    """Say what a value must be that does not fit its type, and what it is."""
+    """Describe what a value must be and what it is; None if it fits its type."""
     if value is not None and NoneType in get_args(hint):
         hint = get_args(hint)[0]
     kind, arguments = get_origin(hint), get_args(hint)
@@ -105,7 +107,7 @@ def _fault(hint: Any, value: Any) -> str | None:
         faults = (fault for item in value if (fault := _fault(arguments[0], item)))
         if value or get_origin(arguments[0]) is not Annotated:
             return next(faults, None)
-        fits, wanted = False, "one number at least"
+        fits, wanted = False, "a list of at least one number"
     elif value is None:
         fits = hint is Any or NoneType in arguments
         wanted = getattr(hint, "__name__", hint)

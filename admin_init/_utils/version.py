@@ -1,4 +1,4 @@
-"""The version of this package, as it was installed."""
+"""The installed version of this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The average of several checkpoints of one run."""
+"""Average of several checkpoints of one run."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from admin_init._utils.checkpoints import read_checkpoint, write_checkpoint
 from admin_init.errors import AdminInitError
 
 AVERAGED = "averaged"
-"""The key under which a checkpoint lists those that it is the average of."""
+"""Key of an averaged checkpoint that lists the checkpoints in the average."""
 
 _KEPT = ("epoch", "global_step", "pytorch-lightning_version", "hyper_parameters")
 
 
 def average_checkpoints(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
-    """Average the weights of checkpoints (Vaswani et al. 2017, section 6.1), omegas as all others.
+    """Average the weights of checkpoints, omegas included (Vaswani et al. 2017, section 6.1).
 
     Args:
-        paths: The checkpoints, in the order of training. One at a time is held in memory, beside
+        paths: The checkpoints, in the order of training. Memory holds one checkpoint at a time, and
             the sums in float64.
 
     Returns:
-        A checkpoint with the weights, each rounded to its type, and without an optimizer's state.
-        What is no floating-point number, and the hyper-parameters, are those of the last one. Under
-        ``averaged`` it lists name, epoch and update of those that went in.
+        A checkpoint with the averaged weights, each rounded to its type, without optimizer state.
+        Hyper-parameters and values that are not floating-point come from the last checkpoint.
+        ``averaged`` lists the name, epoch and update of each checkpoint in the average.
 
     Raises:
-        AdminInitError: There is none, one cannot be read, or they are not of one model.
+        AdminInitError: There is no checkpoint, one cannot be read, or they are of different models.
     """
     if not paths:
-        raise AdminInitError("There must be at least one checkpoint to average, but there is none.")
+        raise AdminInitError("There must be at least one checkpoint to average, but none is given.")
     sums: dict[str, Tensor] = {}
     members: list[dict[str, Any]] = []
     last: dict[str, Any] = {}
     for path in paths:
-        last.clear()  # or two would be in memory while the next one is read
+        last.clear()  # otherwise two would be in memory while the next one is read
         last = _without_optimizer(read_checkpoint(path))
         if members:
             _check_alike(last["state_dict"], sums, path, paths[0])
@@ -63,10 +63,10 @@ def write_average(
 
     Args:
         paths: See :func:`average_checkpoints`.
-        destination: Checkpoint that is written.
+        destination: Output checkpoint.
 
     Returns:
-        Name, epoch and update of those that went in.
+        Name, epoch and update of each checkpoint in the average.
 
     Raises:
         AdminInitError: See :func:`average_checkpoints`.
@@ -78,22 +78,22 @@ def write_average(
 
 
 def newest_checkpoints(folder: str | os.PathLike[str], count: int) -> list[Path]:
-    """Find the checkpoints of the latest updates, by what they say themselves.
+    """Find the last checkpoints of a run, by the number of updates stored in each.
 
-    Of several after the same update one counts, and averages do not.
+    If several have the same number of updates, one of them counts. Averages are ignored.
 
     Args:
-        folder: Where a run has left its checkpoints, ``*.ckpt``.
-        count: How many.
+        folder: Folder with the checkpoints of a run, ``*.ckpt``.
+        count: Maximum number of checkpoints.
 
     Returns:
-        The last ``count``, or as many as there are, in the order of training.
+        The last checkpoints, in the order of training.
 
     Raises:
         AdminInitError: ``count`` is below 1, there is no checkpoint, or one cannot be read.
     """
     if count < 1:
-        raise AdminInitError(f"At least 1 checkpoint must be averaged, but {count} were asked for.")
+        raise AdminInitError(f"The number of checkpoints must be at least 1, but is {count}.")
     found: dict[tuple[int, int], Path] = {}
     for path in sorted(Path(folder).glob("*.ckpt")):
         checkpoint = read_checkpoint(path)
@@ -136,5 +136,5 @@ def _check_alike(
         if shapes[0] != shapes[1]:
             raise AdminInitError(
                 f"{path} cannot be averaged with {first}: `{name}` has shape {shapes[0]} in the "
-                f"one and {shapes[1]} in the other. Average checkpoints of one run."
+                f"former and {shapes[1]} in the latter. Average checkpoints of one run."
             )

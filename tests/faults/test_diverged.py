@@ -53,8 +53,8 @@ def test_a_checkpoint_of_nan_is_refused(command: str, here: Path) -> None:
     assert done.code == 2, done.err
     assert not done.out
     assert done.err.splitlines()[-1] == (
-        f"admin-init {command}: nan.ckpt holds NaN: 1 of its {len(weights)} weights, "
-        f"`{first}` the first. The training had diverged when it was saved; use an earlier "
+        f"admin-init {command}: nan.ckpt contains NaN in 1 of its {len(weights)} weights, first in "
+        f"`{first}`. The training had diverged when it was saved; use an earlier "
         "checkpoint."
     )
     assert "Traceback" not in done.err

@@ -137,7 +137,7 @@ def test_both_scores_once(
         (["--output", "o.ckpt"], "give either `--checkpoints FILE ...` or `--folder FOLDER`"),
         (["--output", "o.ckpt", "--folder", "run", "--checkpoints", "a"], "give either"),
         (["--output", "o.ckpt", "--folder", "bin"], "no checkpoint to average in bin"),
-        (["--output", "o.ckpt", "--folder", "run", "--last", "0"], "but 0 were asked for"),
+        (["--output", "o.ckpt", "--folder", "run", "--last", "0"], "must be at least 1, but is 0"),
         (["--output", "o.ckpt", "--checkpoints", "none.ckpt"], "no checkpoint at none.ckpt"),
     ],
 )

@@ -113,7 +113,7 @@ def test_a_log_follows_the_runs(folder: Path) -> None:
     text = (folder / "err.txt").read_text()
     for line in (
         r"preprocessing: 3 of 3 \(100%\), 0:\d\d:\d\d elapsed",
-        f"{GOOD}: begins",
+        f"{GOOD}: started",
         rf"{GOOD}: 60 of 60 \(100%\), 0:\d\d:\d\d elapsed",
         f"{GOOD}: (trained|failed), .*",
         re.escape(f"{DIVERGED}: failed, its validation NLL is nan"),

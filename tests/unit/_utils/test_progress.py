@@ -30,7 +30,7 @@ def test_a_task_has_a_line_a_minute_and_one_at_its_end(capsys: pytest.CaptureFix
     clock = Clock()
     with Lines(get_time=clock) as lines:
         task = lines.add_task("counting", total=4000)
-        assert texts(capsys) == ["counting: begins"]
+        assert texts(capsys) == ["counting: started"]
         clock.now = 59
         lines.advance(task, 500)
         assert texts(capsys) == []
@@ -59,7 +59,7 @@ def test_a_task_of_unknown_length(capsys: pytest.CaptureFixture[str]) -> None:
     lines.update(task, completed=12345)
     lines.update(task, total=12345)
     assert texts(capsys) == [
-        "reading: begins",
+        "reading: started",
         "reading: 12,345, 1:01:01 elapsed",
         "reading: 12,345 of 12,345 (100%), 1:01:01 elapsed",
     ]

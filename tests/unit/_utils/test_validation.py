@@ -76,7 +76,7 @@ def test_numbers_out_of_bounds_are_refused(value: object) -> None:
 @pytest.mark.parametrize(
     ("value", "fault"),
     [
-        ([], "one number at least, but is []"),
+        ([], "a list of at least one number, but is []"),
         ([2, 0], "at least 1, but is 0"),
         ((1, -5), "at least 1, but is -5"),
         ([None], "at least 1, but is None"),

@@ -104,12 +104,15 @@ def test_what_else_is_in_a_checkpoint() -> None:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"a": torch.ones(2)}, r"`b` has shape None in the one and \(3,\) in the other"),
+        ({"a": torch.ones(2)}, r"`b` has shape None in the former and \(3,\) in the latter"),
         (
             {"a": torch.ones(2), "b": torch.ones(3), "c": torch.ones(1)},
-            r"`c` has shape \(1,\) in the one and None in",
+            r"`c` has shape \(1,\) in the former and None in",
         ),
-        ({"a": torch.ones(2), "b": torch.ones(4)}, r"`b` has shape \(4,\) in the one and \(3,\)"),
+        (
+            {"a": torch.ones(2), "b": torch.ones(4)},
+            r"`b` has shape \(4,\) in the former and \(3,\)",
+        ),
     ],
 )
 def test_checkpoints_of_different_models(weights: dict[str, Tensor], message: str) -> None:
@@ -139,7 +142,7 @@ def test_the_newest_are_found_by_what_they_say() -> None:
     assert found(1) == ["c.ckpt"]
     assert found(3) == ["a.ckpt", "d.ckpt", "c.ckpt"]
     assert found(10) == ["b.ckpt", "z.ckpt", "a.ckpt", "d.ckpt", "c.ckpt"]
-    with pytest.raises(AdminInitError, match="but 0 were asked for"):
+    with pytest.raises(AdminInitError, match="must be at least 1, but is 0"):
         newest_checkpoints(".", 0)
     Path("empty").mkdir()
     with pytest.raises(AdminInitError, match="no checkpoint to average in empty"):

@@ -107,7 +107,7 @@ def test_a_missing_file_and_one_of_something_else() -> None:
     torch.save([1, 2], "list.ckpt")
     torch.save({"weight": torch.ones(2)}, "weights.ckpt")
     for name in ("list", "weights"):
-        with pytest.raises(AdminInitError, match=f"{name}.ckpt is no Lightning checkpoint"):
+        with pytest.raises(AdminInitError, match=f"{name}.ckpt is not a Lightning checkpoint"):
             read_checkpoint(f"{name}.ckpt")
 
 
@@ -188,7 +188,7 @@ def test_a_weight_that_is_larger_than_the_file_is_refused() -> None:
     name = next(iter(checkpoint["state_dict"]))
     checkpoint["state_dict"][name] = torch.zeros(1).expand(10**6, 10**6)
     torch.save(checkpoint, "expanded.ckpt")
-    with pytest.raises(AdminInitError, match=f"`{name}` is no tensor, or larger than"):
+    with pytest.raises(AdminInitError, match=f"`{name}` is not a tensor, or is larger than"):
         read_checkpoint("expanded.ckpt")
 
 

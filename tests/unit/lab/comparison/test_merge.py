@@ -162,9 +162,9 @@ def edited(path: Path, **changed: Any) -> None:
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.write_text(""), "it is empty"),
-    "cut": (lambda path: path.write_text('{"run":'), "it is no JSON"),
+    "cut": (lambda path: path.write_text('{"run":'), "it is not valid JSON"),
     "a list": (lambda path: path.write_text("[]"), "it holds a list"),
-    "deep": (lambda path: path.write_text("[" * 100_000), "it is no JSON"),
+    "deep": (lambda path: path.write_text("[" * 100_000), "it is not valid JSON"),
     "a string": (lambda path: edited(path, seed="1"), "`seed` is '1': expected `int`"),
     "no course": (lambda path: edited(path, history={}), "missing required field `train_loss`"),
     "outside": (

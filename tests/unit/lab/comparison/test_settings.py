@@ -81,7 +81,7 @@ def test_a_folder_of_an_earlier_version_goes_on() -> None:
     ("content", "fault"),
     [
         ("", "it is empty"),
-        ('{"title":', "it is no JSON"),
+        ('{"title":', "it is not valid JSON"),
         ("[1]", "it holds a list"),
         ({"zzz": 1}, "unknown field 'zzz'"),
         ({"corpus": {"kind": "zzz"}}, "`corpus.kind` is 'zzz': must be one of embedded"),

@@ -202,7 +202,10 @@ def test_batches_are_averaged() -> None:
 
 
 def test_refusals() -> None:
-    for deltas, fault in (((0,), "positive, but is 0"), ((), r"one number at least, but is \(\)")):
+    for deltas, fault in (
+        ((0,), "positive, but is 0"),
+        ((), r"a list of at least one number, but is \(\)"),
+    ):
         with pytest.raises(ValueError, match=f"`deltas` must be {fault}"):
             diagnose_module(module(), batch(), deltas=deltas)
     with pytest.raises(AdminInitError, match="is not built"):
