@@ -56,14 +56,14 @@ def check_weights(weights: Mapping[str, Any], path: str | os.PathLike[str]) -> N
                 f"{path} cannot be used: `{name}` is not a tensor, or is larger than its data in "
                 "the file."
             )
-    if lost := holding_nan(weights):
+    if lost := weights_with_nan(weights):
         raise AdminInitError(
             f"{path} contains NaN in {len(lost)} of its {len(weights)} weights, first in "
             f"`{lost[0]}`. The training had diverged when it was saved; use an earlier checkpoint."
         )
 
 
-def holding_nan(weights: Mapping[str, Any]) -> list[str]:
+def weights_with_nan(weights: Mapping[str, Any]) -> list[str]:
     """Return the names of the weights that contain NaN."""
     # Infinity is allowed: a mask may contain it. fairseq never sets its `_float_tensor`.
     return [
@@ -80,7 +80,7 @@ def has_omegas(weights: Mapping[str, Any]) -> bool:
     return any(name.endswith(".omega") for name in weights)
 
 
-def with_omegas(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
+def require_omegas(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the checkpoint of ``path``, if it contains omegas.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from admin_init._utils.checkpoints import holding_nan
+from admin_init._utils.checkpoints import weights_with_nan
 from admin_init.callbacks.lightning_compat import Callback, step_loss
 from admin_init.errors import DivergedError
 
@@ -137,7 +137,7 @@ class DivergenceCheck(Callback):
         return loss
 
     def _check_weights(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        name = next(iter(holding_nan(dict(pl_module.named_parameters()))), None)
+        name = next(iter(weights_with_nan(dict(pl_module.named_parameters()))), None)
         if _any_rank(trainer, name is not None):
             # With sharded weights, the NaN may be on another rank.
             raise self._error(

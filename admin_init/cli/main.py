@@ -41,11 +41,11 @@ class Command(NamedTuple):
     """A command line that works after the examples of the commands before it."""
     run: Callable[..., int] | None = None
     """A function from the options to the exit code; None for the commands of LightningCLI."""
-    listed: tuple[str, str, str] | None = None
+    list_option: tuple[str, str, str] | None = None
     """An option with several values: its name, the placeholder of a value, and its help."""
-    named: Callable[[], Mapping[str, Callable[..., Any]]] | None = None
+    subcommands: Callable[[], Mapping[str, Callable[..., Any]]] | None = None
     """Returns the functions that the command offers by name, each with its own options."""
-    signalled: str | None = None
+    signal_message: str | None = None
     """Message before the command to repeat, when a signal ends the command at once; empty if there
     is nothing to repeat, None if signals are not handled here."""
 
@@ -56,7 +56,7 @@ def _own(run: Callable[..., int], required: str, example: str, **settings: Any) 
 
 def _evaluation(name: str, purpose: str) -> Command:
     example = f"admin-init {name} --config {_RECIPE} --ckpt_path {_CHECKPOINT}"
-    return Command(purpose, "--config FILE --ckpt_path FILE", example, signalled="")
+    return Command(purpose, "--config FILE --ckpt_path FILE", example, signal_message="")
 
 
 def _purpose(run: Callable[..., Any]) -> str:
@@ -70,31 +70,31 @@ COMMANDS = {
         commands.prepare,
         "--destination FOLDER",
         "admin-init prepare --corpus.kind embedded --destination data-bin/embedded",
-        signalled=_KEPT,
+        signal_message=_KEPT,
     ),
     "compare": _own(
         commands.compare,
         "--config FILE",
         "admin-init compare --config recipes/demo/compare.yaml",
-        signalled=_KEPT,
+        signal_message=_KEPT,
     ),
     "merge": _own(
         commands.merge,
         "--folders FOLDER ... --output FOLDER",
         "admin-init merge --folders runs/demo --output runs/both",
-        listed=("folders", "FOLDER", "Output folders of `admin-init compare` on each computer."),
+        list_option=("folders", "FOLDER", "Output folders of `admin-init compare`, to merge."),
     ),
     "study": _own(
         commands.study,
         "NAME",
         "admin-init study dependency --output runs/lab/dependency",
-        named=commands.studies,
+        subcommands=commands.studies,
     ),
     "fit": Command(
         "Train the model of a recipe.",
         "--config FILE",
         f"admin-init fit --config {_RECIPE}",
-        signalled=" The training had not started. To start it: ",
+        signal_message=" The training had not started. To start it: ",
     ),
     "validate": _evaluation("validate", "Compute the validation NLL of a checkpoint."),
     "test": _evaluation(
@@ -120,7 +120,7 @@ COMMANDS = {
         commands.average,
         "--folder FOLDER --output FILE",
         f"admin-init average --folder {PurePath(_CHECKPOINT).parent} --output average.ckpt",
-        listed=("checkpoints", "FILE", "Checkpoints to average, in the order of training."),
+        list_option=("checkpoints", "FILE", "Checkpoints to average, in the order of training."),
     ),
     "fold": _own(
         model_commands.fold,
@@ -171,7 +171,7 @@ def _underscored(argument: str) -> str:
 
 def _signals(name: str, arguments: list[str]) -> AbstractContextManager[None]:
     """Let SIGINT and SIGTERM end a command at once if it can be continued by repeating it."""
-    told = COMMANDS[name].signalled if name in COMMANDS else None
+    told = COMMANDS[name].signal_message if name in COMMANDS else None
     if told is None:
         return nullcontext()
 
@@ -236,21 +236,23 @@ def command_parser(name: str) -> ArgumentParser:
     """Build the parser of one of :data:`COMMANDS` that is not LightningCLI's."""
     command = COMMANDS[name]
     parser = _parser(prog=f"admin-init {name}", **_help(name))
-    if command.named is not None:
-        names = parser.add_subcommands(dest="name", metavar="NAME", title=command.named.__name__)
-        for key, function in command.named().items():
-            one = _parser(description=_purpose(function), exit_on_error=False)
+    if command.subcommands is not None:
+        title = command.subcommands.__name__
+        names = parser.add_subcommands(dest="name", metavar="NAME", title=title)
+        for key, function in command.subcommands().items():
+            usage = f"admin-init {name} {key} [--OPTION VALUE ...]"
+            one = _parser(usage=usage, description=_purpose(function), exit_on_error=False)
             one.add_function_arguments(function, as_group=False)
             names.add_subcommand(key, one, help=_purpose(function))
         return parser
-    if command.listed is not None:
+    if command.list_option is not None:
         # By default, jsonargparse wants the list as JSON.
-        option, metavar, text = command.listed
+        option, metavar, text = command.list_option
         parser.add_argument(f"--{option}", nargs="+", metavar=metavar, help=text)
     parser.add_function_arguments(
         command.run,  # type: ignore[arg-type]
         as_group=False,
-        skip=set() if command.listed is None else {command.listed[0]},
+        skip=set() if command.list_option is None else {command.list_option[0]},
         as_positional=not command.required.startswith("-"),
     )
     return parser

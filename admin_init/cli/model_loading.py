@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from admin_init._utils.checkpoints import read_checkpoint, with_omegas
+from admin_init._utils.checkpoints import read_checkpoint, require_omegas
 from admin_init.adapters.discovery import Sites, resolve_sites
 from admin_init.errors import AdminInitError
 from admin_init.rescale import install_
@@ -98,7 +98,7 @@ def load_model(
         AdminInitError: The checkpoint has no omegas, or belongs to another model.
         UnsupportedModelError: The model has no residual connection that Admin can rescale.
     """
-    checkpoint = with_omegas(read_checkpoint(path), path)
+    checkpoint = require_omegas(read_checkpoint(path), path)
     builder = import_object(name)
     try:
         if hasattr(builder, "load_from_checkpoint"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from admin_init._utils.checkpoints import read_checkpoint, with_omegas
+from admin_init._utils.checkpoints import read_checkpoint, require_omegas
 from admin_init.errors import AdminInitError
 from admin_init.folding import write_folded
 from admin_init.nn import TransformerConfig
@@ -93,7 +93,7 @@ def fold_checkpoint(source: str | os.PathLike[str], destination: str | os.PathLi
         AdminInitError: ``source`` cannot be read, or has no omegas.
         FoldError: An omega cannot be folded, or the outputs would change.
     """
-    checkpoint = with_omegas(read_checkpoint(source), source)
+    checkpoint = require_omegas(read_checkpoint(source), source)
     try:
         module = load_module(checkpoint)
     except AdminInitError as error:

@@ -41,13 +41,13 @@ class Comparison:
     """Folder of the runs, the results and the report."""
 
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
-    """Corpus to train on. It is prepared in `output`/data-bin."""
+    """Corpus to train on, prepared in `output`/data-bin."""
 
     vocabulary_size: PositiveInt = 4000
     """Maximum number of subwords in the joint vocabulary of both languages."""
 
     grid: Grid = field(default_factory=Grid)
-    """Settings that differ between runs. Each combination of their values is a run."""
+    """Settings that differ between runs: each combination of their values is a run."""
 
     transformer: dict[str, Any] = field(default_factory=dict)
     """Options of TransformerConfig for all models, without the numbers of layers and the residual
@@ -62,7 +62,7 @@ class Comparison:
     sets."""
 
     search: dict[str, Any] = field(default_factory=dict)
-    """Options of SearchConfig: beam search for `bleu`."""
+    """Options of SearchConfig, for the beam search of `bleu`."""
 
     label_smoothing: Probability = 0.1
     """Label smoothing: the probability mass that is spread over the vocabulary."""
@@ -76,7 +76,7 @@ class Comparison:
     Results under a time limit depend on the speed of the machine."""
 
     max_tokens: PositiveInt = 1024
-    """Maximum number of tokens in a batch, on the source side and on the target side each."""
+    """Maximum number of tokens on each side of a batch."""
 
     precision: Precision = "32-true"
     """Numeric precision, as in `Trainer(precision=...)`."""
@@ -88,7 +88,8 @@ class Comparison:
     """Translate the test split and compute its BLEU."""
 
     average: PositiveInt = 1
-    """Number of checkpoints whose average `bleu` scores: the last ones, one per validation."""
+    """Number of checkpoints to average before BLEU is computed: the last ones, one per
+    validation."""
 
     sensitivity: bool = False
     """Also validate before the first update, to report the sensitivity to the learning rate. The

@@ -59,7 +59,7 @@ def diagnose_module(
             is empty, or contains a value that is not positive.
     """
     check(diagnose_module, locals())
-    model = observable(module)
+    model = require_transformer(module)
     padding = module.config.padding_idx
 
     def run() -> Tensor:
@@ -69,7 +69,7 @@ def diagnose_module(
     with preserved(module), ExitStack() as stack:
         module.eval()
         # Inside `preserved`, which would otherwise restore the hook with the model's attributes.
-        hidden = _Hidden(model)
+        hidden = _ProjectionInput(model)
         stack.callback(hidden.remove)
         attentions = _attentions(model, run)
         terms = branch_terms(model, run)
@@ -129,7 +129,7 @@ def diagnose_module(
     )
 
 
-def observable(module: TranslationModule) -> nn.Module:
+def require_transformer(module: TranslationModule) -> nn.Module:
     """Return the Transformer of a module, if it can be diagnosed.
 
     Raises:
@@ -150,7 +150,7 @@ def observable(module: TranslationModule) -> nn.Module:
     return model
 
 
-class _Hidden:
+class _ProjectionInput:
     """Record the input of the output projection."""
 
     def __init__(self, model: nn.Module) -> None:

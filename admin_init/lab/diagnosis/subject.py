@@ -14,7 +14,7 @@ from admin_init.admin_profile import AdminProfile
 from admin_init.callbacks.admin_init import AdminInit
 from admin_init.errors import AdminInitError
 from admin_init.initialize import initialize_
-from admin_init.lab.diagnosis.measured import observable
+from admin_init.lab.diagnosis.measured import require_transformer
 from admin_init.rescale import apply_, train_omegas_
 from admin_init.translation.checkpoint import load_module
 from admin_init.translation.data.batching import TranslationBatch
@@ -77,7 +77,7 @@ def load_subject(
                 f"{checkpoint} was trained with {known} subwords, but the data of {recipe} have "
                 f"{ids}. Give the recipe with which the checkpoint was trained."
             )
-    observable(module)
+    require_transformer(module)
     first = list(islice(iter(data.train_dataloader()), batches))
     if len(first) < batches:
         raise AdminInitError(

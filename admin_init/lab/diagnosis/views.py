@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_PLACES = {"self_attn": "self-attn", "cross_attn": "cross-attn"}
+_KINDS = {"self_attn": "self-attn", "cross_attn": "cross-attn"}
 
 
 def sublayer_table(diagnosis: Diagnosis) -> Table:
@@ -38,7 +38,7 @@ def sublayer_table(diagnosis: Diagnosis) -> Table:
     for stack, found in diagnosis.stacks.items():
         for sublayer in found:
             view.add_row(
-                f"{stack} {_number(sublayer)} {_place(sublayer)}",
+                f"{stack} {_number(sublayer)} {_kind(sublayer)}",
                 f"{branch_share(sublayer.term):.3f}",
                 f"{sublayer.output_change:.3g}",
                 f"{sublayer.output_gradient_norm:.3g}",
@@ -133,7 +133,7 @@ def _curves(axis: Axes, diagnosis: Diagnosis, value: Callable[[Sublayer], float 
         for number, sublayer in enumerate(found, 1):
             measured = value(sublayer)
             if measured is not None:
-                name = stack if everywhere else f"{stack} {_place(sublayer)}"
+                name = stack if everywhere else f"{stack} {_kind(sublayer)}"
                 numbers, values = curves.setdefault(name, ([], []))
                 numbers.append(number)
                 values.append(measured)
@@ -164,9 +164,9 @@ def _number(sublayer: Sublayer) -> int:
     return 1 + next(int(part) for part in sublayer.name.split(".") if part.isdigit())
 
 
-def _place(sublayer: Sublayer) -> str:
-    place = sublayer.name.rpartition(".")[2]
-    return _PLACES.get(place, place)
+def _kind(sublayer: Sublayer) -> str:
+    kind = sublayer.name.rpartition(".")[2]
+    return _KINDS.get(kind, kind)
 
 
 def _or_empty(value: float | None) -> str:

@@ -26,7 +26,7 @@ from admin_init.lab.report.groups import MOST_SETTINGS, Group, by_setting, group
 from admin_init.lab.report.learning_rates import rates_figure, sensitivities
 from admin_init.lab.report.stable_rates import ramp_cells, ramp_figure, ramp_summary
 from admin_init.lab.report.summary import summary
-from admin_init.lab.studies.steps import studied
+from admin_init.lab.studies.steps import load_studies
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +67,7 @@ def write_report(comparison: Comparison, outcome: Outcome) -> None:
         sensitivities=sensitivities(outcome.results),
         studies=[
             (step, base64.b64encode(step.picture.read_bytes()).decode())
-            for step in studied(comparison)
+            for step in load_studies(comparison)
         ],
         pictures=[
             (caption, base64.b64encode(pictures[name]).decode())

@@ -97,7 +97,7 @@ def _summarised(residual: str, rows: list[dict[str, Any]]) -> dict[str, str]:
     sublayers = [2 * depth for depth in depths]
     changes = {seed: [row["change"] for row in rows if row["seed"] == seed] for seed in seeds}
     exponents = [growth_exponent(sublayers, values) for values in changes.values()]
-    fits = depth_fits(sublayers, _typical(rows))
+    fits = depth_fits(sublayers, _geometric_means(rows))
     kinds = [_growth(sublayers, exponent) for exponent in exponents]
     kind = max(set(kinds), key=kinds.count)
     return {
@@ -114,7 +114,7 @@ def _summarised(residual: str, rows: list[dict[str, Any]]) -> dict[str, str]:
     }
 
 
-def _typical(rows: list[dict[str, Any]]) -> list[float]:
+def _geometric_means(rows: list[dict[str, Any]]) -> list[float]:
     """Return the geometric mean over seeds at each depth, in the order of depths."""
     depths = sorted({row["layers"] for row in rows})
     changes = [[row["change"] for row in rows if row["layers"] == depth] for depth in depths]
@@ -156,7 +156,7 @@ def _figure(styles: list[str], rows: list[dict[str, Any]], kind: Kind) -> Figure
             axis.set(xticks=[], yticks=[])
             continue
         depths = sorted({row["layers"] for row in own})
-        fits = depth_fits([2 * depth for depth in depths], _typical(own))
+        fits = depth_fits([2 * depth for depth in depths], _geometric_means(own))
         curve = np.geomspace(min(depths), max(depths), 200)
         axis.plot(
             [row["layers"] for row in own],

@@ -53,7 +53,7 @@ def _measured(path: Path) -> tuple[set[str], set[int]] | None:
         return None
 
 
-def studied(comparison: Comparison) -> list[Step]:
+def load_studies(comparison: Comparison) -> list[Step]:
     """Read the findings that :func:`run_studies` wrote."""
     steps = []
     for name in comparison.studies:

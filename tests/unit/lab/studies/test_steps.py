@@ -8,7 +8,7 @@ from admin_init.lab.comparison.config import Comparison
 from admin_init.lab.comparison.grid import Grid
 from admin_init.lab.comparison.runner import Outcome
 from admin_init.lab.report.page import write_report
-from admin_init.lab.studies.steps import run_studies, studied
+from admin_init.lab.studies.steps import load_studies, run_studies
 
 COMPARISON = Comparison(
     output="out",
@@ -20,7 +20,7 @@ COMPARISON = Comparison(
 
 def test_a_study_of_the_grids_styles_is_part_of_the_report() -> None:
     run_studies(COMPARISON)
-    (step,) = studied(COMPARISON)
+    (step,) = load_studies(COMPARISON)
     assert {row["style"] for row in step.summary} == {"post", "admin"}
     write_report(COMPARISON, Outcome([], {}, 4.0))
     page = Path("out/report.html").read_text()
@@ -39,10 +39,10 @@ def test_what_was_studied_before_is_kept_unless_the_grid_has_changed() -> None:
     found.write_text("{")
     run_studies(replace(COMPARISON, grid=Grid(residual=["post"], seed=[1])))
     assert found.with_name("dependency.json.damaged-1").read_text() == "{"
-    assert studied(COMPARISON)[0].sentences
+    assert load_studies(COMPARISON)[0].sentences
 
 
 def test_without_studies_there_is_nothing() -> None:
     run_studies(replace(COMPARISON, studies=[]))
-    assert studied(replace(COMPARISON, studies=[])) == []
+    assert load_studies(replace(COMPARISON, studies=[])) == []
     assert not Path("out").exists()
