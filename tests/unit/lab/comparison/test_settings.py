@@ -51,9 +51,9 @@ def test_what_decides_nothing_of_a_run_may_change(changed: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"max_minutes": None}, "`max_minutes` was 2.5, is None"),
-        ({"precision": "bf16-true"}, "`precision` was 32-true, is bf16-true"),
-        ({"sensitivity": True}, "`sensitivity` was False, is True"),
+        ({"max_minutes": None}, "`max_minutes` was 2.5 and is now None"),
+        ({"precision": "bf16-true"}, "`precision` was 32-true and is now bf16-true"),
+        ({"sensitivity": True}, "`sensitivity` was False and is now True"),
         ({"optimization": {"betas": (0.9, 0.99)}}, r"`optimization` was .*0\.98.*is .*0\.99"),
     ],
 )
