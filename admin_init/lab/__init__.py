@@ -1,1 +1,1 @@
-"""Comparing variants: train them side by side, judge them, and show the result."""
+"""Comparisons, studies and diagnoses of residual styles."""

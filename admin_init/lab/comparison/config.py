@@ -154,7 +154,7 @@ class Comparison:
         return problems
 
     def variants(self) -> list[Variant]:
-        """List the runs of this computer's share of the grid."""
+        """List the runs of this computer's part of the grid."""
         first, step = map(int, self.share.split("/"))
         return self.grid.variants()[first - 1 :: step]
 

@@ -21,10 +21,10 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Criteria:
-    """Criteria for a failed run, in nats per target token on validation data in eval mode.
+    """Criteria for a failed run, measured on validation data in eval mode.
 
-    The smoothed training loss is not used: it can be low even if the model has learned nothing
-    but the token frequencies.
+    The label-smoothed training loss is not used: it can be low even if the model has learned
+    nothing but the token frequencies.
     """
 
     entropy_share: float = 0.8
@@ -34,10 +34,12 @@ class Criteria:
     and Admin ended at 0.75 or less."""
 
     source_gain: float = 0.1
-    """A run fails if its NLL rises by less than this when the source sentences are shuffled."""
+    """A run fails if its NLL rises by less than this when the source sentences are shuffled, in
+    nats per target token."""
 
     relapse: float = 0.5
-    """A run fails if its final NLL is more than this above its best NLL."""
+    """A run fails if its final NLL is more than this above its best NLL, in nats per target
+    token."""
 
     def judge(self, nlls: list[float], source_gain: float, entropy: float) -> Verdict:
         """Judge a run.

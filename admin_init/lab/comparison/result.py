@@ -92,7 +92,7 @@ class Result:
 
 
 def load_or_set_aside(comparison: Comparison, variant: Variant, entropy: float) -> Result | None:
-    """Load the result of a variant; set a file that cannot be used aside, to resume the run."""
+    """Load the result of a variant; rename an unusable file, so that the run is resumed."""
     try:
         return load_result(comparison, variant, entropy)
     except AdminInitError as error:

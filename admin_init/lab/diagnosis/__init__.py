@@ -1,1 +1,1 @@
-"""One model under the lens: what `admin-init diagnose` measures, draws and writes."""
+"""Diagnosis of one model: the measurements, the figure and the files of `admin-init diagnose`."""
