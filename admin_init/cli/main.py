@@ -1,6 +1,6 @@
 """The command line, ``admin-init``.
 
-Help and errors that need no command's imports, which take seconds, are given without them.
+The imports of a command take seconds, so they happen only when the command needs them.
 """
 
 from __future__ import annotations
