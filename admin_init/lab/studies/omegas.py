@@ -95,6 +95,8 @@ def _constants(stack: Any, depth: int, dim: int) -> dict[str, float]:
 
 
 def _figure(rows: list[dict[str, Any]], depths: Sequence[int], dim: int) -> Figure:
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
+
     figure, axes = subplots_grid(2 * len(depths), columns=2, width=5.0, height=2.8)
     kinds: tuple[Kind, Kind] = ("encoder", "decoder")
     for axis, (depth, stack) in zip(axes, product(depths, kinds), strict=True):
@@ -112,7 +114,7 @@ def _figure(rows: list[dict[str, Any]], depths: Sequence[int], dim: int) -> Figu
             title=f"{stack} of {depth}-{depth}", xlabel="sub-layer", ylabel="scale of the shortcut"
         )
         axis.set_ylim(bottom=0)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         style_axis(axis)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure
