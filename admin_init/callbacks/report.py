@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def log_profile(loggers: Iterable[Logger], profile: AdminProfile) -> None:
     """Log a profile to every logger.
 
-    TensorBoard gets the omegas as one curve per stack over the index of the sub-layer, and the
-    table, the JSON and, with the extra ``lab``, a figure. Any other logger gets one metric per site.
+    TensorBoard gets the omegas as one curve per stack over the index of the sub-layer, the table,
+    the JSON and, with the extra ``lab``, a figure. Any other logger gets one metric per site.
     """
     for logger in loggers:
         experiment: Any = getattr(logger, "experiment", None)

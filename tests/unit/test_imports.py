@@ -47,11 +47,9 @@ PARTS = sorted(module for module in MODULES if module != "admin_init")
 PUBLIC = {name: getattr(admin_init, name) for name in admin_init.__all__}
 
 
-def imported(*, typing: bool = True) -> dict[str, set[str]]:
-    """Return what each module imports of this package, in functions or at its top."""
-    graph = grimp.build_graph(
-        "admin_init", cache_dir=None, exclude_type_checking_imports=not typing
-    )
+def imported() -> dict[str, set[str]]:
+    """Return what each module imports of this package, in functions and for types, too."""
+    graph = grimp.build_graph("admin_init", cache_dir=None)
     return {module: graph.find_modules_directly_imported_by(module) for module in PARTS}
 
 
@@ -69,7 +67,7 @@ def test_imports_point_one_way() -> None:
 
 
 def test_imports_make_no_cycle() -> None:
-    list(graphlib.TopologicalSorter(imported(typing=False)).static_order())
+    list(graphlib.TopologicalSorter(imported()).static_order())
 
 
 def test_no_module_is_loaded_by_name() -> None:

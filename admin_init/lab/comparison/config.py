@@ -165,7 +165,7 @@ class Comparison:
         }
         own = replace(self, grid=replace(self.grid, **point), share="1/1")
         for name, value in variant.others.items():
-            own = replace(own, **AXES[name].replaced(own, value))
+            own = replace(own, **AXES[name].replaced(vars(own), value))
         return own
 
 

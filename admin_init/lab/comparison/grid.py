@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from admin_init._utils.typed_json import from_json
 from admin_init._utils.validation import PositiveInt, Seed
 from admin_init.errors import AdminInitError
 from admin_init.nn import TransformerConfig
 from admin_init.translation.optimization import OptimizationConfig
-
-if TYPE_CHECKING:
-    from admin_init.lab.comparison.config import Comparison
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"]
 
@@ -26,7 +23,7 @@ class Axis(NamedTuple):
     """Format of a value in the name of a run."""
     title: str
     """Format of a value in a report."""
-    replaced: Callable[[Comparison, Any], dict[str, Any]]
+    replaced: Callable[[Mapping[str, Any], Any], dict[str, Any]]
     """Returns the shared settings that a value replaces, by name."""
 
 
@@ -83,19 +80,19 @@ class Variant:
         return f"{self.group}_seed{self.seed}"
 
 
-def _width(common: Comparison, dim: int) -> dict[str, Any]:
-    default, shape = TransformerConfig(), common.transformer
+def _width(common: Mapping[str, Any], dim: int) -> dict[str, Any]:
+    default, shape = TransformerConfig(), common["transformer"]
     ratio = shape.get("ffn_dim", default.ffn_dim) / shape.get("dim", default.dim)
     return {"transformer": shape | {"dim": dim, "ffn_dim": round(dim * ratio)}}
 
 
-def _warmup_steps(common: Comparison, steps: int) -> dict[str, Any]:
-    return {"optimization": common.optimization | {"warmup_steps": steps}}
+def _warmup_steps(common: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    return {"optimization": common["optimization"] | {"warmup_steps": steps}}
 
 
-def _beta2(common: Comparison, beta2: float) -> dict[str, Any]:
-    beta1, _ = common.optimization.get("betas", OptimizationConfig().betas)
-    return {"optimization": common.optimization | {"betas": (beta1, beta2)}}
+def _beta2(common: Mapping[str, Any], beta2: float) -> dict[str, Any]:
+    beta1, _ = common["optimization"].get("betas", OptimizationConfig().betas)
+    return {"optimization": common["optimization"] | {"betas": (beta1, beta2)}}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,7 +104,7 @@ def test_the_settings_of_a_run_are_those_of_all_but_for_its_axes() -> None:
 DROPOUT = Axis(
     "drop{:g}",
     "dropout {:g}",
-    lambda common, rate: {"transformer": common.transformer | {"dropout": rate}},
+    lambda common, rate: {"transformer": common["transformer"] | {"dropout": rate}},
 )
 
 
