@@ -123,7 +123,7 @@ class SaveWhenInterrupted(Callback):
     def _advice(self, trainer: pl.Trainer) -> str:
         saved = _file(trainer) if self._saved else Path("FILE")
         what = "from there" if self._saved else "from a checkpoint"
-        return f"To go on {what}: {resuming(self.command, saved)}"
+        return f"To continue {what}: {resuming(self.command, saved)}"
 
 
 def resuming(command: Sequence[str], checkpoint: Path) -> str:

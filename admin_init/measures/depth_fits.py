@@ -46,8 +46,8 @@ def depth_fits(depths: Sequence[int], changes: Sequence[float]) -> Fits:
             change is not finite.
 
     Examples:
-        >>> depth_fits([12, 24, 48], [1.0, 2.0, 4.0]).better
-        'linear'
+        >>> round(depth_fits([12, 24, 48], [1.0, 2.0, 4.0]).linear.r2, 6)
+        1.0
     """
     n, y = _points(depths, changes)
     return Fits(linear=_fit(n, y), logarithmic=_fit(np.log(n), y))

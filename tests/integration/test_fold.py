@@ -192,9 +192,9 @@ def test_fold_on_end_of_a_model_that_it_would_change() -> None:
 
 def test_fold_on_end_needs_a_place_and_the_weights_that_count() -> None:
     lone = AdminInit(fold_on_end=True)
-    with pytest.raises(AdminInitError, match=r"keeps none\. Add a ModelCheckpoint"):
+    with pytest.raises(AdminInitError, match=r"saves none\. Add a ModelCheckpoint"):
         trainer(callbacks=[lone]).fit(module(), data())
     trainer(callbacks=[lone], fast_dev_run=True, enable_checkpointing=True).fit(module(), data())
     averaging = pl.callbacks.WeightAveraging()
-    with pytest.raises(AdminInitError, match="before WeightAveraging has put its average"):
+    with pytest.raises(AdminInitError, match="before WeightAveraging replaces them by its average"):
         trainer(callbacks=[lone, averaging], enable_checkpointing=True).fit(module(), data())

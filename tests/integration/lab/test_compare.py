@@ -187,7 +187,7 @@ def test_a_changed_setting_is_refused(folder: Path) -> None:
         ("optimization", {"schedule": "cosine"}, "`schedule` must be one of"),
         ("search", {"beam_size": 0}, "`beam_size` must be at least 1"),
         ("label_smoothing", 1.0, "`label_smoothing` must be at least 0 and below 1"),
-        ("corpus", {"kind": "files", "folder": "nowhere"}, "has no nowhere/train.en"),
+        ("corpus", {"kind": "files", "folder": "nowhere"}, "has no file nowhere/train.en"),
         ("grid", {"depth": ["18"]}, "`depth` must be of the form `18-18`"),
         ("grid", {"residual": ["nope"]}, "`residual` must be one of"),
         ("grid", {"width": [15]}, "for post_18-18_lr0.001_d15_seed1: `dim` must be divisible"),
