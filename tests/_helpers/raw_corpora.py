@@ -13,6 +13,18 @@ from admin_init.translation.corpora.synthetic.grammar import embedded_corpus
 
 Pairs = Sequence[tuple[str, str]]  # English, and German or what stands in for French
 
+SENTENCES = [
+    "A title with <b>markup</b>",
+    "A description & so on",
+    "It\u2019s here, isn\u2019t it?",
+    "",
+    "  two   spaces\tand a tab ",
+    "a line separator \u2028 in it",
+    "1 < 2 &amp; 3 > 2",
+    "</seg> in a sentence",
+]
+"""Lines with all that extraction could get wrong."""
+
 
 def sentence_pairs(train: int = 240, held_out: int = 10) -> tuple[Pairs, Pairs, Pairs]:
     """Training, validation and test pairs."""

@@ -4,20 +4,9 @@ import re
 import subprocess
 from pathlib import Path
 
-from _helpers.raw_corpora import fairseq_script, talk_tags, talk_xml
+from _helpers.raw_corpora import SENTENCES, fairseq_script, talk_tags, talk_xml
 
 from admin_init.translation.corpora.texts import Text, segments, talks
-
-SENTENCES = [
-    "A title with <b>markup</b>",
-    "A description & so on",
-    "It\u2019s here, isn\u2019t it?",
-    "",
-    "  two   spaces\tand a tab ",
-    "a line separator \u2028 in it",
-    "1 < 2 &amp; 3 > 2",
-    "</seg> in a sentence",
-]
 
 
 def fairseqs(first: str, file: Path) -> list[str]:

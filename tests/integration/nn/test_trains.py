@@ -1,37 +1,16 @@
 """Every residual style trains."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from _helpers.native_models import build
 from torch.nn import functional as F
 
 from admin_init.nn import (
     RESIDUAL_STYLES,
-    LanguageModel,
-    MaskedLanguageModel,
-    Transformer,
-    TransformerConfig,
 )
 
 EOS = 2
-
-
-def build(
-    residual: str, encoder_layers: int = 2, decoder_layers: int = 2, **options: Any
-) -> nn.Module:
-    torch.manual_seed(0)
-    config = TransformerConfig(
-        **{"vocabulary_size": 20, "dim": 16, "ffn_dim": 24, "heads": 4, "dropout": 0.0} | options,
-        encoder_layers=encoder_layers,
-        decoder_layers=decoder_layers,
-        residual=residual,
-    )
-    if not decoder_layers:
-        return MaskedLanguageModel(config)
-    return Transformer(config) if encoder_layers else LanguageModel(config)
 
 
 # B2T's option starts with smaller weights, and needs more updates than a test has.

@@ -1,28 +1,11 @@
 """A preparation by several processes."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
+from _helpers.small_preparation import KINDS, files, make_corpus
 
-from admin_init.translation.corpora.parallel import ParallelCorpus
-from admin_init.translation.corpora.synthetic.grammar import embedded_corpus
 from admin_init.translation.preparation.prepare import prepare
-
-KINDS: dict[str, dict[str, Any]] = {
-    "sentencepiece": {"vocabulary_size": 100},
-    "subword-nmt": {"subwords": "subword-nmt", "merges": 60, "valid_every": 9},
-}
-
-
-def make_corpus(train: list[tuple[str, str]] | None = None) -> ParallelCorpus:
-    splits = embedded_corpus("small", seed=1, train=80, valid=5, test=5)
-    pairs = {"train": splits["train"] if train is None else train, "test": splits["test"]}
-    return ParallelCorpus(source_lang="en", target_lang="de", splits=pairs)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("kind", KINDS)

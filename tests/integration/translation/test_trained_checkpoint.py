@@ -1,42 +1,16 @@
 """The checkpoint of a training, read as a translation model."""
 
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from torch import Tensor
+from _helpers.translation_checkpoint import config, logits
 
 from admin_init import AdminInit, find_sites
 from admin_init._utils.checkpoints import read_checkpoint
-from admin_init.nn import TransformerConfig
 from admin_init.translation.checkpoint import fold_checkpoint, load_module
 from admin_init.translation.data.datamodule import TranslationDataModule
-from admin_init.translation.model import TranslationModel
 from admin_init.translation.module import TranslationModule
 from admin_init.translation.optimization import OptimizationConfig
-
-
-def config(residual: str = "post", **changed: Any) -> TransformerConfig:
-    tiny: dict[str, Any] = {
-        "vocabulary_size": 40,
-        "dim": 16,
-        "ffn_dim": 32,
-        "heads": 2,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
-        "dropout": 0.3,
-        "residual": residual,
-    }
-    return TransformerConfig(**tiny | changed)
-
-
-def logits(model: TranslationModel) -> Tensor:
-    source = torch.randint(4, 40, (3, 9), generator=torch.Generator().manual_seed(1))
-    source[1, 5:] = 1
-    with torch.no_grad():
-        output: Tensor = model(source, source.flip(0))
-    return output
 
 
 def test_a_checkpoint_of_a_real_training_run(data_bin: Path) -> None:

@@ -8,35 +8,19 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from _helpers.native_models import build
 from _helpers.perturb import perturb_
 from torch import Tensor, nn
 
 from admin_init import NotPostLNError, find_sites
 from admin_init.nn import (
     RESIDUAL_STYLES,
-    LanguageModel,
-    MaskedLanguageModel,
-    Transformer,
-    TransformerConfig,
 )
 from admin_init.nn.attention import Attention
 from admin_init.nn.residual import ResidualConnection, ResiDualResidual
 
 DEPTHS = {"encoder": (2, 3), "decoder": (3, 2), "encoder-only": (2, 0), "decoder-only": (0, 2)}
 """Encoder and decoder layers; the stack under test always has two."""
-
-
-def build(residual: str, encoder_layers: int, decoder_layers: int, **options: Any) -> nn.Module:
-    torch.manual_seed(0)
-    config = TransformerConfig(
-        **{"vocabulary_size": 20, "dim": 16, "ffn_dim": 24, "heads": 4, "dropout": 0.0} | options,
-        encoder_layers=encoder_layers,
-        decoder_layers=decoder_layers,
-        residual=residual,
-    )
-    if not decoder_layers:
-        return MaskedLanguageModel(config)
-    return Transformer(config) if encoder_layers else LanguageModel(config)
 
 
 class SubLayer(NamedTuple):

@@ -9,29 +9,14 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from _helpers.translation_checkpoint import config, logits
+from torch import nn
 
 from admin_init import AdminInitError, FoldError, find_sites
 from admin_init._utils.checkpoints import read_checkpoint
-from admin_init.nn import TransformerConfig
 from admin_init.scaled_skip import ScaledSkip
 from admin_init.translation.checkpoint import fold_checkpoint, load_model, load_module
-from admin_init.translation.model import TranslationModel
 from admin_init.translation.module import TranslationModule
-
-
-def config(residual: str = "post", **changed: Any) -> TransformerConfig:
-    tiny: dict[str, Any] = {
-        "vocabulary_size": 40,
-        "dim": 16,
-        "ffn_dim": 32,
-        "heads": 2,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
-        "dropout": 0.3,
-        "residual": residual,
-    }
-    return TransformerConfig(**tiny | changed)
 
 
 def saved(path: str, residual: str = "admin", **changed: Any) -> TranslationModule:
@@ -58,14 +43,6 @@ def saved(path: str, residual: str = "admin", **changed: Any) -> TranslationModu
     }
     torch.save(checkpoint, path)
     return model.eval()
-
-
-def logits(model: TranslationModel) -> Tensor:
-    source = torch.randint(4, 40, (3, 9), generator=torch.Generator().manual_seed(1))
-    source[1, 5:] = 1
-    with torch.no_grad():
-        output: Tensor = model(source, source.flip(0))
-    return output
 
 
 class Exploit:

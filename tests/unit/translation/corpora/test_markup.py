@@ -5,21 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
-from _helpers.raw_corpora import sgm, talk_xml
+from _helpers.raw_corpora import SENTENCES, sgm, talk_xml
 from sacrebleu.dataset.fake_sgml import FakeSGMLDataset
 
 from admin_init.translation.corpora.texts import Text, column, segments
-
-SENTENCES = [
-    "A title with <b>markup</b>",
-    "A description & so on",
-    "It\u2019s here, isn\u2019t it?",
-    "",
-    "  two   spaces\tand a tab ",
-    "a line separator \u2028 in it",
-    "1 < 2 &amp; 3 > 2",
-    "</seg> in a sentence",
-]
 
 
 @pytest.mark.parametrize("form", [sgm, talk_xml])

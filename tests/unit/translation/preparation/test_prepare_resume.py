@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, Never
 
 import pytest
+from _helpers.small_preparation import KINDS, files, make_corpus
 from filelock import FileLock
 
 from admin_init._utils.atomic_files import move_whole
 from admin_init.errors import CorpusError
-from admin_init.translation.corpora.parallel import ParallelCorpus
 from admin_init.translation.corpora.synthetic.grammar import embedded_corpus
 from admin_init.translation.preparation.manifest import Manifest
 from admin_init.translation.preparation.pipeline import Pipeline
@@ -18,11 +18,6 @@ from admin_init.translation.preparation.shards import Shard
 from admin_init.translation.preparation.stages import CountWords, Preprocess, SplitIntoSubwords
 from admin_init.translation.subwords.sentencepiece import SentencePiece
 from admin_init.translation.subwords.subword_nmt import BytePairs
-
-KINDS: dict[str, dict[str, Any]] = {
-    "sentencepiece": {"vocabulary_size": 100},
-    "subword-nmt": {"subwords": "subword-nmt", "merges": 60, "valid_every": 9},
-}
 
 
 class Watched(list[tuple[str, str]]):
@@ -37,16 +32,6 @@ class Watched(list[tuple[str, str]]):
 
 def interrupt(*_: Any) -> Never:
     raise KeyboardInterrupt
-
-
-def make_corpus(train: list[tuple[str, str]] | None = None) -> ParallelCorpus:
-    splits = embedded_corpus("small", seed=1, train=80, valid=5, test=5)
-    pairs = {"train": splits["train"] if train is None else train, "test": splits["test"]}
-    return ParallelCorpus(source_lang="en", target_lang="de", splits=pairs)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_what_is_dropped_is_listed_in_the_order_of_the_lines(tmp_path: Path) -> None:
