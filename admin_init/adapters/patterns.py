@@ -15,7 +15,7 @@ from admin_init.sites import ResidualSite, link_stacks
 
 @dataclass(frozen=True, kw_only=True)
 class SitePattern:
-    """Module names of one sub-layer in every layer; ``*`` stands for the index of the layer.
+    """Module names of one sub-layer in every layer; ``*`` stands for the layer index.
 
     Examples:
         >>> pattern = SitePattern(
@@ -26,14 +26,14 @@ class SitePattern:
     """
 
     branch: str
-    """The module whose output, or first item of its output, is the branch that enters the sum."""
+    """The module whose output, or the first item of its output, is added to the shortcut."""
     linear: str
     """The nn.Linear at the end of the branch, which :func:`admin_init.fold_` divides by omega."""
     norm: str
     """The layer norm whose input is the sum."""
     reader: str | None = None
-    """A module whose first argument is x, the input of the sub-layer. Needed if the branch is
-    changed before the sum outside of any module, for example by ``F.dropout``: the branch is then
+    """A module whose first argument is x, the input of the sub-layer. Needed if code between
+    ``branch`` and the sum changes the branch, for example ``F.dropout``. The branch is then
     measured as the sum minus x."""
 
 

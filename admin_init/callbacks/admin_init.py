@@ -54,13 +54,13 @@ class AdminInit(Callback):
 
     Args:
         rule: Formula for omega, see :func:`admin_init.omega.omega_from_variances`.
-        sites: Residual sites, or patterns that name them (see :func:`admin_init.named_sites`).
-            Default: the sites of all layers of known families.
+        sites: Residual connections, as sites or as patterns of module names (see
+            :func:`admin_init.named_sites`). Default: those of all layers of supported libraries.
         profile: An :class:`AdminProfile`, or the path of one, to apply instead of profiling.
         forward: Called as ``forward(pl_module, batch)`` to profile. By default,
             ``training_step`` is called with logging switched off. A module with manual optimization
             needs ``forward``, because its training step also updates the weights.
-        trainable: Whether omega is trained. The first omega of each stack never is.
+        trainable: Whether omega is trained. The first omega of each stack is never trained.
         weight_decay: Whether the optimizer's weight decay applies to omega.
         force: Also profile a model that looks trained (a norm gain is not 1, a norm bias is not 0,
             or an omega is not 1). Rescaling changes the function that the model learned.

@@ -27,22 +27,22 @@ CHOICE = "chosen.json"
 
 
 class AverageCheckpoints(Callback):
-    """Averages the last checkpoints (Vaswani et al. 2017, section 6.1), and lets validation choose.
+    """Averages the last checkpoints, and compares the average with the best single checkpoint.
 
     After each validation (by default once per epoch) the weights are saved, and the last ``last``
-    of these checkpoints are kept. When training ends, they are averaged, omegas included, into
-    ``average.ckpt``. Validation compares the average with the best single checkpoint, and the
-    better one becomes ``chosen.ckpt``, which you can score on a test set. ``chosen.json`` has the
-    metric of both. All files are in the folder of the trainer's :class:`ModelCheckpoint`, which
-    provides the best checkpoint. The model keeps its final weights.
+    of these checkpoints are kept. When training ends, they are averaged (Vaswani et al. 2017,
+    section 6.1), omegas included, into ``average.ckpt``. Validation compares the average with the
+    best single checkpoint, and the better one becomes ``chosen.ckpt``, which you can score on a
+    test set. ``chosen.json`` has the metric of both. All files are in the folder of the trainer's
+    :class:`ModelCheckpoint`, which provides the best checkpoint. The model keeps its final weights.
 
     Checkpoints with a non-finite validation metric are neither averaged nor chosen. If no other
     checkpoint exists, no ``chosen.ckpt`` is written, and one of an earlier run is deleted.
 
     Args:
         last: Number of checkpoints to average. If fewer exist, all are averaged.
-        monitor: The validation metric. A :class:`ModelCheckpoint` with the same ``monitor`` is
-            required; its ``mode`` says whether lower or higher is better.
+        monitor: The validation metric to compare by. A :class:`ModelCheckpoint` with the same
+            ``monitor`` is required; its ``mode`` says whether lower or higher is better.
 
     Raises:
         ValueError: ``last`` is below 1.

@@ -36,10 +36,10 @@ class DivergenceCheck(Callback):
     if the loss is not finite, and before they are saved.
 
     Args:
-        margin: Largest allowed difference between the last and the best value of ``monitor``, in
-            its unit. The default is .5 nats per token, as in ``admin-init compare``.
-        monitor: A validation metric where lower is better. If validation does not log it, only the
-            loss and the weights are checked.
+        margin: Maximum increase of ``monitor`` from its best to its last value, in the unit of
+            ``monitor``. The default of 0.5 nats per token is that of ``admin-init compare``.
+        monitor: A validation metric for which lower is better. If validation does not log it, only
+            the loss and the weights are checked.
 
     Raises:
         ValueError: ``margin`` is not positive.

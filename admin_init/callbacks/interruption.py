@@ -30,7 +30,7 @@ class InterruptedTrainingError(AdminInitError):
 
 
 class SaveWhenInterrupted(Callback):
-    """Answers SIGINT and SIGTERM with a checkpoint from which the run resumes bit by bit.
+    """Saves a checkpoint on SIGINT or SIGTERM, from which the run resumes exactly.
 
     The checkpoint is saved after the current update. If that update is followed by a validation or
     the end of an epoch, the callback waits for them and for one more update, because Lightning

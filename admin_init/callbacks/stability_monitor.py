@@ -58,8 +58,8 @@ class StabilityMonitor(Callback):
         every_n_steps: Number of optimizer steps between measurements.
         output: Name of the module that outputs the logits, such as ``model.head``. Default: the
             first module named ``output_proj``, ``output_projection`` or ``lm_head``.
-        margin: Height of a spike above the median, in nats.
-        window: Number of batches of the rolling median.
+        margin: Minimum height of a loss spike above the rolling median, in nats.
+        window: Number of batches in the rolling median.
 
     Raises:
         ValueError: ``every_n_steps`` or ``window`` is below 1, or ``margin`` is negative.

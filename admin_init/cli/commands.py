@@ -67,9 +67,10 @@ def diagnose(
             at initialization.
         batches: Number of batches to average over.
         deltas: Sizes of the weight perturbations at which the output change is measured.
-        seed: Seed of the weights, instead of the recipe's, and of their perturbations.
-        largest_stable_rate: Train with a growing learning rate to find the largest stable one.
-        ramp_steps: Number of updates with a growing learning rate.
+        seed: Random seed of the initial weights and the perturbations; the recipe's by default.
+        largest_stable_rate: Also train with a linearly increasing learning rate, to find the
+            largest stable one.
+        ramp_steps: With `--largest_stable_rate`: number of training steps.
     """
     from rich.console import Console
 
@@ -95,7 +96,7 @@ def diagnose(
 
 
 def compare(**settings: Any) -> int:
-    """Train variants of a model, judge each of them, and write a report."""
+    """Train and evaluate variants of a model, and write a report."""
     from admin_init.lab.comparison import runner as lab
     from admin_init.lab.comparison.config import Comparison
 
@@ -174,11 +175,11 @@ def translate(
 
     Args:
         checkpoint: Checkpoint of a model trained by `admin-init fit` or `compare`.
-        data: Prepared folder that the model was trained on; needed only if it was moved.
-        beam_size: Beam size, instead of the checkpoint's.
-        length_penalty: Length penalty, instead of the checkpoint's.
-        too_long: Treatment of lines that are too long for the model: `skip` writes an empty
-            translation, `cut` translates the beginning. By default, such a line ends the command.
+        data: Prepared folder that the model was trained on; needed only if the folder was moved.
+        beam_size: Beam size; the one stored in the checkpoint by default.
+        length_penalty: Length penalty; the one stored in the checkpoint by default.
+        too_long: Treatment of lines with more tokens than the model's positions: `skip` writes an
+            empty translation, `cut` translates the beginning. By default, such a line is an error.
     """
     from admin_init._utils.memory import keep_freed_memory
     from admin_init.translation.line_stream import LineStream
@@ -217,8 +218,8 @@ def average(
     Args:
         output: Output checkpoint.
         checkpoints: Checkpoints to average, in the order of training.
-        folder: Folder whose last checkpoints are averaged, instead of `--checkpoints`.
-        last: Number of the folder's checkpoints to average, those after the most updates.
+        folder: Folder of checkpoints, the last of which are averaged; instead of `--checkpoints`.
+        last: With `--folder`: number of checkpoints to average, those with the most training steps.
     """
     from admin_init._utils.weight_averaging import newest_checkpoints, write_average
 
@@ -236,7 +237,7 @@ def convert(checkpoint: str, output: str) -> int:
 
     Args:
         checkpoint: A .pt file of fairseq-train, or a checkpoint of `admin-init fit`.
-        output: Output checkpoint.
+        output: Output checkpoint, in the other format.
     """
     from admin_init.fairseq.convert import convert_checkpoint
 

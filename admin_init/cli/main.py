@@ -82,7 +82,7 @@ COMMANDS = {
         commands.merge,
         "--folders FOLDER ... --output FOLDER",
         "admin-init merge --folders runs/demo --output runs/both",
-        list_option=("folders", "FOLDER", "Output folders of `admin-init compare`, to merge."),
+        list_option=("folders", "FOLDER", "Output folders of `admin-init compare` to merge."),
     ),
     "study": _own(
         commands.study,
@@ -97,9 +97,7 @@ COMMANDS = {
         signal_message=" The training had not started. To start it: ",
     ),
     "validate": _evaluation("validate", "Compute the validation NLL of a checkpoint."),
-    "test": _evaluation(
-        "test", "Translate the test split with a checkpoint, and compute sacreBLEU."
-    ),
+    "test": _evaluation("test", "Translate the test split with a checkpoint, and compute BLEU."),
     "predict": _evaluation("predict", "Translate the test split with a checkpoint."),
     "profile": _own(
         model_commands.profile,

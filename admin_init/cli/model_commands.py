@@ -23,18 +23,22 @@ def profile(
     sites: list[SitePattern] | None = None,
     batch: str | None = None,
 ) -> int:
-    """Profile a recipe's model on its first batches, or list what Admin finds in any model.
+    """Compute a recipe's omegas on its first batches, or list a model's residual connections.
 
     Args:
-        recipe: YAML file for `admin-init fit`. Its model is built with its seed.
-        output: Output JSON file, for `AdminInit(profile=...)`.
-        batches: Number of the recipe's batches to average over.
-        rule: Rule that computes the omegas from the variances.
-        model: A function or class that builds a model, such as `my.module:build`, instead of a
-            recipe. Lists the residual connections in their order, and why others are not supported.
-        sites: Patterns of the names of that model's residual connections, as in
-            `AdminInit(sites=...)`.
-        batch: Batch to profile that model on, such as `my.module:batch`; needed with `--output`.
+        recipe: YAML file for `admin-init fit`. Its model is profiled, initialized with its seed.
+        output: Output JSON file, for `AdminInit(profile=...)`. Required with `--recipe`.
+        batches: With `--recipe`: number of training batches to average over.
+        rule: Formula for the omegas: `reference` (the authors' code) and `paper` use the measured
+            variances; `log` and `constant` are closed forms.
+        model: Instead of `--recipe`: a function or class that builds a model, such as
+            `my.module:build`. The residual connections that Admin finds are listed in order, and
+            for layers that are not supported, the reason.
+        sites: With `--model`: patterns of the module names of its residual connections, as in
+            `AdminInit(sites=...)`. By default, layers of supported libraries are found.
+        batch: With `--model` and `--output`: a batch to profile the model on, or a function that
+            returns one, such as `my.module:batch`. By default, the LightningModule's
+            `example_input_array`.
     """
     if model is not None and recipe is None:
         return _profile_model(model, sites, batch, output, rule)
@@ -102,16 +106,17 @@ def fold(
     sites: list[SitePattern] | None = None,
     batch: str | None = None,
 ) -> int:
-    """Fold the omegas of a checkpoint into its weights: a plain Post-LN model, same outputs.
+    """Fold the omegas of a checkpoint into its weights, without changing the outputs.
 
     Args:
         checkpoint: Checkpoint of a model trained with AdminInit.
         output: Output checkpoint; if it ends in `.safetensors`, only the weights are written.
         model: A function or class that builds the model, such as `my.module:Net`; not needed for
             checkpoints of `admin-init fit`.
-        sites: The patterns that were given to `AdminInit(sites=...)`.
-        batch: Batch to compare the outputs before and after, such as `my.module:batch`. By default,
-            the LightningModule's `example_input_array`.
+        sites: The patterns that were given to `AdminInit(sites=...)`, if any.
+        batch: A batch on which the outputs before and after are compared, or a function that
+            returns one, such as `my.module:batch`. By default, the LightningModule's
+            `example_input_array`.
     """
     if model is None:
         from admin_init.translation.checkpoint import fold_checkpoint

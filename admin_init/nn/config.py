@@ -1,4 +1,4 @@
-"""What a translation Transformer is built from."""
+"""Configuration of a Transformer."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Positions = Literal["sinusoidal", "learned"]
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """Shape of a :class:`~admin_init.nn.Transformer`, or of a model with one of its stacks.
+    """Configuration of a :class:`~admin_init.nn.Transformer`, or of its encoder or decoder alone.
 
     Raises:
-        AdminInitError: Values that make no model; the message lists every one of them.
+        AdminInitError: Values are invalid; the message lists all of them.
     """
 
     vocabulary_size: Annotated[int | None, at_least(1)] = None
-    """Number of token ids V, of source and target alike. None where the data are yet to tell."""
+    """Size V of the vocabulary, joint for source and target. By default, taken from the data."""
 
     dim: PositiveInt = 512
     """Number of channels D of the residual stream."""
@@ -37,7 +37,7 @@ class TransformerConfig:
     """Number of inner channels of the feed-forward sub-layers."""
 
     heads: PositiveInt = 8
-    """Number of attention heads; divides `dim`."""
+    """Number of attention heads; must divide `dim`."""
 
     encoder_layers: NonNegativeInt = 6
     """Number of encoder layers; 0 in a decoder-only model."""
@@ -46,28 +46,29 @@ class TransformerConfig:
     """Number of decoder layers; 0 in an encoder-only model."""
 
     dropout: Probability = 0.1
-    """Probability of dropping a channel of the embeddings and of every sub-layer's output."""
+    """Dropout probability of the embeddings and of every sub-layer's output."""
 
     attention_dropout: Probability = 0.0
-    """Probability of dropping an attention weight."""
+    """Dropout probability of the attention weights."""
 
     activation_dropout: Probability = 0.0
-    """Probability of dropping an inner channel of the feed-forward sub-layers."""
+    """Dropout probability of the inner channels of the feed-forward sub-layers."""
 
     residual: str = "post"
-    """Residual style: one of `post`, `pre`, `admin` and the others of RESIDUAL_STYLES."""
+    """Residual style: `post`, `pre`, `admin` or another key of `admin_init.nn.RESIDUAL_STYLES`."""
 
     share_embeddings: Sharing = "all"
-    """Which embeddings are one: source, target and output (`all`), the last two, or none."""
+    """Embedding matrices that are tied: source, target and output (`all`); target and output
+    (`target`); or none (`none`)."""
 
     positions: Positions = "sinusoidal"
     """Kind of position embeddings."""
 
     max_positions: PositiveInt = 1024
-    """Length of the longest sequence, in tokens."""
+    """Maximum sequence length, in tokens."""
 
     padding_idx: int = 1
-    """Token id of padding."""
+    """Token ID of padding."""
 
     def __post_init__(self) -> None:
         problems = type_problems(type(self), vars(self))

@@ -20,12 +20,11 @@ class FairseqConfig:
     """Settings of a fairseq Transformer, used in place of our own."""
 
     arch: str | None = None
-    """Name of a fairseq architecture, such as `transformer_iwslt_de_en`. Without a name, the shape
-    is given by `transformer`."""
+    """Name of a fairseq architecture, such as `transformer_iwslt_de_en`. By default, the dimensions
+    are those of `transformer`."""
 
     overrides: dict[str, Any] = field(default_factory=dict)
-    """Options of fairseq that override those of the architecture, such as `{encoder_layers: 12}`.
-    """
+    """fairseq options that override those of the architecture, such as `{encoder_layers: 12}`."""
 
 
 def build_transformer(config: TransformerConfig, fairseq: FairseqConfig | None) -> nn.Module:

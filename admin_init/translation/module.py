@@ -47,12 +47,11 @@ class TranslationModule(TranslationModel, pl.LightningModule):
     that ``fairseq-generate`` computes on tokens. Predicting returns translations.
 
     Args:
-        transformer: Shape of the model. If ``vocabulary_size`` is not given, it is taken from the
-            data module.
+        transformer: Configuration of the model.
         optimization: Optimizer and learning-rate schedule.
         search: Settings of the beam search.
         label_smoothing: Probability mass spread over the vocabulary (Szegedy et al. 2016).
-        fairseq: Let fairseq build the model and search with it.
+        fairseq: Build the model with fairseq, and translate with fairseq's beam search.
 
     Each configuration may also be a dictionary of its fields, as in checkpoints.
 

@@ -42,7 +42,7 @@ class OptimizationConfig:
     """Peak learning rate, reached at the end of the warm-up."""
 
     warmup_steps: NonNegativeInt = 4000
-    """Steps of linear warm-up; 0 for no warm-up."""
+    """Number of linear warm-up steps; 0 for no warm-up."""
 
     initial_learning_rate: NonNegativeFloat = 1e-7
     """Learning rate at the start of the warm-up."""
@@ -51,7 +51,7 @@ class OptimizationConfig:
     """Schedule after the warm-up. `linear` reaches zero at `total_steps`."""
 
     total_steps: NonNegativeInt = 0
-    """Number of training steps, warm-up included. Only `linear` needs it."""
+    """Number of training steps, including the warm-up. Only `linear` needs it."""
 
     betas: tuple[float, float] = (0.9, 0.98)
     """Decay rates of the optimizer's first and second moments."""

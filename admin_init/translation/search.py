@@ -32,14 +32,14 @@ class SearchConfig:
     """Number of hypotheses per sentence; 1 for greedy search."""
 
     length_penalty: Annotated[float, Bound("from -10 to 10", lambda value: abs(value) <= 10)] = 1.0
-    """Exponent of the length that divides the score, from -10 to 10. Outside it, scores of long
-    translations leave the range of float32."""
+    """Exponent alpha of the normalization score / length ** alpha, from -10 to 10. Outside this
+    range, scores of long translations would overflow or underflow in float32."""
 
     max_len_a: NonNegativeFloat = 0.0
-    """Maximum length of a translation in tokens per source token; `max_len_b` is added."""
+    """The maximum translation length is `max_len_a` * source length + `max_len_b` tokens."""
 
     max_len_b: NonNegativeInt = 200
-    """Constant part of the maximum length of a translation, in tokens."""
+    """Constant term of the maximum translation length, in tokens; see `max_len_a`."""
 
     def __post_init__(self) -> None:
         check(type(self), vars(self))

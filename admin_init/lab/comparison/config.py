@@ -44,36 +44,35 @@ class Comparison:
     """Corpus to train on, prepared in `output`/data-bin."""
 
     vocabulary_size: PositiveInt = 4000
-    """Maximum number of subwords in the joint vocabulary of both languages."""
+    """Maximum size of the vocabulary, joint for both languages."""
 
     grid: Grid = field(default_factory=Grid)
-    """Settings that differ between runs: each combination of their values is a run."""
+    """Settings that vary between runs. Each combination of their values is one run."""
 
     transformer: dict[str, Any] = field(default_factory=dict)
-    """Options of TransformerConfig for all models, without the numbers of layers and the residual
+    """Options of TransformerConfig for all models, except the numbers of layers and the residual
     style, which the grid sets."""
 
     fairseq: FairseqConfig | None = None
-    """Build the models with fairseq. `{}` selects its Transformer in the shape that `transformer`
-    gives."""
+    """Build the models with fairseq. `{}` selects fairseq's Transformer with the dimensions that
+    `transformer` gives."""
 
     optimization: dict[str, Any] = field(default_factory=dict)
-    """Options of OptimizationConfig for all runs, without the learning rate, which the grid
-    sets."""
+    """Options of OptimizationConfig for all runs, except the learning rate, set by the grid."""
 
     search: dict[str, Any] = field(default_factory=dict)
-    """Options of SearchConfig, for the beam search of `bleu`."""
+    """Options of SearchConfig, for the beam search that `bleu` needs."""
 
     label_smoothing: Probability = 0.1
     """Label smoothing: the probability mass that is spread over the vocabulary."""
 
     max_steps: Annotated[int | None, at_least(1)] = 500
-    """Maximum number of updates of each run; null for no limit other than `max_minutes`."""
+    """Maximum number of training steps of each run; null for no limit other than `max_minutes`."""
 
     max_minutes: Annotated[float | None, POSITIVE] = None
     """Maximum minutes of training and validation of each run, including those before an
-    interruption; null for no limit. With both limits, a run ends at the first one that it reaches.
-    Results under a time limit depend on the speed of the machine."""
+    interruption; null for no limit. If `max_steps` is given too, a run ends at whichever limit it
+    reaches first. Results under a time limit depend on the speed of the machine."""
 
     max_tokens: PositiveInt = 1024
     """Maximum number of tokens on each side of a batch."""
@@ -82,33 +81,32 @@ class Comparison:
     """Numeric precision, as in `Trainer(precision=...)`."""
 
     validate_every: PositiveInt = 100
-    """Number of updates between validations. Each validation also writes a checkpoint."""
+    """Number of training steps between validations. Each validation also writes a checkpoint."""
 
     bleu: bool = False
     """Translate the test split and compute its BLEU."""
 
     average: PositiveInt = 1
-    """Number of checkpoints to average before BLEU is computed: the last ones, one per
-    validation."""
+    """Number of last checkpoints to average before BLEU is computed. Each validation writes one."""
 
     sensitivity: bool = False
-    """Also validate before the first update, to report the sensitivity to the learning rate. The
-    training itself does not change."""
+    """Also validate before the first training step, to report the sensitivity to the learning rate.
+    Training itself does not change."""
 
     ramp: bool = False
-    """Increase the learning rate of each run linearly from 0 to the grid's value over all updates,
-    and report the largest stable learning rate (KEEL's protocol)."""
+    """Increase the learning rate of each run linearly from 0 to the grid's value over all training
+    steps, and report the largest stable learning rate (the protocol of the KEEL paper)."""
 
     studies: list[Literal["dependency", "output-change"]] = field(default_factory=list)
-    """Studies that the report includes. They measure the grid's styles at initialization, with the
+    """Studies to include in the report. They measure the grid's styles at initialization, with the
     grid's seeds and the embedded corpus; see `admin-init study`."""
 
     monitor_every: NonNegativeInt = 0
-    """Number of updates between measurements of StabilityMonitor, which are logged to TensorBoard;
-    0 for none."""
+    """Number of training steps between measurements of StabilityMonitor, which are logged to
+    TensorBoard; 0 for no measurements."""
 
     share: str = "1/1"
-    """Part of the grid that this computer trains: `2/3` is every third run, beginning with the
+    """Part of the grid that this computer trains: `2/3` is every third run, starting with the
     second. `admin-init merge` combines the results of several computers."""
 
     workers: PositiveInt = 1
@@ -118,7 +116,7 @@ class Comparison:
     """Number of CPU threads of each process."""
 
     criteria: Criteria = field(default_factory=Criteria)
-    """Criteria for a failed run."""
+    """Criteria by which a run counts as failed."""
 
     def __post_init__(self) -> None:
         problems = type_problems(type(self), vars(self))
@@ -126,7 +124,7 @@ class Comparison:
             problems.append("`max_steps` or `max_minutes` must be given, but both are null.")
         if self.ramp and self.max_steps is None:
             problems.append(
-                "`ramp` needs `max_steps`, the number of updates over which the learning rate "
+                "`ramp` needs `max_steps`, the number of steps over which the learning rate "
                 "grows, but `max_steps` is null."
             )
         share = self.share.split("/")

@@ -41,7 +41,7 @@ def dependency(
         depths: Numbers of layers of the stack.
         seeds: Seeds of the weights and the batch; the figure shows the mean over seeds.
         kind: Encoder-only or decoder-only model.
-        dim: Number of channels; the FFN has four times as many.
+        dim: Number of channels; the FFN has four times as many inner channels.
         max_tokens: Maximum number of tokens in the batch.
     """
     check(dependency, locals())

@@ -31,9 +31,9 @@ def omegas(
 
     Args:
         output: Output folder.
-        depths: Numbers N of layers of each stack.
+        depths: Numbers N of layers; each model has N encoder and N decoder layers.
         seeds: Seeds of the weights and the batch.
-        dim: Number of channels; the FFN has four times as many.
+        dim: Number of channels; the FFN has four times as many inner channels.
         max_tokens: Maximum number of tokens on each side of the batch.
     """
     check(omegas, locals())

@@ -50,12 +50,12 @@ def output_change(
     Args:
         output: Output folder.
         residuals: Residual styles; all of them by default.
-        depths: Numbers of layers of the stack, at least three different ones.
+        depths: Numbers of layers of the stack; at least three different values.
         seeds: Seeds of the weights, the batch and the perturbations.
         draws: Number of perturbations of each model; their output changes are averaged.
         kind: Encoder-only or decoder-only model.
-        delta: Size of the change of each weight.
-        dim: Number of channels; the FFN has four times as many.
+        delta: Size of the perturbation of each weight.
+        dim: Number of channels; the FFN has four times as many inner channels.
         max_tokens: Maximum number of tokens in the batch.
     """
     check(output_change, locals())

@@ -44,10 +44,10 @@ def omega_spread(
         output: Output folder.
         depth: Number of layers of the encoder and of the decoder.
         seeds: Seeds of the weights.
-        batch_sizes: Maximum numbers of tokens on each side of a batch, in one batch or in four
-            batches of a quarter.
-        batches: Number of profiles of each model and batch size.
-        dim: Number of channels; the FFN has four times as many.
+        batch_sizes: Maximum numbers of tokens per side to profile on. Each number is used once as
+            one batch, and once as four batches with a quarter of the tokens each.
+        batches: Number of profiles for each model and batch size.
+        dim: Number of channels; the FFN has four times as many inner channels.
     """
     check(omega_spread, locals())
     bench = Bench(folder=output, dim=dim, ffn_dim=4 * dim)

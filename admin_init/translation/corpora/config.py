@@ -28,15 +28,15 @@ class CorpusConfig:
     """A corpus: the embedded one, a published one, or your own parallel text files."""
 
     kind: Literal["embedded", "multi30k", "iwslt14", "wmt14", "wmt17", "files"] = "embedded"
-    """Name of the corpus. `embedded` needs no files. `files` reads `train.en`, `train.de`,
-    `valid.en`, ... from `folder`, either plain or as .gz, .bz2, .xz or .zst. The other kinds
-    download missing files into `folder`."""
+    """Name of the corpus. `embedded` is generated and needs no files. `files` reads `train.en`,
+    `train.de`, `valid.en`, ... from `folder`, either plain or as .gz, .bz2, .xz or .zst. The other
+    kinds download missing files into `folder`."""
 
     folder: str | None = None
-    """Folder of the files. Downloads go there too."""
+    """Folder of the corpus files, and of downloads. Required unless `kind` is `embedded`."""
 
     mirror: str | None = None
-    """Folder or address to fetch files from, by name, instead of their published addresses."""
+    """Folder or URL to fetch the files from, under their names, instead of their published URLs."""
 
     source_lang: str = "en"
     """Language to translate from."""
@@ -45,26 +45,26 @@ class CorpusConfig:
     """Language to translate into."""
 
     bitexts: list[str] = field(default_factory=list)
-    """Training corpora for `wmt14` and `wmt17` in place of the standard ones, as ids of mtdata."""
+    """Training corpora for `wmt14` and `wmt17` in place of the standard ones, as mtdata IDs."""
 
     max_line_bytes: PositiveInt = TextLimits.max_line_bytes
-    """Maximum number of bytes in a line of the files. A longer line is an error."""
+    """Maximum line length of the files, in bytes. A longer line is an error."""
 
     max_expansion: PositiveInt = TextLimits.max_expansion
-    """Largest ratio of the unpacked to the compressed size of a file. A larger one is an error,
-    unless the unpacked text is at most 64 MiB. Natural text stays below 10."""
+    """Maximum ratio of a file's uncompressed to its compressed size. A larger ratio is an error if
+    the uncompressed text is larger than 64 MiB. Natural text stays below 10."""
 
     size: Literal["small", "large"] = "small"
-    """Size of the embedded grammar: `large` adds words, subordinate clauses and separable verbs."""
+    """Size of the embedded grammar. `large` adds words, subordinate clauses and separable verbs."""
 
     train: int = 20_000
-    """Training pairs of the embedded corpus."""
+    """Number of training pairs of the embedded corpus."""
 
     valid: int = 500
-    """Validation pairs of the embedded corpus."""
+    """Number of validation pairs of the embedded corpus."""
 
     test: int = 500
-    """Test pairs of the embedded corpus."""
+    """Number of test pairs of the embedded corpus."""
 
     seed: int = 1
     """Random seed of the embedded corpus."""

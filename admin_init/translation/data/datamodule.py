@@ -38,13 +38,13 @@ class TranslationDataModule(PreparedFolder, LightningDataModule):
     comes from the first folder. This needs a trainer with ``reload_dataloaders_every_n_epochs=1``.
 
     Args:
-        data: The folder with ``dict.*.txt`` and ``train.*.bin``, see :meth:`pairs`; or several
-            folders, joined by ``:`` (``os.pathsep``).
+        data: The folder with ``dict.*.txt`` and ``train.*.bin``; or several folders, joined by
+            ``:`` (``os.pathsep``), each of which serves one epoch in turn.
         source_lang: Language to translate from.
         target_lang: Language to translate into.
-        max_tokens: Maximum number of tokens in each side of a batch, padding included.
-        left_pad_source: Whether to pad sources on the left, the default in fairseq.
-        num_workers: Number of processes that load batches.
+        max_tokens: Maximum number of tokens on each side of a batch, including padding.
+        left_pad_source: Whether to pad sources on the left, as fairseq does by default.
+        num_workers: Number of processes that load batches; 0 for the main process only.
         seed: Random seed of the order of the training batches.
 
     Raises:

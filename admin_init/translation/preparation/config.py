@@ -18,53 +18,52 @@ class PrepareConfig:
     """Text preprocessing, subwords, and the training pairs to drop."""
 
     subwords: SubwordKind = "sentencepiece"
-    """`sentencepiece` splits raw text. `subword-nmt` splits words of the Moses tokenizer, as in
-    most published results; it needs `pip install 'admin-init[wmt]'`."""
+    """Subword tool: `sentencepiece`, on raw text, or `subword-nmt`, on text tokenized by Moses, as
+    in most published results. `subword-nmt` needs `pip install 'admin-init[wmt]'`."""
 
     vocabulary_size: PositiveInt = 4000
-    """With `sentencepiece`: maximum number of subwords, joint for both languages."""
+    """With `sentencepiece`: maximum size of the vocabulary, joint for both languages."""
 
     merges: PositiveInt = 32_000
     """With `subword-nmt`: number of merge operations, joint for both languages."""
 
     sample_sentences: Annotated[int, at_least(2)] = 1_000_000
-    """With `sentencepiece`: maximum number of sentences, in both languages together, to learn
-    subwords from. They are evenly spaced over the training data. A million takes about 1 GB of
-    memory."""
+    """With `sentencepiece`: maximum number of sentences, over both languages, to learn subwords
+    from. They are evenly spaced in the training data. A million takes about 1 GB of memory."""
 
     sample_words: PositiveInt = 400_000
-    """With `subword-nmt`: maximum number of distinct words, in both languages together, to learn
-    subwords from. The most frequent words are taken; the merges learned from them split the other
-    words too. The default takes about 1 GB of memory."""
+    """With `subword-nmt`: maximum number of distinct words, over both languages, to learn merges
+    from. The most frequent words are used; the merges also apply to all other words. The default
+    takes about 1 GB of memory."""
 
     normalize: bool = False
-    """Normalize punctuation and replace non-printing characters by spaces, as Moses' scripts do.
-    With `subword-nmt`, test splits are not normalized: only their typographic apostrophes become
-    plain ones, as in the published test sets."""
+    """Normalize punctuation and replace non-printing characters with spaces, as Moses' scripts do.
+    With `subword-nmt`, test splits are not normalized, except that typographic apostrophes are
+    replaced with ASCII ones, as in the published test sets."""
 
     aggressive_hyphens: bool = False
     """With `subword-nmt`: split a compound such as `well-known` into three words."""
 
     lowercase: bool = False
-    """Lower-case all text, including the plain references."""
+    """Lowercase all text, including the references for sacreBLEU."""
 
     length_unit: LengthUnit = "subword"
-    """Unit of the lengths below. With `word`, training pairs are cleaned before subwords are
-    learned; with `subword`, after they are split into subwords."""
+    """Unit of `min_length`, `max_length` and `max_ratio`. With `word`, training pairs are cleaned
+    before subwords are learned; with `subword`, after they are split into subwords."""
 
     min_length: PositiveInt = 1
-    """Minimum number of words or subwords in each side of a training pair."""
+    """Minimum length of each side of a training pair; shorter pairs are dropped."""
 
     max_length: PositiveInt = 250
-    """Maximum number of words or subwords in each side of a training pair."""
+    """Maximum length of each side of a training pair; longer pairs are dropped."""
 
     max_ratio: Annotated[float | None, at_least(1)] = None
-    """Largest ratio of the lengths of the two sides of a training pair. The default of Moses'
-    clean-corpus-n.perl is 9."""
+    """Maximum ratio between the lengths of the two sides of a training pair; null for no limit.
+    Moses' clean-corpus-n.perl uses 9 by default."""
 
     valid_every: Annotated[int | None, at_least(2)] = None
-    """Take every n-th training pair for validation. Pairs are counted after cleaning by words, but
-    before cleaning by subwords."""
+    """Move every n-th training pair to the validation split, for corpora that have none. Pairs are
+    counted after cleaning by words, but before cleaning by subwords."""
 
     def __post_init__(self) -> None:
         check(type(self), vars(self), CorpusError)

@@ -139,7 +139,7 @@ def test_the_overview_says_what_each_help_says(help_of: Callable[[str], str]) ->
     ("command", "comment"),
     [
         ("fit", "# Number of channels D of the residual stream."),
-        ("translate", "# Beam size, instead of the checkpoint's."),
+        ("translate", "# Beam size; the one stored in the checkpoint by default."),
     ],
 )
 def test_settings_can_be_printed_with_their_help(command: str, comment: str) -> None:
