@@ -1,4 +1,4 @@
-"""Style of the lab's figures: readable in grey print and by colour-blind people."""
+"""Style of the lab's figures: readable in grayscale print and by color-blind people."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ LINES = {"train": 200, "valid": 20, "test": 20}
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some parallel text, tokenised; the test set has words that the dictionary does not."""
+    """Some parallel text, tokenized; the test set has words that the dictionary does not."""
     folder = tmp_path_factory.mktemp("texts")
     rng = random.Random(1)
     for split, lines in LINES.items():

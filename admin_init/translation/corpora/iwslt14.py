@@ -1,6 +1,6 @@
 """IWSLT 2014, German and English: transcripts of TED talks (Cettolo et al. 2014).
 
-TED's licence is CC BY-NC-ND, so the text is downloaded and not distributed with this package.
+TED's license is CC BY-NC-ND, so the text is downloaded and not distributed with this package.
 """
 
 from os import PathLike

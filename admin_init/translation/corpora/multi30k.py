@@ -1,6 +1,6 @@
 """Multi30k, task 1: English image captions and their German and French translations.
 
-29,000 training pairs (Elliott et al. 2016; the text of WMT's multimodal task). The licence is
+29,000 training pairs (Elliott et al. 2016; the text of WMT's multimodal task). The license is
 CC BY-NC-SA 4.0, so the text is downloaded and not distributed with this package.
 """
 

@@ -1,7 +1,7 @@
 """News translation tasks of WMT, for the recipes.
 
 The addresses and checksums of the files are fixed here, so that a recipe depends on no index. The
-corpora have different licences (the READMEs of the recipes list the known ones), so the text is
+corpora have different licenses (the READMEs of the recipes list the known ones), so the text is
 downloaded and not distributed with this package.
 """
 
