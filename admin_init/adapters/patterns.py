@@ -28,7 +28,8 @@ class SitePattern:
     branch: str
     """The module whose output, or the first item of its output, is added to the shortcut."""
     linear: str
-    """The nn.Linear at the end of the branch, which :func:`admin_init.fold_` divides by omega."""
+    """The nn.Linear at the end of the branch, whose weight and bias :func:`admin_init.fold_`
+    divides by omega."""
     norm: str
     """The layer norm whose input is the sum."""
     reader: str | None = None

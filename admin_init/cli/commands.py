@@ -218,7 +218,7 @@ def average(
     Args:
         output: Output checkpoint.
         checkpoints: Checkpoints to average, in the order of training.
-        folder: Folder of checkpoints, the last of which are averaged; instead of `--checkpoints`.
+        folder: Instead of `--checkpoints`: folder whose last checkpoints are averaged.
         last: With `--folder`: number of checkpoints to average, those with the most training steps.
     """
     from admin_init._utils.weight_averaging import newest_checkpoints, write_average

@@ -26,14 +26,14 @@ def profile(
     """Compute a recipe's omegas on its first batches, or list a model's residual connections.
 
     Args:
-        recipe: YAML file for `admin-init fit`. Its model is profiled, initialized with its seed.
+        recipe: YAML file for `admin-init fit`. Its model is initialized with the recipe's seed.
         output: Output JSON file, for `AdminInit(profile=...)`. Required with `--recipe`.
         batches: With `--recipe`: number of training batches to average over.
         rule: Formula for the omegas: `reference` (the authors' code) and `paper` use the measured
             variances; `log` and `constant` are closed forms.
         model: Instead of `--recipe`: a function or class that builds a model, such as
-            `my.module:build`. The residual connections that Admin finds are listed in order, and
-            for layers that are not supported, the reason.
+            `my.module:build`. The residual connections that Admin finds are listed in order,
+            followed by the reasons why other layers are not supported.
         sites: With `--model`: patterns of the module names of its residual connections, as in
             `AdminInit(sites=...)`. By default, layers of supported libraries are found.
         batch: With `--model` and `--output`: a batch to profile the model on, or a function that

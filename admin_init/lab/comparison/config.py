@@ -58,7 +58,8 @@ class Comparison:
     `transformer` gives."""
 
     optimization: dict[str, Any] = field(default_factory=dict)
-    """Options of OptimizationConfig for all runs, except the learning rate, set by the grid."""
+    """Options of OptimizationConfig for all runs, except the learning rate, which the grid
+    sets."""
 
     search: dict[str, Any] = field(default_factory=dict)
     """Options of SearchConfig, for the beam search that `bleu` needs."""

@@ -27,7 +27,7 @@ def omegas(
     dim: PositiveInt = 32,
     max_tokens: PositiveInt = 1024,
 ) -> Findings:
-    """Compare profiled omegas with the closed forms and with DeepNorm's alpha, at N-N layers.
+    """Compare profiled omegas with the closed forms and with DeepNorm's alpha, over depth.
 
     Args:
         output: Output folder.

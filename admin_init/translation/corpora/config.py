@@ -36,7 +36,8 @@ class CorpusConfig:
     """Folder of the corpus files, and of downloads. Required unless `kind` is `embedded`."""
 
     mirror: str | None = None
-    """Folder or URL to fetch the files from, under their names, instead of their published URLs."""
+    """Folder or URL that has copies of the published files under the same names. By default, the
+    files are downloaded from their published URLs."""
 
     source_lang: str = "en"
     """Language to translate from."""

@@ -44,7 +44,7 @@ class TranslationDataModule(PreparedFolder, LightningDataModule):
         target_lang: Language to translate into.
         max_tokens: Maximum number of tokens on each side of a batch, including padding.
         left_pad_source: Whether to pad sources on the left, as fairseq does by default.
-        num_workers: Number of processes that load batches; 0 for the main process only.
+        num_workers: Number of processes that load batches; 0 to load in the main process.
         seed: Random seed of the order of the training batches.
 
     Raises:
