@@ -43,6 +43,12 @@ _CALLS = {"class_path", "init_args", "dict_kwargs", "_class_path"}
 class RecipeParser(OptionParser, LightningArgumentParser):
     """Parser of LightningCLI with the suggestions of the other commands' parsers."""
 
+    @override
+    def add_method_arguments(self, *args: Any, **settings: Any) -> list[str]:
+        # Not in a group: its heading would be half a sentence of the Trainer's docstring.
+        added: list[str] = super().add_method_arguments(*args, **settings, as_group=False)
+        return added
+
 
 _FOUND = ("best", "last", "hpc")
 """Values of `ckpt_path` for which the Trainer finds the file itself."""

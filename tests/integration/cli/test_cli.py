@@ -129,6 +129,14 @@ def test_the_head_of_every_help(command: str, help_of: Callable[[str], str]) -> 
     assert not re.findall(r"^  --[a-z_.]+ [A-Z_]+\n(?=  --)", text, re.M)
 
 
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_the_checkpoint_is_among_the_first_options(
+    command: str, help_of: Callable[[str], str]
+) -> None:
+    first = help_of(command).partition("Customize every aspect")[0]
+    assert "  --ckpt_path CKPT_PATH" in first
+
+
 def test_the_overview_says_what_each_help_says(help_of: Callable[[str], str]) -> None:
     overview = call("--help").out
     for command in COMMANDS:
