@@ -1,0 +1,1 @@
+"""Discovery of residual connections by what a model computes."""

@@ -1,0 +1,139 @@
+"""Where a residual branch ends: the module that omega divides, and the weights it folds into."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from admin_init.adapters.computation.graph import Call, ForwardGraph, Output, Value
+from admin_init.adapters.computation.paths import axis_back, same, scaled, selected
+from admin_init.adapters.computation.residuals import Residual
+from admin_init.errors import FoldError, UnsupportedModelError
+
+
+@dataclass(frozen=True, eq=False)
+class BranchEnd:
+    """The output at which a branch ends."""
+
+    output: Output
+    axis: int
+    """The axis of the channels in the output, counted from the last (-1)."""
+    turn: Turn | None = None
+    """Which of several calls it is; None if the module runs once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """One of several calls of a module, all of them inside one call of another."""
+
+    container: nn.Module
+    number: int
+    """1 for the first call."""
+
+
+def branch_end(residual: Residual, graph: ForwardGraph) -> BranchEnd:
+    """Return the last module whose output is f(x), up to dropout, factors, casts and views.
+
+    Raises:
+        UnsupportedModelError: There is none, or its output is also read elsewhere.
+    """
+    uses = Counter(call.module for call in graph.calls)
+    path, problem = [residual.branch], "no module returns its branch"
+    found: list[BranchEnd] = []
+    last = residual.sum
+    while True:
+        value = path[-1]
+        if any(_lives(reader) for reader in value.readers if reader is not last):
+            problem = "its branch is also read elsewhere"
+            break
+        axis = None if residual.axis is None else axis_back(path, residual.axis)
+        for output in value.outputs:
+            runs = uses[output.call.module]
+            turn = _turn(output.call, graph, uses) if runs > 1 else None
+            if axis is None:
+                problem = "its branch has the channels along no single axis"
+            elif runs == 1 or turn is not None:
+                found.append(BranchEnd(output, axis, turn))
+                break
+            else:
+                kind = type(output.call.module).__name__
+                problem = f"its branch ends in a {kind} that runs {runs} times"
+        before = same(value) or selected(value) or scaled(value, residual.shortcut)
+        if before is None:
+            break
+        last = value
+        path.append(before)
+    if not found:
+        raise UnsupportedModelError(problem)
+    # A module that runs once needs no count of its calls.
+    return next((end for end in reversed(found) if end.turn is None), found[-1])
+
+
+def _turn(call: Call, graph: ForwardGraph, uses: Counter[nn.Module]) -> Turn | None:
+    calls = [other for other in graph.calls if other.module is call.module]
+    for outer in reversed(graph.calls):
+        if outer.start <= call.start and call.stop <= outer.stop and uses[outer.module] == 1:
+            inside = all(outer.start <= c.start and c.stop <= outer.stop for c in calls)
+            return Turn(outer.module, calls.index(call) + 1) if inside else None
+    return None
+
+
+def outputs_ending(branch: Value, shortcut: Value) -> Iterator[Output]:
+    """Yield the outputs that are f(x) up to dropout, factors, casts and views, last ones first."""
+    value: Value | None = branch
+    while value is not None:
+        yield from value.outputs
+        value = same(value) or selected(value) or scaled(value, shortcut)
+
+
+def fold_weights(end: BranchEnd) -> list[tuple[nn.Parameter, int]]:
+    """Return the parameters that the end of a branch is proportional to, each with its axis.
+
+    Raises:
+        FoldError: The branch does not end in a linear operation with parameters.
+    """
+    return list(_weights(end.output.value, end.axis, end.output.value))
+
+
+def _weights(value: Value, axis: int, end: Value) -> Iterator[tuple[nn.Parameter, int]]:
+    if value.parameter is not None:
+        yield value.parameter, axis - len(value.shape) if axis >= 0 else axis
+        return
+    if value is not end and sum(map(_lives, value.readers)) > 1:
+        raise FoldError("an operation at the end of its branch is also read elsewhere")
+    before = same(value) or scaled(value)
+    if before is not None:
+        step = axis_back([value, before], axis)
+        if step is None:
+            raise FoldError("its weights have the channels along no single axis")
+        yield from _weights(before, step, end)
+    elif value.op in ("add", "sub") and len(value.inputs) == 2:
+        for term in value.inputs:
+            yield from _weights(term, axis, end)
+    else:
+        for operand, at in _operands(value, axis):
+            yield from _weights(operand, at, end)
+
+
+def _operands(value: Value, axis: int) -> list[tuple[Value, int]]:
+    """Return the operands that a linear operation's channels come from, with their axes."""
+    if value.op in ("mm", "bmm", "addmm", "baddbmm"):
+        *bias, left, right = value.inputs
+        operands = [(right, -1) if axis == -1 else (left, -2)] if axis >= -2 else []
+    elif value.op == "convolution" and not any(c is True for c in value.constants):
+        _, weight, *bias = value.inputs
+        operands = [(weight, -len(weight.shape))] if axis == 1 - len(value.shape) else []
+        axis = -1
+    else:
+        raise FoldError(f"its branch ends in the operation `{value.op}`")
+    if not operands:
+        raise FoldError(f"its branch ends in the operation `{value.op}` along another axis")
+    return operands + [(term, axis) for term in bias]
+
+
+def _lives(value: Value) -> bool:
+    """Return whether anything reads ``value``, or a module returns it."""
+    return bool(value.readers or value.outputs)

@@ -1,0 +1,218 @@
+"""Residual connections in the graph of a forward pass, whatever the modules are called.
+
+A residual connection is a sum of x and f(x): one term was computed from the other. It is Post-LN if
+the sum is read by a norm and by nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from admin_init.adapters.computation.graph import Call, ForwardGraph, Value, descends
+from admin_init.adapters.computation.norms import fit_norm
+from admin_init.adapters.computation.paths import (
+    axis_back,
+    path_back,
+    readers,
+    same,
+    scaled,
+    selected,
+)
+
+SUMS = frozenset({"add", "sub", "addcmul"})
+_ELEMENTWISE = frozenset({"add", "addcmul", "div", "lerp", "mul", "neg", "sub", "where"})
+_NORM_FUNCTIONS = frozenset({"native_layer_norm", "_fused_rms_norm"})
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """One use of a norm."""
+
+    call: Call | None
+    """The call of the module that computes it; None if a function does."""
+    input: Value
+    output: Value
+    axis: int
+    """The axis of the channels in the input, counted from the last (-1)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Residual:
+    """A residual connection."""
+
+    sum: Value
+    shortcut: Value
+    """The term x of the sum."""
+    branch: Value
+    """The term f(x)."""
+    kind: Literal["Post-LN", "Pre-LN"]
+    norm: Norm
+    """The norm that reads the sum; in a Pre-LN connection, the norm of x."""
+
+    @property
+    def axis(self) -> int | None:
+        """The axis of the channels in the sum, counted from the last (-1), if there is one."""
+        path = path_back(self.norm.input, self.sum)
+        return None if path is None else axis_back(path, self.norm.axis)
+
+    @property
+    def norm_module(self) -> nn.Module | None:
+        """The module that computes the norm; None if a function does."""
+        return None if self.norm.call is None else self.norm.call.module
+
+    @property
+    def width(self) -> int:
+        """Number of channels D."""
+        return self.norm.input.shape[self.norm.axis]
+
+
+def find_residuals(graph: ForwardGraph) -> list[Residual]:
+    """Find the residual connections of a pass, in the order of execution.
+
+    Sums that are neither Post-LN nor Pre-LN are left out.
+    """
+    norms = _Norms(graph)
+    found: list[Residual] = []
+    for value in graph.values:
+        summed = terms(value.op, value.inputs)
+        if summed is None or value.shape != summed[0].shape:
+            continue
+        shortcut, branch = summed
+        after = norms.reading(value, list(readers(value)))
+        through = [reader for reader in readers(shortcut) if _leads_to(reader, branch)]
+        before = norms.reading(shortcut, through)
+        if after is not None and (before is None or norms.put_out(shortcut)):
+            found.append(Residual(value, shortcut, branch, "Post-LN", after))
+        elif before is not None:
+            found.append(Residual(value, shortcut, branch, "Pre-LN", before))
+    return found
+
+
+def source(shortcut: Value, norms: dict[Value, Residual]) -> Residual | None:
+    """Return the Post-LN connection whose norm put out the elements of ``shortcut``, if any.
+
+    Args:
+        shortcut: The term x of a sum.
+        norms: The Post-LN connections by the output of their norm.
+    """
+    value: Value | None = shortcut
+    while value is not None and value not in norms:
+        value = same(value) or selected(value) or scaled(value)
+    return None if value is None else norms[value]
+
+
+def mixed_sources(shortcut: Value, norms: dict[Value, Residual]) -> list[Residual]:
+    """Return the Post-LN connections of whose outputs ``shortcut`` is an elementwise function."""
+    seen, waiting, found = {shortcut}, [shortcut], []
+    while waiting:
+        value = waiting.pop()
+        if value in norms:
+            found.append(norms[value])
+            continue
+        step = same(value) or selected(value) or scaled(value)
+        steps = [step] if step else value.inputs if value.op in _ELEMENTWISE else ()
+        waiting += set(steps) - seen
+        seen |= set(steps)
+    return found
+
+
+def terms(op: str, inputs: Sequence[Value]) -> tuple[Value, Value] | None:
+    """Return x and f(x) if an operation is their sum."""
+    if op not in SUMS or len(inputs) < 2:
+        return None
+    # addcmul(f, omega, x) is f + omega * x.
+    first, second = inputs[0], inputs[-1]
+    for shortcut, branch in ((first, second), (second, first)):
+        if shortcut.shape == branch.shape and descends(branch, _root(shortcut)):
+            return shortcut, branch
+    return None
+
+
+def _root(value: Value) -> Value:
+    """Return the value that ``value`` is a view or a multiple of."""
+    while (before := same(value) or scaled(value)) is not None:
+        value = before
+    return value
+
+
+def _leads_to(reader: Value, branch: Value) -> bool:
+    return reader is branch or descends(branch, reader)
+
+
+class _Norms:
+    """The norms in a graph."""
+
+    def __init__(self, graph: ForwardGraph) -> None:
+        self._graph = graph
+        self._axes: dict[tuple[int, tuple[int, ...]], int | None] = {}
+
+    def reading(self, value: Value, by: Sequence[Value]) -> Norm | None:
+        """Return the norm of ``value`` in which all of its readers ``by`` are, if any."""
+        if not by:
+            return None
+        first, last = min(by, key=_index).index, max(by, key=_index).index
+        for call in reversed(self._graph.calls):
+            if call.start <= first and last < call.stop:
+                norm = self._module(call, value)
+                if norm is not None:
+                    return norm
+        return self._function(by)
+
+    def put_out(self, value: Value) -> bool:
+        """Return whether ``value`` is the output of a norm."""
+        while True:
+            if value.op in _NORM_FUNCTIONS:
+                return True
+            for returned in value.outputs:
+                if any(self._module(returned.call, x) for x in returned.call.inputs[:1]):
+                    return True
+            before = same(value)
+            if before is None:
+                return False
+            value = before
+
+    def _module(self, call: Call, value: Value) -> Norm | None:
+        read = next((x for x in call.inputs if path_back(x, value) is not None), None)
+        if read is None or len(call.outputs) != 1:
+            return None
+        output = call.outputs[0].value
+        key = id(call.module), read.shape
+        if output.shape != read.shape or not read.dtype.is_floating_point:
+            return None
+        if key not in self._axes:
+            fit = fit_norm(call.module, read.shape, read.dtype)
+            self._axes[key] = None if fit is None else fit.axis
+        axis = self._axes[key]
+        return None if axis is None else Norm(call, read, output, axis)
+
+    def _function(self, by: Sequence[Value]) -> Norm | None:
+        output = min(by, key=_index)
+        if output.op in _NORM_FUNCTIONS and all(other.inputs == output.inputs for other in by):
+            return Norm(None, output.inputs[0], output, -1)
+        return _root_mean_square(by)
+
+
+def _root_mean_square(by: Sequence[Value]) -> Norm | None:
+    """Return the norm ``x / sqrt(mean(x ** 2) + eps)``, as ``F.rms_norm`` computes it."""
+    for output in by:
+        if output.op not in ("mul", "div") or len(output.inputs) != 2:
+            continue
+        x, scale = output.inputs
+        before, ops = scale, []
+        while len(before.inputs) == 1 and before not in by:
+            ops.append(before.op)
+            before = before.inputs[0]
+        root = "rsqrt" if output.op == "mul" else "sqrt"
+        formula = ops[:1] == [root] and "mean" in ops and before.op == "pow" and before in by
+        only = all(other in (output, before) for other in by)
+        if formula and only and scale.shape[-1:] == (1,):
+            return Norm(None, x, output, -1)
+    return None
+
+
+def _index(value: Value) -> int:
+    return value.index
