@@ -2,6 +2,7 @@ from admin_init._utils.version import __version__ as __version__
 from admin_init.adapters.discovery import find_sites as find_sites
 from admin_init.adapters.patterns import SitePattern as SitePattern
 from admin_init.adapters.patterns import named_sites as named_sites
+from admin_init.adapters.records import save_sites as save_sites
 from admin_init.admin_profile import AdminProfile as AdminProfile
 from admin_init.admin_profile import SiteProfile as SiteProfile
 from admin_init.callbacks.admin_init import AdminInit as AdminInit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from admin_init._utils.typed_json import from_json
 from admin_init._utils.version import __version__
 from admin_init.errors import AdminInitError, ProfileError
 from admin_init.omega import RULES, Rule
+from admin_init.sites import SiteRecord
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class SiteProfile:
     """Number of elements of the branch."""
     shortcut_variance: float = 1.0
     """Var[x]: variance of the shortcut before omega."""
+    site: SiteRecord | None = None
+    """Where it is, as the forward pass showed it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +58,14 @@ class AdminProfile:
     """Type in which the branches were computed."""
     version: str = __version__
     """Version of this package that measured the profile."""
+    left_out: tuple[str, ...] = ()
+    """Names of the Post-LN connections that Admin cannot rescale."""
 
     def __post_init__(self) -> None:
         # A terminal would obey control characters.
         texts = [self.dtype, self.version]
         texts += [text for site in self.sites for text in (site.name, site.stack)]
+        texts += self.left_out
         if unprintable := [text for text in texts if not text.isprintable()]:
             raise ProfileError(f"This is no valid profile: {unprintable[0]!a} cannot be printed.")
         problems = []
@@ -111,7 +118,8 @@ class AdminProfile:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary of primitives for ``from_dict``, JSON and checkpoints."""
-        return {**asdict(self), "sites": [asdict(site) for site in self.sites]}
+        lists = {"sites": [asdict(s) for s in self.sites], "left_out": list(self.left_out)}
+        return {**asdict(self), **lists}
 
     @classmethod
     def from_dict(cls, values: Any) -> AdminProfile:
@@ -126,6 +134,19 @@ class AdminProfile:
             raise
         except AdminInitError as error:
             raise ProfileError(str(error)) from error
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Mapping[str, Any]) -> AdminProfile | None:
+        """Return the profile that AdminInit stored in a checkpoint of Lightning, if there is one.
+
+        Raises:
+            ProfileError: It is damaged.
+        """
+        for state in (checkpoint.get("callbacks") or {}).values():
+            saved = state.get("profile") if isinstance(state, Mapping) else None
+            if saved is not None:
+                return cls.from_dict(saved)
+        return None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the profile atomically, as JSON with a checksum."""

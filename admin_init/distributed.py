@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from admin_init.adapters.computation.observation import SiteVariances
 from admin_init.admin_profile import AdminProfile
 from admin_init.omega import PooledVariance, Rule
-from admin_init.profiling import SiteVariances, make_profile, measure
+from admin_init.profiling import make_profile, measure_computed
 from admin_init.sites import ResidualSite
 
 
@@ -35,6 +36,8 @@ def profile_ranks(
     *,
     rule: Rule,
     ranks: Ranks,
+    given: bool = False,
+    exclude: Sequence[str] = (),
 ) -> AdminProfile:
     """Profile a model on every rank's batch; all ranks get the same profile.
 
@@ -44,17 +47,23 @@ def profile_ranks(
         run: Makes one forward pass through ``model`` with this rank's batch.
         rule: Formula for omega, see :func:`admin_init.omega.omega_from_variances`.
         ranks: The ranks of this run. A single rank uses no collective.
+        given: Whether the user named the sites. Otherwise, they are linked as the model computes
+            them, and those that Admin cannot rescale are left out.
+        exclude: Patterns of connections that the user left out.
 
     Returns:
         The profile.
 
     Raises:
         ProfileError: The model cannot be profiled, see :func:`~admin_init.profiling.measure`.
+        UnsupportedModelError: The model computes something else than the given sites.
     """
-    measured = measure(model, sites, run, rule=rule)
+    _, measured, left_out = measure_computed(
+        model, sites if given else None, run, rule=rule, fixed=sites, exclude=exclude
+    )
     if ranks.count > 1:
         measured = _pool_ranks(measured, ranks.total, ranks.device)
-    profile = make_profile(measured, rule=rule, batches=ranks.count)
+    profile = make_profile(measured, rule=rule, batches=ranks.count, left_out=left_out)
     # Ranks may add in different orders, so their sums may differ in the last bit.
     return profile if ranks.count == 1 else ranks.broadcast(profile)
 

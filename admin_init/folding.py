@@ -13,7 +13,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from admin_init._utils.checkpoints import write_checkpoint, write_safetensors
-from admin_init._utils.isolation import trial_pass
+from admin_init._utils.isolation import trial_pass, whole_pass
 from admin_init.adapters.discovery import Sites, resolve_sites
 from admin_init.errors import FoldError
 from admin_init.rescale import fold_, install_
@@ -40,8 +40,8 @@ def folded(
         model: A model with omegas. On exit, the omegas are back, as new parameters.
         run: Makes one forward pass through ``model``, which is then in eval mode. The outputs of
             every stack and the returned tensors are compared before and after the fold.
-        sites: Residual sites, or patterns that name them (see :func:`admin_init.named_sites`).
-            Default: the sites of all layers of known families.
+        sites: Residual sites, patterns that name them (see :func:`admin_init.named_sites`), or a
+            file of :func:`admin_init.save_sites`. Default: all that have an omega.
 
     Yields:
         The largest difference between outputs before and after, see :data:`TOLERANCE`.
@@ -103,8 +103,8 @@ def write_folded(
         destination: Path of the new checkpoint, which is written atomically. A path that ends in
             ``.safetensors`` gets a safetensors file of the weights alone.
         run: Makes one forward pass through ``model``, see :func:`folded`.
-        sites: Residual sites, or patterns that name them (see :func:`admin_init.named_sites`).
-            Default: the sites of all layers of known families.
+        sites: Residual sites, patterns that name them (see :func:`admin_init.named_sites`), or a
+            file of :func:`admin_init.save_sites`. Default: all that have an omega.
 
     Returns:
         The largest difference between outputs before and after, see :data:`TOLERANCE`.
@@ -133,15 +133,11 @@ def _outputs(
 
     with ExitStack() as stack:
         stack.enter_context(trial_pass(model))
-        # torch.nn's fused layers, used by a plain model only, output zeros for padding.
-        stack.callback(
-            torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled()
-        )
-        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(whole_pass(model))  # the fused kernel outputs zeros for padding
         for chain in stacks(sites).values():
-            last = chain[-1].norm
-            handle = last.register_forward_hook(lambda *args: see(args[-1]))
-            stack.callback(handle.remove)
+            if (last := chain[-1].norm) is not None:
+                handle = last.register_forward_hook(lambda *args: see(args[-1]))
+                stack.callback(handle.remove)
         model.eval()
         result = run()
     if not seen:
@@ -163,4 +159,4 @@ def _difference(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
 
 
 def _tolerance(sites: Sequence[ResidualSite]) -> float:
-    return max(TOLERANCE, *(8 * torch.finfo(site.norm_weight.dtype).eps for site in sites))
+    return max(TOLERANCE, *(8 * torch.finfo(site.template.dtype).eps for site in sites))

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from admin_init.adapters.discovery import Sites, resolve_sites
+from admin_init.adapters.discovery import Forward, Sites, resolve_sites
 from admin_init.admin_profile import AdminProfile
-from admin_init.omega import Rule
-from admin_init.profiling import Forward, profile
+from admin_init.omega import Rule, check_rule
+from admin_init.profiling import profile_sites
 from admin_init.rescale import apply_, train_omegas_
 
 
@@ -32,8 +32,8 @@ def initialize_(
         forward: Called as ``forward(model, batch)``, see :func:`admin_init.profile`.
         rule: Formula for omega, see :func:`admin_init.omega.omega_from_variances`.
         trainable: Whether omega is trained. The first omega of each stack never is.
-        sites: Residual sites, or patterns that name them (see :func:`admin_init.named_sites`).
-            Default: the sites of all layers of known families.
+        sites: Residual sites, patterns that name them (see :func:`admin_init.named_sites`), or a
+            file of :func:`admin_init.save_sites`. Default: those that the model computes.
 
     Returns:
         The profile that was applied.
@@ -54,8 +54,8 @@ def initialize_(
         >>> groups = admin_init.parameter_groups(model, weight_decay=0.01)
         >>> optimizer = torch.optim.AdamW(groups, lr=1e-3)
     """
-    found = resolve_sites(model, sites)
-    measured = profile(model, [batch], forward=forward, rule=rule, sites=found)
+    check_rule(rule)
+    measured, found = profile_sites(model, [batch], forward=forward, rule=rule, sites=sites)
     apply_(model, measured, sites=found)
     train_omegas_(found, trainable)
     return measured

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from admin_init._utils.isolation import trial_pass
-from admin_init.adapters.discovery import Sites, resolve_sites
+from admin_init.adapters.computation.claims import check_sites
+from admin_init.adapters.computation.observation import (
+    SiteVariances,
+    observe_pass,
+    some,
+)
+from admin_init.adapters.computation.sites import computed_sites
+from admin_init.adapters.discovery import (
+    Forward,
+    Sites,
+    call_model,
+    checked_sites,
+    known_sites,
+    resolve_sites,
+    warn_left_out,
+)
 from admin_init.admin_profile import AdminProfile, SiteProfile
-from admin_init.errors import ProfileError
-from admin_init.omega import PooledVariance, Rule, check_rule, omega_from_variances, variance
-from admin_init.rescale import check_can_train, installed
-from admin_init.sites import ResidualSite, stacks
-
-Forward = Callable[[Any, Any], object]
-"""Runs a model on a batch; its return value is ignored."""
+from admin_init.errors import ProfileError, UnsupportedModelError
+from admin_init.omega import Rule, check_rule, omega_from_variances
+from admin_init.rescale import installed
+from admin_init.sites import ResidualSite
 
 
 def profile(
@@ -43,8 +51,9 @@ def profile(
             positional arguments, a mapping as keyword arguments, and anything else as the only
             argument.
         rule: Formula for omega, see :func:`admin_init.omega.omega_from_variances`.
-        sites: Residual sites, or patterns that name them (see :func:`admin_init.named_sites`).
-            Default: the sites of all layers of known families.
+        sites: Residual sites, patterns that name them (see :func:`admin_init.named_sites`), or a
+            file of :func:`admin_init.save_sites`. Default: those that the model computes on
+            the first batch.
 
     Returns:
         The profile, to pass to :func:`admin_init.apply_`.
@@ -72,32 +81,101 @@ def profile(
             f"`batches` must be an iterable of batches, but is one {type(batches).__name__}. "
             "Pass a list: `profile(model, [batch])`."
         )
-    found = resolve_sites(model, sites)
+    return profile_sites(model, batches, forward=forward, rule=rule, sites=sites)[0]
+
+
+def profile_sites(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    forward: Forward | None,
+    rule: Rule,
+    sites: Sites | None,
+) -> tuple[AdminProfile, list[ResidualSite]]:
+    """Profile a model, and return the profiled sites, too; see :func:`profile`."""
     run = forward or call_model
+    first: Measured | None = None
     total: list[SiteVariances] = []
     passes = 0
-    with installed(found):
-        for batch in batches:
-            measured = measure(model, found, partial(run, model, batch), rule=rule)
-            total = pool(total, measured) if passes else measured
-            passes += 1
-    if not passes:
+    for batch in batches:
+        once = partial(run, model, batch)
+        if first is None:
+            first = measure_computed(model, sites, once, rule=rule)
+            total = first.variances
+        else:
+            with installed(first.sites):
+                total = pool(total, measure(model, first.sites, once, rule=rule))
+        passes += 1
+    if first is None:
         raise ProfileError("`batches` must hold at least one batch, but is empty.")
-    return make_profile(total, rule=rule, batches=passes)
+    profile = make_profile(total, rule=rule, batches=passes, left_out=first.left_out)
+    return profile, first.sites
 
 
-@dataclass(frozen=True, kw_only=True)
-class SiteVariances:
-    """Variances measured at one site, in one or more passes."""
+class Measured(NamedTuple):
+    """The sites that a model computes, and their variances."""
 
-    name: str
-    stack: str
-    dtype: str
-    """Type in which the branch was computed, such as ``fp32``."""
-    shortcut: PooledVariance
-    """Variance of x, before omega."""
-    branch: PooledVariance
-    """Variance of f(x), as it enters the sum."""
+    sites: list[ResidualSite]
+    variances: list[SiteVariances]
+    left_out: tuple[str, ...] = ()
+    """Names of the other Post-LN connections."""
+
+
+def measure_computed(
+    model: nn.Module,
+    sites: Sites | None,
+    run: Callable[[], object],
+    *,
+    rule: Rule,
+    fixed: Sequence[ResidualSite] | None = None,
+    exclude: Sequence[str] = (),
+) -> Measured:
+    """Find and measure the sites that ``run`` computes in one or two forward passes.
+
+    A second pass is made where the first shows other sites, or another chain, than are known from
+    the layers' classes.
+
+    Args:
+        model: The model that ``run`` calls.
+        sites: The sites, or patterns that name them; None to find them. Given ones are checked.
+        run: Makes one forward pass through ``model``.
+        rule: Formula for omega.
+        fixed: Sites that were found before and are installed, if no others can be any more.
+        exclude: Patterns of connections to leave out, see :func:`admin_init.find_sites`.
+
+    Raises:
+        UnsupportedModelError: The pass computes something else than ``sites``, or nothing that
+            Admin can rescale.
+        ProfileError: See :func:`measure`.
+    """
+    if sites is not None:
+        given = resolve_sites(model, sites)
+        with installed(given):
+            observed = observe_pass(model, given, run, rule=rule)
+        measured = observed.variances(given)
+        check_sites(model, observed.graph, given)
+        return Measured(given, measured)
+    known = list(known_sites(model) if fixed is None else fixed)
+    chain = {site: site.previous for site in known}
+    with installed(known):
+        observed = observe_pass(model, known, run, rule=rule)
+    observed.check_ran(known)
+    computed = computed_sites(model, observed.graph, known, exclude)
+    if fixed is not None:
+        computed.keep(fixed)
+    found = checked_sites(model, computed)
+    warn_left_out(computed)
+    unseen = [s.name for s in known if s not in found and s.name not in computed.left_out]
+    if unseen:
+        raise UnsupportedModelError(
+            f"By their layers' classes, {some(unseen)} are Post-LN connections, but in the forward "
+            "pass no norm reads such a sum, or something else reads it, too. Leave them out with "
+            "`exclude=`, or name the sites with `sites=`."
+        )
+    if chain != {site: site.previous for site in found}:
+        with installed(found):
+            observed = observe_pass(model, found, run, rule=rule)
+    return Measured(found, observed.variances(found), tuple(computed.left_out))
 
 
 def measure(
@@ -112,32 +190,7 @@ def measure(
         ProfileError: A site did not run, ran more than once, or ran out of order.
         UnsupportedModelError: The model was built inside ``torch.inference_mode``.
     """
-    check_can_train(sites)
-    recorder = _Pass(rule)
-    with ExitStack() as stack:
-        stack.enter_context(trial_pass(model))
-        for site in sites:
-            for handle in site.observe(recorder):
-                stack.callback(handle.remove)
-        model.train()
-        run()
-    missing = [site.name for site in sites if site.name not in recorder.branch]
-    if missing:
-        raise ProfileError(
-            f"{len(missing)} of {len(sites)} residual connections never ran in the forward pass "
-            f"({_some(missing)}). Pass a `forward=` that runs the whole model once, or leave "
-            "them out with `sites=`."
-        )
-    for stack_name, chain in stacks(sites).items():
-        names = [site.name for site in chain]
-        executed = [site.name for site, *_ in recorder.sites if site.stack == stack_name]
-        if executed != names:
-            raise ProfileError(
-                f"The sub-layers of `{stack_name}` ran in another order ({_some(executed)}) than "
-                f"the model defines them in ({_some(names)}), but each omega depends on the one "
-                "before. Define them in the order of execution."
-            )
-    return recorder.variances()
+    return observe_pass(model, sites, run, rule=rule).variances(sites)
 
 
 def pool(left: Sequence[SiteVariances], right: Sequence[SiteVariances]) -> list[SiteVariances]:
@@ -147,6 +200,8 @@ def pool(left: Sequence[SiteVariances], right: Sequence[SiteVariances]) -> list[
         SiteVariances(
             name=site.name,
             stack=site.stack,
+            previous=site.previous,
+            record=site.record,
             dtype=site.dtype,
             shortcut=site.shortcut.pool(others[site.name].shortcut),
             branch=site.branch.pool(others[site.name].branch),
@@ -155,7 +210,9 @@ def pool(left: Sequence[SiteVariances], right: Sequence[SiteVariances]) -> list[
     ]
 
 
-def make_profile(measured: Sequence[SiteVariances], *, rule: Rule, batches: int) -> AdminProfile:
+def make_profile(
+    measured: Sequence[SiteVariances], *, rule: Rule, batches: int, left_out: Sequence[str] = ()
+) -> AdminProfile:
     """Compute the omegas of every stack from its measured variances.
 
     Raises:
@@ -168,12 +225,11 @@ def make_profile(measured: Sequence[SiteVariances], *, rule: Rule, batches: int)
     ]
     if broken:
         raise ProfileError(
-            f"The variance of {_some(broken)} is NaN or infinite, so no omega can be computed. "
+            f"The variance of {some(broken)} is NaN or infinite, so no omega can be computed. "
             "Look for NaN in the batch, an overflow in half precision, or a broken initialization."
         )
     omegas: dict[str, float] = {}
-    for stack in dict.fromkeys(site.stack for site in measured):
-        chain = [site for site in measured if site.stack == stack]
+    for chain in _chains(measured):
         values = omega_from_variances(
             [site.branch.variance for site in chain],
             shortcut=[site.shortcut.variance for site in chain],
@@ -183,7 +239,7 @@ def make_profile(measured: Sequence[SiteVariances], *, rule: Rule, batches: int)
     collapsed = [name for name, omega in omegas.items() if omega == 0]
     if collapsed:
         raise ProfileError(
-            f"omega of {_some(collapsed)} is 0, because the output of every branch before it is "
+            f"omega of {some(collapsed)} is 0, because the output of every branch before it is "
             "constant. Profile a model whose branches are initialized at random."
         )
     return AdminProfile(
@@ -195,77 +251,25 @@ def make_profile(measured: Sequence[SiteVariances], *, rule: Rule, batches: int)
                 omega=omegas[site.name],
                 elements=site.branch.count,
                 shortcut_variance=site.shortcut.variance,
+                site=site.record,
             )
             for site in measured
         ),
         rule=rule,
         batches=batches,
         dtype=measured[0].dtype,
+        left_out=tuple(left_out),
     )
 
 
-class _Pass:
-    """Records one forward pass; values stay on the device until :meth:`variances`."""
-
-    def __init__(self, rule: Rule) -> None:
-        self.rule = rule
-        self.branch: dict[str, Tensor] = {}
-        self.shortcut: dict[str, Tensor] = {}
-        self.sites: list[tuple[ResidualSite, int, str]] = []
-        self.running: dict[str, Tensor] = {}
-
-    def omega(self, site: ResidualSite) -> Tensor:
-        one = site.norm_weight.new_ones((), dtype=torch.float32)
-        return self.running.get(site.stack, one)
-
-    def record(self, site: ResidualSite, shortcut: Tensor, branch: Tensor) -> None:
-        if site.name in self.branch:
-            raise ProfileError(
-                f"`{site.name}` ran twice in one forward pass, so its branch has no single "
-                "variance. Admin does not apply to a layer that is shared between depths. "
-                "Otherwise, pass a `forward=` that calls the layer once."
-            )
-        self.sites.append((site, branch.numel(), _short(branch.dtype)))
-        self.shortcut[site.name] = variance(shortcut)
-        self.branch[site.name] = variance(branch)
-        if self.rule == "reference":
-            scaled = self.omega(site).square() * self.shortcut[site.name]
-            self.running[site.stack] = (scaled + self.branch[site.name]).sqrt()
-
-    def variances(self) -> list[SiteVariances]:
-        shortcuts = _read(self.shortcut.values())
-        branches = _read(self.branch.values())
-        return [
-            SiteVariances(
-                name=site.name,
-                stack=site.stack,
-                dtype=dtype,
-                shortcut=PooledVariance(count, shortcut),
-                branch=PooledVariance(count, branch),
-            )
-            for (site, count, dtype), shortcut, branch in zip(
-                self.sites, shortcuts, branches, strict=True
-            )
-        ]
-
-
-def _read(scalars: Iterable[Tensor]) -> list[float]:
-    values: list[float] = torch.stack(list(scalars)).tolist()
-    return values
-
-
-def _short(dtype: torch.dtype) -> str:
-    return {"bfloat16": "bf16"}.get(name := str(dtype).removeprefix("torch."), name).replace(
-        "float", "fp"
-    )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names[:3]) + (" ..." if len(names) > 3 else "")
-
-
-def call_model(model: Callable[..., object], batch: Any) -> object:
-    """Call ``model`` with the items of a mapping, tuple or list, or with ``batch`` itself."""
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(*batch) if isinstance(batch, tuple | list) else model(batch)
+def _chains(measured: Sequence[SiteVariances]) -> Iterator[list[SiteVariances]]:
+    """Yield every chain from its first site to its last; chains that fork share their begin."""
+    by_name = {site.name: site for site in measured}
+    followed = {site.previous for site in measured}
+    for last in measured:
+        if last.name not in followed:
+            chain, name = [last], last.previous
+            while name is not None:
+                chain.append(by_name[name])
+                name = by_name[name].previous
+            yield chain[::-1]

@@ -9,8 +9,10 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from admin_init.adapters.discovery import Sites, resolve_sites
-from admin_init.admin_profile import AdminProfile
+from admin_init.adapters.computation.observation import check_can_train
+from admin_init.adapters.discovery import Sites, known_sites, resolve_sites
+from admin_init.adapters.records import sites_from_records, store_records
+from admin_init.admin_profile import AdminProfile, SiteProfile
 from admin_init.errors import FoldError, ProfileError, UnsupportedModelError
 from admin_init.sites import ResidualSite
 
@@ -24,8 +26,9 @@ def install_(model: nn.Module, *, trainable: bool = True, sites: Sites | None = 
     Args:
         model: A model with Post-LN layers.
         trainable: Whether the other omegas are trained.
-        sites: Residual sites, or patterns that name them (see :func:`admin_init.named_sites`).
-            Default: the sites of all layers of known families.
+        sites: Residual sites, patterns that name them (see :func:`admin_init.named_sites`), or a
+            file of :func:`admin_init.save_sites`. Default: those of layers of known
+            families.
 
     Returns:
         ``model``.
@@ -46,6 +49,7 @@ def install_(model: nn.Module, *, trainable: bool = True, sites: Sites | None = 
     bare = [site for site in resolve_sites(model, sites) if not site.installed]
     with ExitStack() as undo:
         _install_(bare, undo)
+        store_records(bare)
         train_omegas_(bare, trainable)
         undo.pop_all()
     return model
@@ -72,8 +76,8 @@ def apply_(
         model: The profiled model, or one of the same architecture. The site names may differ by a
             prefix that all of them share, such as ``model.``.
         profile: From :func:`admin_init.profile` or ``AdminProfile.load``.
-        sites: Residual sites, or patterns that name them (see :func:`admin_init.named_sites`).
-            Default: the sites of all layers of known families.
+        sites: Residual sites, patterns that name them (see :func:`admin_init.named_sites`), or a
+            file of :func:`admin_init.save_sites`. Default: those of the profile.
 
     Returns:
         ``model``.
@@ -91,11 +95,14 @@ def apply_(
         >>> admin_init.profile(model, [torch.randn(4, 10, 16)]).save("profile.json")
         >>> model = admin_init.apply_(model, admin_init.AdminProfile.load("profile.json"))
     """
-    found = resolve_sites(model, sites)
+    found = profiled_sites(model, profile) if sites is None else resolve_sites(model, sites)
     check_can_train(found)
-    omegas = _match(profile, [site.name for site in found])
+    profiles = _match(profile, [site.name for site in found])
+    omegas = {name: site.omega for name, site in profiles.items()}
     _check_range(found, omegas)
+    _link(found, profiles)
     install_(model, sites=found)
+    store_records(found)
     for site in found:
         if site.omega is not None:
             nn.init.constant_(site.omega, omegas[site.name])
@@ -112,8 +119,8 @@ def fold_(model: nn.Module, *, sites: Sites | None = None) -> nn.Module:
 
     Args:
         model: A model with omegas, trained or not. A model without omegas is left unchanged.
-        sites: Residual sites, or patterns that name them (see :func:`admin_init.named_sites`).
-            Default: the sites of all layers of known families.
+        sites: Residual sites, patterns that name them (see :func:`admin_init.named_sites`), or a
+            file of :func:`admin_init.save_sites`. Default: all that have an omega.
 
     Returns:
         ``model``.
@@ -135,15 +142,37 @@ def fold_(model: nn.Module, *, sites: Sites | None = None) -> nn.Module:
         False
     """
     folding = [site for site in resolve_sites(model, sites) if site.installed]
-    problems = list(_fold_problems(model, folding))
+    check_fold(model, folding)
+    for site in folding:
+        site.fold_()
+    return model
+
+
+def profiled_sites(model: nn.Module, profile: AdminProfile) -> list[ResidualSite]:
+    """Return the sites of a model that a profile describes.
+
+    Raises:
+        ProfileError: The model has no such modules.
+        UnsupportedModelError: The profile is of layers of known families, but the model has none.
+    """
+    records = [site.site for site in profile.sites if site.site is not None]
+    if all(record.place is None for record in records):
+        found = resolve_sites(model)
+        return [site for site in found if not _left_out(site.name, profile.left_out)]
+    try:
+        return sites_from_records(model, records, known_sites(model))
+    except UnsupportedModelError as error:
+        raise ProfileError(f"The profile does not fit this model: {error}") from error
+
+
+def check_fold(model: nn.Module, sites: Sequence[ResidualSite]) -> None:
+    """Raise a FoldError that names every reason why the omegas of ``sites`` cannot be folded."""
+    problems = list(_fold_problems(model, sites))
     if problems:
         raise FoldError(
             f"Omega cannot be folded, and nothing was changed: {'; '.join(problems)}. The model "
             "can still be used and saved with its omegas."
         )
-    for site in folding:
-        site.fold_()
-    return model
 
 
 @contextmanager
@@ -152,18 +181,6 @@ def installed(sites: Sequence[ResidualSite]) -> Iterator[None]:
     with ExitStack() as stack:
         _install_([site for site in sites if not site.installed], stack)
         yield
-
-
-def check_can_train(sites: Sequence[ResidualSite]) -> None:
-    """Raise an UnsupportedModelError if weights were made inside ``torch.inference_mode``."""
-    for site in sites:
-        if site.norm_weight.is_inference() or (
-            site.omega is not None and site.omega.is_inference()
-        ):
-            raise UnsupportedModelError(
-                f"The weights around `{site.name}` were made inside `torch.inference_mode`, so "
-                "they cannot be trained. Build the model outside of it."
-            )
 
 
 @torch.inference_mode(False)
@@ -175,7 +192,7 @@ def _install_(sites: Sequence[ResidualSite], undo: ExitStack) -> None:
 
 def _check_range(sites: Sequence[ResidualSite], omegas: dict[str, float]) -> None:
     for site in sites:
-        dtype = (site.norm_weight if site.omega is None else site.omega).dtype
+        dtype = (site.template if site.omega is None else site.omega).dtype
         limits = torch.finfo(dtype)
         if not limits.smallest_normal <= omegas[site.name] <= limits.max:
             raise ProfileError(
@@ -234,21 +251,37 @@ def _uses(model: nn.Module) -> Counter[nn.Parameter]:
     return uses
 
 
-def _match(profile: AdminProfile, names: Sequence[str]) -> dict[str, float]:
-    """Map the model's site names to omegas, ignoring a prefix that all names of a side share."""
-    omegas = {site.name: site.omega for site in profile.sites}
-    ours, theirs = _common_prefix(names), _common_prefix(list(omegas))
+def _left_out(name: str, left_out: Sequence[str]) -> bool:
+    """Return whether a name is among ``left_out``, with another prefix or without."""
+    return any(f".{one}".endswith(f".{name}") or f".{name}".endswith(f".{one}") for one in left_out)
+
+
+def _match(profile: AdminProfile, names: Sequence[str]) -> dict[str, SiteProfile]:
+    """Map the model's site names to profiles, ignoring a prefix that all names of a side share."""
+    profiles = {site.name: site for site in profile.sites}
+    ours, theirs = _common_prefix(names), _common_prefix(list(profiles))
     if ours.endswith(theirs) or theirs.endswith(ours):
-        omegas = {ours + name.removeprefix(theirs): omega for name, omega in omegas.items()}
-    missing = [name for name in names if name not in omegas]
-    unknown = [name for name in omegas if name not in names]
+        profiles = {ours + name.removeprefix(theirs): site for name, site in profiles.items()}
+    missing = [name for name in names if name not in profiles]
+    unknown = [name for name in profiles if name not in names]
     if missing or unknown:
         raise ProfileError(
             f"The profile ({len(profile.sites)} sites) does not fit this model ({len(names)} "
             f"sites). Only in the model: {missing[:3] or 'none'}; only in the profile: "
             f"{unknown[:3] or 'none'}. Profile this model, or load the profile of this model."
         )
-    return omegas
+    return profiles
+
+
+def _link(sites: Sequence[ResidualSite], profiles: dict[str, SiteProfile]) -> None:
+    """Link the sites along the computation that the profile shows."""
+    by_name = {profiles[site.name].name: site for site in sites}
+    for site in sites:
+        record = profiles[site.name].site
+        if record is not None:
+            site.previous = by_name.get(record.previous or "")
+            site.computed = True
+            site.computed_fold_problem = record.fold_problem
 
 
 def _common_prefix(names: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
 
@@ -14,11 +15,53 @@ from torch.utils.hooks import RemovableHandle
 from admin_init.errors import UnsupportedModelError
 
 
+@dataclass(frozen=True, kw_only=True)
+class BranchPlace:
+    """Where a branch ends, in names of modules and parameters."""
+
+    branch: str
+    """The module whose output omega divides."""
+    norm: str | None = None
+    """The norm that reads the sum; None if it is no module."""
+    width: int | None = None
+    """Number of channels D; None if it is that of the norm's gain."""
+    leaf: int = 0
+    """Index of the branch among the items of the module's output, nested ones included."""
+    axis: int = -1
+    """The axis of the channels in that item, counted from the last (-1)."""
+    container: str | None = None
+    """If the module runs several times: a module around all these calls that runs once."""
+    call: int | None = None
+    """If the module runs several times: the call whose output is the branch, 1 for the first."""
+    linear: str | None = None
+    """The nn.Linear at the end of the branch, if a pattern named it."""
+    weights: dict[str, int] = field(default_factory=dict)
+    """The parameters that the branch is proportional to, each with the axis of its channels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteRecord:
+    """A residual site in names of modules, to be stored and found again without a forward pass."""
+
+    name: str
+    stack: str
+    previous: str | None
+    """Name of the site before; None for the first of a chain."""
+    fold_problem: str | None = None
+    """Why omega cannot be folded, or None."""
+    place: BranchPlace | None = None
+    """Where the branch ends; None for a layer of a known family."""
+
+
 class Recorder(Protocol):
     """Receiver of both terms of every residual sum while a model is profiled."""
 
     def omega(self, site: ResidualSite) -> Tensor:
         """Return the omega to use at ``site`` in this pass: a float32 scalar."""
+        ...
+
+    def computed_in(self, site: ResidualSite, dtype: torch.dtype) -> None:
+        """Note the type in which the branch was computed, if it is not that of f(x) in the sum."""
         ...
 
     def record(self, site: ResidualSite, shortcut: Tensor, branch: Tensor) -> None:
@@ -32,15 +75,38 @@ class ResidualSite(ABC):
     Attributes:
         name: Qualified name of the sub-layer, such as ``encoder.layers.0.self_attn``.
         stack: Name of the chain of residual connections, such as ``encoder``.
-        norm: The layer norm that follows the sum.
+        norm: The norm that follows the sum; None if it is a function and no module.
         previous: The previous site of the stack; None for the first.
     """
 
-    def __init__(self, name: str, stack: str, norm: nn.Module) -> None:
+    def __init__(self, name: str, stack: str, norm: nn.Module | None) -> None:
         self.name = name
         self.stack = stack
         self.norm = norm
         self.previous: ResidualSite | None = None
+        self.computed = False
+        """Whether a forward pass showed ``previous`` and what prevents a fold."""
+        self.computed_fold_problem: str | None = None
+
+    @property
+    @abstractmethod
+    def holder(self) -> nn.Module | None:
+        """The module that holds omega, or None if not installed."""
+
+    @property
+    def place(self) -> BranchPlace | None:
+        """Where the branch ends, if no layer of a known family says it."""
+        return None
+
+    def record(self) -> SiteRecord:
+        """Return the site in names of modules."""
+        return SiteRecord(
+            name=self.name,
+            stack=self.stack,
+            previous=None if self.previous is None else self.previous.name,
+            fold_problem=self.computed_fold_problem,
+            place=self.place,
+        )
 
     @property
     @abstractmethod
@@ -93,16 +159,31 @@ class ResidualSite(ABC):
         return self.norm_weight.numel()
 
     @property
+    def template(self) -> Tensor:
+        """A tensor with the type and the device of omega."""
+        return self.norm_weight
+
+    @property
+    def gain(self) -> Tensor | None:
+        """Gain of the norm that follows, shape (D,), if it has one."""
+        vectors = [p for p in self.norm.parameters() if p.dim() == 1] if self.norm else []
+        # x-transformers calls it `gamma`, the annotated Transformer `a_2`.
+        named = [getattr(self.norm, name, None) for name in ("weight", "gamma")]
+        return next((gain for gain in (*named, *vectors) if isinstance(gain, Tensor)), None)
+
+    @property
     def norm_weight(self) -> Tensor:
-        """Gain of the layer norm that follows, shape (D,)."""
-        # x-transformers calls it `gamma`.
-        weight = getattr(self.norm, "weight", getattr(self.norm, "gamma", None))
-        if not isinstance(weight, Tensor):
+        """Gain of the norm that follows, shape (D,).
+
+        Raises:
+            UnsupportedModelError: It has none.
+        """
+        if self.gain is None:
             raise UnsupportedModelError(
                 f"The norm after `{self.name}` has no gain (elementwise_affine=False). Admin needs "
                 "a gain: it gives the number of channels, and omega is folded into it."
             )
-        return weight
+        return self.gain
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r}, stack={self.stack!r})"

@@ -51,6 +51,28 @@ def trial_pass(model: nn.Module) -> Iterator[None]:
         yield
 
 
+_RUN_EVERY_BRANCH_ONCE = {"chunk_size_feed_forward": 0, "layerdrop": 0.0}
+
+
+@contextmanager
+def whole_pass(model: nn.Module) -> Iterator[None]:
+    """Let a forward pass run every branch once, and in the operations that its layers write.
+
+    Hugging Face's models may drop layers at random, or run a feed-forward network in chunks.
+    ``torch.nn``'s layers have fused kernels, which also change what comes out for padding.
+    """
+    with ExitStack() as stack:
+        enabled = torch.backends.mha.get_fastpath_enabled()
+        stack.callback(torch.backends.mha.set_fastpath_enabled, enabled)
+        torch.backends.mha.set_fastpath_enabled(False)
+        for module in model.modules():
+            for name, value in _RUN_EVERY_BRANCH_ONCE.items():
+                if name in vars(module):
+                    stack.callback(setattr, module, name, vars(module)[name])
+                    setattr(module, name, value)
+        yield
+
+
 def _remember(value: Any, undo: list[Callable[[], object]], seen: set[int]) -> None:
     """Append to ``undo`` a function that restores the present content of ``value``."""
     if isinstance(value, nn.Parameter) or id(value) in seen:

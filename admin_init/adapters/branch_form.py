@@ -6,103 +6,150 @@ its input: LN(omega * x + f) = LN(x + f / omega), up to the eps of LN.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
-from admin_init.errors import FoldError, NotPostLNError, UnsupportedModelError
+from admin_init.adapters.padded_encoder import keep_padding_, restore_padding_
+from admin_init.adapters.skip_form import nearest_parent
+from admin_init.errors import FoldError, UnsupportedModelError
 from admin_init.scaled_skip import omega_or_one
-from admin_init.sites import Recorder, ResidualSite
+from admin_init.sites import BranchPlace, Recorder, ResidualSite
+
+Weights = Sequence[tuple[Tensor, int]]
+"""Weights that a branch is proportional to, each with the axis of its channels."""
 
 
 class BranchSite(ResidualSite):
     """A site whose omega divides the output of a module of the model.
 
-    See :class:`~admin_init.adapters.patterns.SitePattern` for ``branch``, ``linear``, ``norm`` and
-    ``reader``.
+    Args:
+        model: The model.
+        name: Qualified name of the sub-layer.
+        stack: Name of the chain of residual connections.
+        place: Where the branch ends, in names of ``model``.
+
+    Raises:
+        AttributeError: The model has no module of such a name.
     """
 
-    def __init__(
-        self,
-        name: str,
-        stack: str,
-        norm: nn.Module,
-        branch: nn.Module,
-        linear: nn.Module,
-        reader: nn.Module | None = None,
-    ) -> None:
+    def __init__(self, model: nn.Module, name: str, stack: str, place: BranchPlace) -> None:
+        norm = None if place.norm is None else model.get_submodule(place.norm)
         super().__init__(name, stack, norm)
-        self.branch = branch
-        self.linear = linear
-        self.reader = reader
+        self.branch = model.get_submodule(place.branch)
+        self.container = None if place.container is None else model.get_submodule(place.container)
+        self._model = model
+        self._place = place
+        self._encoder = nearest_parent(place.branch, model, nn.TransformerEncoder)
+
+    @property
+    @override
+    def place(self) -> BranchPlace:
+        return self._place
+
+    @property
+    @override
+    def holder(self) -> nn.Module | None:
+        return None if self.omega is None else self.branch
 
     @property
     @override
     def omega(self) -> nn.Parameter | None:
         return self.branch._parameters.get("omega")
 
+    @property
+    @override
+    def width(self) -> int:
+        return super().width if self._place.width is None else self._place.width
+
+    @property
+    @override
+    def template(self) -> Tensor:
+        norm = [] if self.norm is None else list(self.norm.parameters())
+        return next(iter([*norm, *self.branch.parameters()]), torch.empty(0))
+
     @override
     def install_(self) -> None:
-        self.branch.register_parameter("omega", nn.Parameter(torch.ones_like(self.norm_weight)))
-        self.branch.register_forward_hook(_divide_by_omega)
+        like = self.template
+        omega = torch.ones(self.width, device=like.device, dtype=like.dtype)
+        self.branch.register_parameter("omega", nn.Parameter(omega))
+        place = self._place
+        if self.container is not None:
+            path = _path(self.container, self.branch)
+            self.container.register_forward_pre_hook(RestartCount(path))
+        self.branch.register_forward_hook(DivideByOmega(place.leaf, place.axis, place.call))
         self.branch.register_load_state_dict_pre_hook(omega_or_one)  # type: ignore[no-untyped-call]
+        keep_padding_(self._encoder)
 
     @override
     def uninstall_(self) -> None:
         self.branch._parameters.pop("omega", None)
-        # Hooks are found by identity, because handles do not survive a deepcopy.
-        for key, hook in list(self.branch._forward_hooks.items()):
-            if hook is _divide_by_omega:
-                del self.branch._forward_hooks[key]
-        for key, wrapped in list(self.branch._load_state_dict_pre_hooks.items()):
-            if getattr(wrapped, "hook", None) is omega_or_one:
-                del self.branch._load_state_dict_pre_hooks[key]
+        vars(self.branch).pop("admin_site", None)
+        # Hooks are found by what they are, because handles do not survive a deepcopy.
+        _remove(self.branch._forward_hooks, lambda hook: isinstance(hook, DivideByOmega))
+        _remove(
+            self.branch._load_state_dict_pre_hooks,
+            lambda hook: getattr(hook, "hook", None) is omega_or_one,
+        )
+        if self.container is not None:
+            restart = RestartCount(_path(self.container, self.branch))
+            _remove(self.container._forward_pre_hooks, lambda hook: hook == restart)
+            vars(self.branch).pop("omega_calls", None)
+        restore_padding_(self._encoder)
 
     @override
     def observe(self, recorder: Recorder) -> Iterable[RemovableHandle]:
-        inputs: list[Tensor] = []
-        branches: list[Tensor] = []
+        place = self._place
 
-        def on_reader(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            # Cloned, because the model may add the branch in place.
-            inputs.append(next(iter((*args, *kwargs.values()))).clone())
+        def use_running(module: nn.Module, args: object, output: Any) -> Any:
+            if place.call is not None and vars(module)["omega_calls"] + 1 != place.call:
+                return output
 
-        def on_branch(module: nn.Module, args: object, output: Any) -> Any:
-            branch = _first(output)
-            branches.append(branch)
-            return _with_first(output, branch * (module.omega / recorder.omega(self)))  # type: ignore[operator,arg-type]
+            def use(branch: Tensor) -> Tensor:
+                if branch.dim() < -place.axis or branch.shape[place.axis] != self.width:
+                    raise UnsupportedModelError(
+                        f"`{place.branch}` returns a tensor of shape {tuple(branch.shape)}, which "
+                        f"cannot be the branch of `{self.name}`: it has no {self.width} channels."
+                    )
+                recorder.computed_in(self, branch.dtype)
+                return branch * along(module.omega / recorder.omega(self), place.axis)  # type: ignore[operator,arg-type]
 
-        def on_norm(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            if not branches:
-                raise NotPostLNError(
-                    f"The norm of `{self.name}` ran before its branch, so the sum is not its "
-                    "input. The sub-layer is Pre-LN, or the pattern names the wrong norm."
-                )
-            branch, running = branches.pop(), recorder.omega(self)
-            if self.reader is None:
-                shortcut = args[0] - branch / running
-            elif inputs:
-                shortcut = inputs.pop()
-                branch = ((args[0] - shortcut) * running).to(branch.dtype)
-            else:
-                raise UnsupportedModelError(
-                    f"The `reader` of `{self.name}`, a {type(self.reader).__name__}, did not run "
-                    "before the norm, so the input of the sub-layer is unknown. Name a module "
-                    "whose first argument is that input."
-                )
-            recorder.record(self, shortcut, branch)
+            return _change(output, place.leaf, use)
 
-        handles = [
-            self.branch.register_forward_hook(on_branch, prepend=True),
-            self.norm.register_forward_pre_hook(on_norm),
-        ]
-        if self.reader is not None:
-            handles.append(self.reader.register_forward_pre_hook(on_reader, with_kwargs=True))
-        return handles
+        return [self.branch.register_forward_hook(use_running, prepend=True)]
+
+    def ends_at(self, leaf: int) -> bool:
+        """Return whether item ``leaf`` of the last call of the module is the branch."""
+        call = self._place.call
+        return leaf == self._place.leaf and (
+            call is None or getattr(self.branch, "omega_calls", None) == call
+        )
+
+    def weights(self) -> Weights:
+        """Return the weights that the fold divides by omega.
+
+        Raises:
+            FoldError: They are unknown, or a module does not hold them any more.
+        """
+        place = self._place
+        if self.computed_fold_problem is not None:
+            raise FoldError(
+                f"omega of `{self.name}` cannot be folded, because {self.computed_fold_problem}"
+            )
+        if place.linear is not None:
+            return linear_weights(self.name, self._model.get_submodule(place.linear))
+        if not place.weights:
+            raise FoldError(f"the pattern of `{self.name}` does not name the `linear` at its end")
+        try:
+            return [(self._model.get_parameter(name), axis) for name, axis in place.weights.items()]
+        except AttributeError as error:
+            raise FoldError(f"the end of `{self.name}` has changed: {error}") from error
 
     @override
     def fold_problem(self) -> str | None:
@@ -112,34 +159,84 @@ class BranchSite(ResidualSite):
 
     @override
     def fold_targets(self) -> Iterable[Tensor]:
-        return [self._plain_linear().weight]
+        return [weight for weight, _ in self.weights()]
 
     @override
     def fold_factors(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self.omega is None:
             return
-        factor, linear = 1 / self.omega.detach().double(), self._plain_linear()
-        yield linear.weight, factor[:, None]
-        if linear.bias is not None:
-            yield linear.bias, factor
-
-    def _plain_linear(self) -> nn.Linear:
-        linear = self.linear
-        if not isinstance(linear, nn.Linear) or type(linear).forward is not nn.Linear.forward:
-            raise FoldError(
-                f"`{self.name}` ends in a {type(linear).__name__}, which computes something else "
-                "than an nn.Linear"
-            )
-        return linear
+        factor = 1 / self.omega.detach().double()
+        for weight, axis in self.weights():
+            yield weight, along(factor, axis)
 
 
-def _divide_by_omega(module: nn.Module, args: object, output: Any) -> Any:
-    return _with_first(output, _first(output) / module.omega)
+@dataclass(frozen=True)
+class DivideByOmega:
+    """Forward hook that divides one item of a module's output by the module's omega.
+
+    It keeps no tensor and no module, so that it can be pickled and copied with the module.
+    """
+
+    leaf: int
+    axis: int
+    turn: int | None = None
+    """The call, counted from 1 in every call of a container, that is changed; None for all."""
+
+    def __call__(self, module: nn.Module, args: object, output: Any) -> Any:
+        """Return ``output`` with the item divided."""
+        if self.turn is not None:
+            module.omega_calls = getattr(module, "omega_calls", 0) + 1  # type: ignore[assignment]
+            if module.omega_calls != self.turn:
+                return output
+        omega: Any = module.omega
+        return _change(output, self.leaf, lambda branch: branch / along(omega, self.axis))
 
 
-def _first(output: Any) -> Any:
-    return output[0] if isinstance(output, tuple) else output
+@dataclass(frozen=True)
+class RestartCount:
+    """Forward pre-hook of a container, after which the calls of a module in it count from 1."""
+
+    path: str
+    """Name of the module in the container."""
+
+    def __call__(self, container: nn.Module, args: object) -> None:
+        """Set the count of the module to 0."""
+        container.get_submodule(self.path).omega_calls = 0  # type: ignore[assignment]
 
 
-def _with_first(output: Any, first: Any) -> Any:
-    return (first, *output[1:]) if isinstance(output, tuple) else first
+def along(vector: Tensor, axis: int) -> Tensor:
+    """Return a view of a vector that broadcasts along an axis, which is counted from the last."""
+    return vector.reshape(-1, *(1,) * (-axis - 1))
+
+
+def linear_weights(name: str, linear: nn.Module) -> Weights:
+    """Return the weight and the bias of the nn.Linear at the end of a branch.
+
+    Raises:
+        FoldError: ``linear`` computes something else than an nn.Linear.
+    """
+    if not isinstance(linear, nn.Linear) or type(linear).forward is not nn.Linear.forward:
+        raise FoldError(
+            f"`{name}` ends in a {type(linear).__name__}, which computes something else "
+            "than an nn.Linear"
+        )
+    bias = [] if linear.bias is None else [(linear.bias, -1)]
+    return [(linear.weight, -2), *bias]
+
+
+def _change(output: Any, leaf: int, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(output, Tensor):
+        return function(output)
+    leaves, structure = tree_flatten(output)
+    leaves[leaf] = function(leaves[leaf])
+    return tree_unflatten(leaves, structure)
+
+
+def _path(container: nn.Module, module: nn.Module) -> str:
+    names: dict[nn.Module, str] = {other: name for name, other in container.named_modules()}
+    return names[module]
+
+
+def _remove(hooks: dict[int, Any], which: Callable[[Any], bool]) -> None:
+    for key in [key for key, hook in hooks.items() if which(hook)]:
+        del hooks[key]

@@ -10,7 +10,7 @@ from torch import nn
 
 from admin_init.adapters.branch_form import BranchSite
 from admin_init.errors import UnsupportedModelError
-from admin_init.sites import ResidualSite, link_stacks
+from admin_init.sites import BranchPlace, ResidualSite, link_stacks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,15 +27,13 @@ class SitePattern:
 
     branch: str
     """The module whose output, or the first item of its output, is added to the shortcut."""
-    linear: str
-    """The nn.Linear at the end of the branch, whose weight and bias :func:`admin_init.fold_`
-    divides by omega."""
     norm: str
-    """The layer norm whose input is the sum."""
+    """The norm whose input is the sum."""
+    linear: str | None = None
+    """The nn.Linear at the end of the branch, whose weight and bias :func:`admin_init.fold_`
+    divides by omega. Only the fold needs it."""
     reader: str | None = None
-    """A module whose first argument is x, the input of the sub-layer. Needed if code between
-    ``branch`` and the sum changes the branch, for example ``F.dropout``. The branch is then
-    measured as the sum minus x."""
+    """Unused: both terms of the sum are measured where they are added."""
 
 
 def named_sites(model: nn.Module, patterns: Sequence[SitePattern]) -> list[ResidualSite]:
@@ -81,18 +79,21 @@ def named_sites(model: nn.Module, patterns: Sequence[SitePattern]) -> list[Resid
             problems.append(f"no module is named `{pattern.branch}`")
         for match in matches:
             branch, prefix, layer = match.group(0, 1, 2)
-            parts = (pattern.linear, pattern.norm, pattern.reader)
-            names = [prefix + part.replace("*", layer) for part in parts if part is not None]
-            missing = [name for name in names if name not in modules]
+            names = {
+                part: prefix + name.replace("*", layer)
+                for part in ("norm", "linear", "reader")
+                if (name := getattr(pattern, part)) is not None
+            }
+            missing = [name for name in names.values() if name not in modules]
             if missing:
                 problems.append(f"there is no `{missing[0]}`")
                 continue
-            linear, norm, *reader = (modules[name] for name in names)
-            if not isinstance(linear, nn.Linear):
-                problems.append(f"`{names[0]}` is a {type(linear).__name__}, not an nn.Linear")
+            if any(branch == other.name for *_, other in found):
+                problems.append(f"`{branch}` is named as the end of two branches")
                 continue
             stack = prefix + pattern.branch.partition("*")[0].rstrip(".").removesuffix(".layers")
-            site = BranchSite(branch, stack, norm, modules[branch], linear, *reader)
+            place = BranchPlace(branch=branch, norm=names["norm"], linear=names.get("linear"))
+            site = BranchSite(model, branch, stack, place)
             found.append((stack, int(layer), order, site))
     if problems:
         raise UnsupportedModelError(f"The sites cannot be found: {'; '.join(problems)}.")

@@ -42,6 +42,11 @@ class SkipSite(ResidualSite):
 
     @property
     @override
+    def holder(self) -> nn.Module | None:
+        return self.skip
+
+    @property
+    @override
     def omega(self) -> nn.Parameter | None:
         return None if self.skip is None else self.skip.omega
 
@@ -63,6 +68,8 @@ class SkipSite(ResidualSite):
     def fold_problem(self) -> str | None:
         if self.omega is None:
             return None
+        if self.computed_fold_problem is not None and (self.omega != 1).any():
+            return f"omega of `{self.name}` cannot be folded, because {self.computed_fold_problem}"
         if not torch.isfinite(self.omega).all() or (self.omega == 0).any():
             return f"omega of `{self.name}` has channels that are zero or not finite"
         if self.previous is None and ((self.omega != self.omega[0]).any() or self.omega[0] < 0):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from rich import box
 from rich.table import Table
 from torch import nn
 
-from admin_init.adapters.discovery import Sites, resolve_sites
+from admin_init.adapters.computation.sites import Computed
+from admin_init.adapters.discovery import Sites, checked_sites, compute_sites, resolve_sites
 from admin_init.adapters.registry import adapter_of
 from admin_init.errors import NotPostLNError, UnsupportedModelError
 from admin_init.sites import ResidualSite
@@ -36,13 +38,14 @@ class Survey:
         return view
 
 
-def survey(model: nn.Module, sites: Sites | None = None) -> Survey:
+def survey(model: nn.Module, sites: Sites | None = None, batch: Any = None) -> Survey:
     """Find the residual connections of a model, and the layers and norms that Admin skips.
 
     Args:
         model: Any module.
         sites: Residual sites, or patterns that name them (see :func:`admin_init.named_sites`).
-            Default: the sites of all layers of known families.
+            Default: the sites that a forward pass shows, or those of all layers of known families.
+        batch: A batch for that forward pass, if it is to be made.
 
     Returns:
         The sites, the skipped layers and norms, and the reasons.
@@ -53,6 +56,8 @@ def survey(model: nn.Module, sites: Sites | None = None) -> Survey:
         >>> survey(nn.Sequential(layer)).others
         {'0': '`0` is Pre-LN (norm_first=True)'}
     """
+    if sites is None and batch is not None:
+        return _computed_survey(model, compute_sites(model, batch))
     problem = None
     try:
         found = resolve_sites(model, sites)
@@ -60,7 +65,7 @@ def survey(model: nn.Module, sites: Sites | None = None) -> Survey:
         found, problem = [], str(error)
     others = refused_layers(model) if sites is None else {}
     # Some libraries wrap a norm in a norm of their own.
-    norms = {id(module) for site in found for module in site.norm.modules()}
+    norms = {id(module) for site in found for module in (site.norm.modules() if site.norm else ())}
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{layer}.") for layer in others)
         if _is_norm(module) and id(module) not in norms and not inside:
@@ -68,6 +73,15 @@ def survey(model: nn.Module, sites: Sites | None = None) -> Survey:
                 f"`{name}`, a {type(module).__name__}, follows no residual connection found here"
             )
     return Survey(found, others, problem)
+
+
+def _computed_survey(model: nn.Module, computed: Computed) -> Survey:
+    others = {name: f"`{name}`: {reason}" for name, reason in computed.left_out.items()}
+    others |= {name: f"`{name}` is Pre-LN" for name in computed.pre_ln}
+    try:
+        return Survey(checked_sites(model, computed), others, None)
+    except UnsupportedModelError as error:
+        return Survey([], others, str(error))
 
 
 def refused_layers(model: nn.Module) -> dict[str, str]:

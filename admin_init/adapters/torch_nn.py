@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from admin_init.adapters.class_swap import ClassSwap, own_class, restore_class_, swap_class_
+from admin_init.adapters.padded_encoder import keep_padding_, restore_padding_
 from admin_init.adapters.registry import register_adapter
 from admin_init.adapters.skip_form import SkipSite, WeightSlice, nearest_parent, require_module
 from admin_init.errors import FoldError, NotPostLNError, UnsupportedModelError
@@ -50,12 +51,6 @@ class _RescaledLayer(ClassSwap):
         return branch if skip is None else skip(x, branch)
 
 
-class _PaddedEncoder(ClassSwap):
-    """Disables nested tensors in ``nn.TransformerEncoder``, which need the fused kernel."""
-
-    use_nested_tensor = property(lambda self: False)
-
-
 _ENCODER, _DECODER = nn.TransformerEncoderLayer, nn.TransformerDecoderLayer
 _BLOCKS = {"self_attn": "_sa_block", "cross_attn": "_mha_block", "ffn": "_ff_block"}
 
@@ -88,18 +83,14 @@ class TorchSite(SkipSite):
         skip = ExcessSkip(self.width, device=weight.device, dtype=weight.dtype)
         self.layer.add_module(f"{self.sublayer}_skip", skip)
         swap_class_(self.layer, _RescaledLayer)
-        if self.encoder is not None:
-            swap_class_(self.encoder, _PaddedEncoder)
+        keep_padding_(self.encoder)
 
     @override
     def uninstall_(self) -> None:
         self.layer._modules.pop(f"{self.sublayer}_skip", None)
         if not any(isinstance(child, ScaledSkip) for child in self.layer.children()):
             restore_class_(self.layer)
-        if self.encoder is not None and not any(
-            isinstance(module, _RescaledLayer) for module in self.encoder.modules()
-        ):
-            restore_class_(self.encoder)
+        restore_padding_(self.encoder)
 
     @override
     def fold_targets(self) -> Iterable[Tensor]:
@@ -157,8 +148,7 @@ def _sites(
     if own or not any(plain.forward is base.forward for base in (_ENCODER, _DECODER)):
         raise UnsupportedModelError(
             f"{plain.__name__} at `{name}` overrides `forward`, so Admin does not know where it "
-            "adds the shortcut. Name its sub-layers with `admin_init.named_sites`, or override "
-            "only their methods (`_sa_block`, `_ff_block`)."
+            "adds the shortcut. Find its sites in a forward pass: `find_sites(model, batch)`."
         )
     stack = layer_stack(name, default_stack)
     encoder = nearest_parent(name, model, nn.TransformerEncoder)

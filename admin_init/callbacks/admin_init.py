@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import os
-import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from admin_init._utils.atomic_files import move_whole
-from admin_init.adapters.discovery import Sites, resolve_sites
+from admin_init.adapters.discovery import Forward, Sites
 from admin_init.admin_profile import AdminProfile
 from admin_init.callbacks import checks
+from admin_init.callbacks.folded_checkpoint import write_folded_checkpoint
 from admin_init.callbacks.lightning_compat import (
     Callback,
     clone_batch,
-    is_overridden,
     logging_disabled,
+    step_arguments,
     wrap_hook_once,
 )
+from admin_init.callbacks.omega_installer import OmegaInstaller, included_sites
 from admin_init.callbacks.optimizer_groups import spare_from_weight_decay
 from admin_init.callbacks.report import log_profile
 from admin_init.distributed import Ranks, profile_ranks
-from admin_init.errors import ProfileError, UnsupportedModelError
-from admin_init.folding import folded
+from admin_init.errors import ProfileError
 from admin_init.omega import Rule, check_rule
-from admin_init.profiling import Forward
-from admin_init.rescale import apply_, install_, train_omegas_
+from admin_init.rescale import apply_, check_fold, train_omegas_
 from admin_init.sites import ResidualSite
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 PROFILE_FILE = "admin_profile.json"
-FOLDED_FILE = "folded.ckpt"
 
 
 class AdminInit(Callback):
@@ -71,7 +65,7 @@ class AdminInit(Callback):
 
     Raises:
         ValueError: ``rule`` is unknown, or ``sites`` is empty.
-        UnsupportedModelError: In ``setup``, if the model has no Post-LN layer of a known family.
+        UnsupportedModelError: Before training, if Admin can rescale no residual connection.
         TrainedModelError: Before the first batch, if the model looks trained.
         ProfileError: Before the first step, if the model cannot be profiled.
 
@@ -87,6 +81,7 @@ class AdminInit(Callback):
         *,
         rule: Rule = "reference",
         sites: Sites | None = None,
+        exclude: Sequence[str] = (),
         profile: AdminProfile | str | os.PathLike[str] | None = None,
         forward: Forward | None = None,
         trainable: bool = True,
@@ -99,6 +94,7 @@ class AdminInit(Callback):
             raise ValueError("`sites` must name at least one residual connection, but is empty.")
         self.rule = rule
         self.sites = sites
+        self.exclude = exclude
         self.given = profile
         self.forward = forward
         self.trainable = trainable
@@ -111,6 +107,7 @@ class AdminInit(Callback):
         self._resumed = False
         self._loaded = False
         self._last_batch: tuple[Any, int] | None = None
+        self._installer: OmegaInstaller | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Install omega = 1, or do so as soon as the module has built its layers."""
@@ -124,20 +121,19 @@ class AdminInit(Callback):
                 checks.check_fold(trainer)
             self._settled = self._loaded = False
             wrap_hook_once(pl_module, "configure_optimizers", self._configure_optimizers)
-        self._install(pl_module, complete=False)
-        builds_later = is_overridden(pl_module, "configure_model")
-        wrap_hook_once(
-            pl_module, "setup", functools.partial(self._after, complete=not builds_later)
+        self._installer = OmegaInstaller(
+            sites=self.sites,
+            exclude=self.exclude,
+            trainable=self.trainable,
+            profile=self.given if isinstance(self.given, AdminProfile) else None,
+            step=self._trial_step,
         )
-        if builds_later:
-            wrap_hook_once(
-                pl_module, "configure_model", functools.partial(self._after, complete=True)
-            )
+        self._installer.attach(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Exclude omega from weight decay, unless ``weight_decay`` is set."""
         if not self.weight_decay:
-            sites = resolve_sites(pl_module, self.sites)
+            sites = self._sites(pl_module)
             omegas = [site.omega for site in sites if site.omega is not None]
             for optimizer in trainer.optimizers:
                 spare_from_weight_decay(optimizer, omegas)
@@ -151,7 +147,7 @@ class AdminInit(Callback):
         if self._settled:
             return
         self._settled = True
-        sites = resolve_sites(pl_module, self.sites)
+        sites = self._sites(pl_module)
         if self._keeps_omegas(trainer, sites):
             return
         checks.warn_unoptimized(trainer, sites)
@@ -162,8 +158,14 @@ class AdminInit(Callback):
         profile = self.given
         if not isinstance(profile, AdminProfile):
             profile = self._measure(trainer, pl_module, sites, batch, batch_idx)
-        apply_(pl_module, profile, sites=sites)
+        served = [site for site in sites if site.name not in profile.left_out]
+        apply_(pl_module, profile, sites=served)
+        if trainer.world_size == 1:  # DDP would miss the gradients of what it has wrapped
+            train_omegas_([site for site in sites if site not in served], False)
+            train_omegas_(served, self.trainable)
         self.profile = profile
+        if self.fold_on_end:
+            check_fold(pl_module, served)
         for callback in checks.averaging(getattr(trainer, "callbacks", [])):
             # Its copy of the model still has omega = 1, and may already count in the average.
             callback.setup(trainer, pl_module, "fit")
@@ -174,26 +176,17 @@ class AdminInit(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the folded checkpoint, if ``fold_on_end`` is set."""
-        folder = getattr(trainer.checkpoint_callback, "dirpath", None)
-        if not folder or self._last_batch is None:
-            return
-        batch, batch_idx = self._last_batch
-        path = Path(folder) / FOLDED_FILE
-        # Unique to this run but equal on all ranks, which may write the file together.
-        token = trainer.strategy.broadcast(secrets.token_hex(8))
-        part = path.with_name(f".{FOLDED_FILE}.{token}.part")
-
-        def run() -> object:
-            # The fold is exact in the precision of the weights.
-            exact = torch.autocast(pl_module.device.type, enabled=False)
-            with trainer.precision_plugin.train_step_context(), exact:
-                return self._step(pl_module, pl_module.training_step, batch, batch_idx)
-
-        with logging_disabled(trainer, pl_module), folded(pl_module, run, sites=self.sites):
-            trainer.save_checkpoint(part, weights_only=True)
-        if trainer.is_global_zero:
-            move_whole(part, path)
+        if self._last_batch is not None:
+            step = functools.partial(
+                self._step, pl_module, pl_module.training_step, *self._last_batch
+            )
+            write_folded_checkpoint(trainer, pl_module, step, self._sites(pl_module))
         self._last_batch = None
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave the module's hooks as they were."""
+        if self._installer is not None:
+            self._installer.detach()
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -222,16 +215,10 @@ class AdminInit(Callback):
         self._loaded = True
 
     def _keeps_omegas(self, trainer: pl.Trainer, sites: list[ResidualSite]) -> bool:
-        """Return whether to keep the loaded omegas; warn if the checkpoint has no profile."""
+        """Return whether to keep the loaded omegas."""
         if trainer.global_step == 0 and not self._resumed:
             return False
-        if self.profile is not None:
-            return True
-        plain = all((site.omega == 1).all() for site in sites if site.omega is not None)
-        anew = trainer.global_step == 0 and plain
-        if trainer.is_global_zero:
-            checks.warn_no_profile(trainer.global_step, plain=plain, anew=anew)
-        return not anew
+        return self.profile is not None or not checks.profiles_anew(trainer, sites)
 
     def _measure(
         self,
@@ -254,7 +241,15 @@ class AdminInit(Callback):
             device=trainer.strategy.root_device,
         )
         with logging_disabled(trainer, pl_module):
-            return profile_ranks(pl_module, sites, run, rule=self.rule, ranks=ranks)
+            return profile_ranks(
+                pl_module,
+                sites,
+                run,
+                rule=self.rule,
+                ranks=ranks,
+                given=self.sites is not None,
+                exclude=self.exclude,
+            )
 
     def _step(
         self,
@@ -265,33 +260,20 @@ class AdminInit(Callback):
     ) -> object:
         if self.forward is not None:
             return self.forward(pl_module, batch)
-        # Like Lightning, pass the index only if the step accepts it.
-        parameters = inspect.signature(pl_module.training_step).parameters.values()
-        variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-        takes = 2 if variadic else len(parameters)
-        return training_step(*(batch, batch_idx)[:takes])
+        return training_step(*step_arguments(pl_module, batch, batch_idx))
 
-    def _install(self, pl_module: pl.LightningModule, *, complete: bool) -> None:
-        try:
-            sites = resolve_sites(pl_module, self.sites)
-            if not complete and any(site.norm_weight.is_meta for site in sites):
-                return  # `to_empty` would overwrite omega with uninitialized memory.
-            install_(pl_module, sites=sites)
-            train_omegas_(sites, self.trainable)
-        except UnsupportedModelError:
-            if complete:
-                raise
+    def _sites(self, pl_module: pl.LightningModule) -> list[ResidualSite]:
+        return included_sites(pl_module, self.sites, self.exclude)
 
-    def _after(
-        self, pl_module: pl.LightningModule, hook: Callable[[], object], *, complete: bool
-    ) -> object:
-        result = hook()
-        self._install(pl_module, complete=complete)
-        return result
+    def _trial_step(self, pl_module: Any, batch: Any) -> object:
+        with pl_module.trainer.precision_plugin.train_step_context():
+            return self._step(pl_module, pl_module.training_step, batch, 0)
 
     def _configure_optimizers(
         self, pl_module: pl.LightningModule, hook: Callable[[], object]
     ) -> object:
+        if self._installer is not None:
+            self._installer.finish()
         # Read here: the learning-rate and batch-size finders change `ckpt_path` later.
         self._resumed = pl_module.trainer.ckpt_path is not None
         if self._resumed and not self._loaded:

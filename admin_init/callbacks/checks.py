@@ -90,7 +90,7 @@ def check_fold(trainer: Any) -> None:
 
 def check_untrained(sites: list[ResidualSite]) -> None:
     """Raise a TrainedModelError if the norms or omegas of ``sites`` are not freshly initialized."""
-    if not any(site.norm_weight.requires_grad for site in sites):
+    if not any(site.template.requires_grad for site in sites):
         raise TrainedModelError(
             "All layer norms are frozen, but Admin initializes a model for training. Unfreeze "
             "them, or pass `force=True`."
@@ -99,7 +99,7 @@ def check_untrained(sites: list[ResidualSite]) -> None:
         # Some libraries add 1 to a gain that starts at 0.
         offset = getattr(site.norm, "unit_offset", False)
         for what, value, initial in (
-            ("norm gain", site.norm_weight, 0 if offset else 1),
+            ("norm gain", site.gain, 0 if offset else 1),
             ("norm bias", getattr(site.norm, "bias", None), 0),
             ("omega", site.omega, 1),
         ):
@@ -134,27 +134,28 @@ def warn_unoptimized(trainer: pl.Trainer, sites: list[ResidualSite]) -> None:
         )
 
 
-def warn_no_profile(updates: int, *, plain: bool, anew: bool) -> None:
-    """Warn that the resumed checkpoint has no profile, and say what happens now.
+def profiles_anew(trainer: pl.Trainer, sites: Sequence[ResidualSite]) -> bool:
+    """Return whether to profile though the run resumes, and warn that its checkpoint has none.
 
-    Args:
-        updates: Number of updates before the checkpoint.
-        plain: Whether all its omegas are 1.
-        anew: Whether the model is profiled now.
+    Only a checkpoint from before the first update, whose omegas are all 1, is profiled.
     """
+    plain = all((site.omega == 1).all() for site in sites if site.omega is not None)
+    anew = trainer.global_step == 0 and plain
     state = "all 1, as in plain Post-LN" if plain else "not all 1"
-    warnings.warn(
-        f"The checkpoint that this run resumes from, at update {updates}, holds no profile, and "
-        f"its omegas are {state}. "
-        + (
-            "AdminInit profiles now."
-            if anew
-            else "AdminInit keeps them. To train with Admin, start without `ckpt_path`."
-            if plain
-            else "AdminInit keeps them."
-        ),
-        stacklevel=2,
-    )
+    if trainer.is_global_zero:
+        warnings.warn(
+            f"The checkpoint that this run resumes from, at update {trainer.global_step}, holds no "
+            f"profile, and its omegas are {state}. "
+            + (
+                "AdminInit profiles now."
+                if anew
+                else "AdminInit keeps them. To train with Admin, start without `ckpt_path`."
+                if plain
+                else "AdminInit keeps them."
+            ),
+            stacklevel=2,
+        )
+    return anew
 
 
 def warn_unsupported_layers(pl_module: pl.LightningModule) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
+from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
@@ -32,25 +34,42 @@ def is_overridden(pl_module: pl.LightningModule, hook: str) -> bool:
 def wrap_hook_once(
     pl_module: pl.LightningModule,
     hook: str,
-    wrapper: Callable[[pl.LightningModule, Callable[[], object]], object],
-) -> None:
+    wrapper: Callable[[pl.LightningModule, Any], object],
+) -> Callable[[], None]:
     """Wrap the next call of a hook of this module; the call removes the wrapper.
 
     Lightning calls no callback hook between ``configure_model`` and the creation of the optimizers,
     so omega has to be added in the module's own hooks.
+
+    Returns:
+        A function that removes the wrapper if the hook has not been called.
     """
     original = getattr(pl_module, hook)
     before = vars(pl_module).get(hook)
 
-    @functools.wraps(original)
-    def once(*args: Any, **kwargs: Any) -> object:
+    def remove() -> None:
+        if vars(pl_module).get(hook) is not once:
+            return
         if before is None:
             delattr(pl_module, hook)
         else:
             setattr(pl_module, hook, before)
+
+    @functools.wraps(original)
+    def once(*args: Any, **kwargs: Any) -> object:
+        remove()
         return wrapper(pl_module, functools.partial(original, *args, **kwargs))
 
     setattr(pl_module, hook, once)
+    return remove
+
+
+def step_arguments(pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> tuple[Any, ...]:
+    """Return the arguments of ``training_step``: like Lightning, the index only if it is taken."""
+    kinds = [p.kind for p in inspect.signature(pl_module.training_step).parameters.values()]
+    named = kinds.count(Parameter.POSITIONAL_OR_KEYWORD) + kinds.count(Parameter.POSITIONAL_ONLY)
+    takes = 2 if named > 1 or Parameter.VAR_POSITIONAL in kinds else 1
+    return (batch, batch_idx)[:takes]
 
 
 def step_loss(trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any) -> Tensor | None:

@@ -36,8 +36,8 @@ def profile(
             followed by the reasons why other layers are not supported.
         sites: With `--model`: patterns of the module names of its residual connections, as in
             `AdminInit(sites=...)`. By default, layers of supported libraries are found.
-        batch: With `--model` and `--output`: a batch to profile the model on, or a function that
-            returns one, such as `my.module:batch`. By default, the LightningModule's
+        batch: With `--model`: a batch to find the connections in, and to profile the model on, or a
+            function that returns one, such as `my.module:batch`. By default, the LightningModule's
             `example_input_array`.
     """
     if model is not None and recipe is None:
@@ -64,7 +64,8 @@ def _profile_model(
     from admin_init.profiling import profile as take_profile
 
     model = build_model(build)
-    found = survey(model, patterns)
+    given = resolve_batch(model, batch) if batch is not None or output is not None else None
+    found = survey(model, patterns, given)
     if found.sites:
         Console(file=results()).print(found.table(), highlight=False)
     for reason in found.others.values():
@@ -72,8 +73,7 @@ def _profile_model(
     if found.problem is not None:
         raise AdminInitError(found.problem)
     if output is not None:
-        given = resolve_batch(model, batch)
-        measured = take_profile(model, [given], rule=rule, sites=found.sites)
+        measured = take_profile(model, [given], rule=rule, sites=patterns)
         measured.save(output)
         say(str(measured))
     return 0
@@ -125,9 +125,9 @@ def fold(
     else:
         from functools import partial
 
+        from admin_init.adapters.discovery import call_model
         from admin_init.cli.model_loading import load_model, resolve_batch
         from admin_init.folding import write_folded
-        from admin_init.profiling import call_model
 
         module, found, content = load_model(model, checkpoint, sites)
         run = partial(call_model, module, resolve_batch(module, batch))

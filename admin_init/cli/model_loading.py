@@ -12,8 +12,9 @@ from torch import nn
 
 from admin_init._utils.checkpoints import read_checkpoint, require_omegas
 from admin_init.adapters.discovery import Sites, resolve_sites
+from admin_init.admin_profile import AdminProfile
 from admin_init.errors import AdminInitError
-from admin_init.rescale import install_
+from admin_init.rescale import install_, profiled_sites
 from admin_init.sites import ResidualSite
 
 
@@ -89,7 +90,7 @@ def load_model(
             LightningModule is built with the hyper-parameters of the checkpoint.
         path: The checkpoint.
         sites: Residual connections, or patterns of their names; see :func:`admin_init.named_sites`.
-            By default, those of known layers.
+            By default, those of the checkpoint's profile, or else those of known layers.
 
     Returns:
         The model, its residual connections, and the content of the checkpoint.
@@ -115,7 +116,8 @@ def load_model(
                 )
         else:
             model = build_model(name)
-        residual = resolve_sites(model, sites)
+        profile = AdminProfile.from_checkpoint(checkpoint) if sites is None else None
+        residual = profiled_sites(model, profile) if profile else resolve_sites(model, sites)
         install_(model, sites=residual).load_state_dict(checkpoint["state_dict"])
     except (TypeError, RuntimeError) as error:
         reason = str(error).replace("\n\t", " ").partition("\n")[0]

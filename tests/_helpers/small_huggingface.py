@@ -1,4 +1,4 @@
-"""Tiny randomly initialised models of every family of Hugging Face that has an adapter."""
+"""Tiny randomly initialized models of families of Hugging Face."""
 
 from __future__ import annotations
 
@@ -112,29 +112,35 @@ def marian(**kwargs: Any) -> Any:
     return hf.MarianMTModel(hf.MarianConfig(**_SEQ2SEQ | {"scale_embedding": True} | kwargs))
 
 
-ENCODER = ["self_attn", "ffn"]
-DECODER = ["self_attn", "cross_attn", "ffn"]
+BERT_ENCODER = ["attention.output.dense", "output.dense"]
+BERT_DECODER = ["attention.output.dense", "crossattention.output.dense", "output.dense"]
+DISTILBERT = ["attention.out_lin", "ffn.lin2"]
+BART_ENCODER = ["self_attn.out_proj", "fc2"]
+BART_DECODER = ["self_attn.out_proj", "encoder_attn.out_proj", "fc2"]
 
 
-def _names(stack: str, places: list[str]) -> list[str]:
-    return [f"{stack}.{layer}.{place}" for layer in range(LAYERS) for place in places]
+def _names(stack: str, ends: list[str]) -> list[str]:
+    return [f"{stack}.{layer}.{end}" for layer in range(LAYERS) for end in ends]
 
 
-SEQ2SEQ_NAMES = _names("model.encoder.layers", ENCODER) + _names("model.decoder.layers", DECODER)
+SEQ2SEQ_NAMES = [
+    *_names("model.encoder.layers", BART_ENCODER),
+    *_names("model.decoder.layers", BART_DECODER),
+]
 
 FAMILIES: dict[str, tuple[Callable[..., Any], list[str]]] = {
-    "BERT": (bert, _names("bert.encoder.layer", ENCODER)),
-    "BERT, decoder": (bert_decoder, _names("bert.encoder.layer", DECODER)),
-    "RoBERTa": (roberta, _names("roberta.encoder.layer", ENCODER)),
-    "XLM-RoBERTa": (xlm_roberta, _names("roberta.encoder.layer", ENCODER)),
-    "CamemBERT": (camembert, _names("roberta.encoder.layer", ENCODER)),
-    "ELECTRA": (electra, _names("electra.encoder.layer", ENCODER)),
-    "DistilBERT": (distilbert, _names("distilbert.transformer.layer", ENCODER)),
-    "DeBERTa": (deberta, _names("deberta.encoder.layer", ENCODER)),
-    "DeBERTa v2": (deberta_v2, _names("deberta.encoder.layer", ENCODER)),
-    "DeBERTa v2, conv": (deberta_v2_conv, _names("deberta.encoder.layer", ENCODER)),
-    "BigBird, sparse": (big_bird, _names("bert.encoder.layer", ENCODER)),
-    "BigBird, full": (big_bird_full, _names("bert.encoder.layer", ENCODER)),
+    "BERT": (bert, _names("bert.encoder.layer", BERT_ENCODER)),
+    "BERT, decoder": (bert_decoder, _names("bert.encoder.layer", BERT_DECODER)),
+    "RoBERTa": (roberta, _names("roberta.encoder.layer", BERT_ENCODER)),
+    "XLM-RoBERTa": (xlm_roberta, _names("roberta.encoder.layer", BERT_ENCODER)),
+    "CamemBERT": (camembert, _names("roberta.encoder.layer", BERT_ENCODER)),
+    "ELECTRA": (electra, _names("electra.encoder.layer", BERT_ENCODER)),
+    "DistilBERT": (distilbert, _names("distilbert.transformer.layer", DISTILBERT)),
+    "DeBERTa": (deberta, _names("deberta.encoder.layer", BERT_ENCODER)),
+    "DeBERTa v2": (deberta_v2, _names("deberta.encoder.layer", BERT_ENCODER)),
+    "DeBERTa v2, conv": (deberta_v2_conv, _names("deberta.encoder.layer", BERT_ENCODER)),
+    "BigBird, sparse": (big_bird, _names("bert.encoder.layer", BERT_ENCODER)),
+    "BigBird, full": (big_bird_full, _names("bert.encoder.layer", BERT_ENCODER)),
     "BART": (bart, SEQ2SEQ_NAMES),
     "Marian": (marian, SEQ2SEQ_NAMES),
 }

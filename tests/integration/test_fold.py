@@ -183,11 +183,12 @@ def test_fold_on_end_of_a_model_that_it_would_change() -> None:
             return between + self.encoder.layers[2](self.encoder.layers[1](between))
 
     model = module(model=Mix())
-    with pytest.raises(FoldError, match="would change the outputs"):
-        folding(max_epochs=2).fit(model, data())
-    assert {path.name for path in Path("kept").iterdir()} >= {"last.ckpt"}
+    # `between` is read by the outer sum, too.
+    trainer = folding(max_epochs=2)
+    with pytest.raises(FoldError, match=r"layers.1.self_attn` cannot be folded, .* `add` also"):
+        trainer.fit(model, data())
+    assert trainer.global_step == 0
     assert not Path("kept/folded.ckpt").exists()
-    assert len(omegas(model)) == 6
 
 
 def test_fold_on_end_needs_a_place_and_the_weights_that_count() -> None:

@@ -80,7 +80,7 @@ def test_omegas_that_were_saved_are_taken_back_where_they_are_installed(
     # Without them it is another model: transformers says so, and folding first avoids it.
     omegas = {key for key in model.state_dict() if key.endswith(".omega")}
     assert set(report["unexpected_keys"]) == omegas
-    admin_init.install_(loaded.eval())
+    admin_init.install_(loaded.eval(), sites=find_sites(loaded, batch))
     loaded.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=False)
     assert loaded(**batch).logits.equal(model(**batch).logits)
 

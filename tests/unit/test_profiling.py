@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 import admin_init
 from admin_init import AdminProfile, ProfileError
+from admin_init.adapters.computation.observation import SiteVariances
 from admin_init.adapters.discovery import find_sites
-from admin_init.omega import PooledVariance
-from admin_init.profiling import SiteVariances, make_profile
+from admin_init.omega import PooledVariance, omega_from_variances
+from admin_init.profiling import make_profile
 
 D = 16
 
@@ -286,7 +287,7 @@ def test_a_site_that_ran_twice_is_named(x: Tensor) -> None:
         admin_init.profile(nn.Sequential(shared, nn.Linear(D, D), shared), [x])
 
 
-def test_layers_that_run_in_another_order_than_they_are_defined_are_refused(x: Tensor) -> None:
+def test_layers_are_chained_in_the_order_in_which_they_run(x: Tensor) -> None:
     class Reversed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -296,8 +297,21 @@ def test_layers_that_run_in_another_order_than_they_are_defined_are_refused(x: T
             y: Tensor = self.layer2(self.layer1(x))
             return y
 
+    profile = admin_init.profile(Reversed(), [x])
+    assert [site.name for site in profile.sites] == [
+        "layer1.self_attn",
+        "layer1.ffn",
+        "layer2.self_attn",
+        "layer2.ffn",
+    ]
+    assert profile.sites[0].omega == 1
+    variances = [site.variance for site in profile.sites]
+    shortcuts = [site.shortcut_variance for site in profile.sites]
+    expected = omega_from_variances(variances, shortcut=shortcuts)
+    assert [site.omega for site in profile.sites] == pytest.approx(expected)
+    model = Reversed()
     with pytest.raises(ProfileError, match=r"`layer` ran in another order \(`layer1.self_attn`"):
-        admin_init.profile(Reversed(), [x])
+        admin_init.profile(model, [x], sites=admin_init.find_sites(model))
 
 
 def test_layers_side_by_side_are_stacks_of_their_own(x: Tensor) -> None:
@@ -337,12 +351,14 @@ def test_overflow_in_half_precision_is_named() -> None:
 
 
 def test_branches_without_variance_are_refused() -> None:
-    def site(name: str) -> SiteVariances:
+    def site(name: str, previous: str | None) -> SiteVariances:
         pooled = PooledVariance(10, 0.0)
-        return SiteVariances(name=name, stack="e", dtype="fp32", shortcut=pooled, branch=pooled)
+        return SiteVariances(
+            name=name, stack="e", previous=previous, dtype="fp32", shortcut=pooled, branch=pooled
+        )
 
     with pytest.raises(ProfileError, match=r"omega of `b` is 0.*initialized at random"):
-        make_profile([site("a"), site("b")], rule="paper", batches=1)
+        make_profile([site("a", None), site("b", "a")], rule="paper", batches=1)
 
 
 def test_a_model_that_keeps_gradients_off_can_be_profiled(model: Model, x: Tensor) -> None:

@@ -191,25 +191,3 @@ def test_an_adapter_serves_subclasses_and_is_registered_once(
     assert named(nn.ModuleList([block]))[0] == ("0.layer.self_attn", "encoder")
     with pytest.raises(ValueError, match=r"Block` already has an adapter"):
         register_adapter(Block)(adapter)
-
-
-class Named(nn.Module):
-    """Registered by its name."""
-
-
-def test_a_class_may_be_registered_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_ADAPTERS", dict(registry._ADAPTERS))
-    monkeypatch.setattr(registry, "_UNSERVED", set(registry._UNSERVED))
-    name = f"{Named.__module__}.Named"
-
-    def refuse(layer: nn.Module, name: str, model: nn.Module) -> list[ResidualSite]:
-        raise NotPostLNError(f"`{name}` is not Post-LN")
-
-    register_adapter(name, served=False)(refuse)
-    with pytest.raises(NotPostLNError, match="`0` is not Post-LN"):
-        find_sites(nn.Sequential(type("Special", (Named,), {})()))
-    # What is refused is not what there are adapters for.
-    with pytest.raises(UnsupportedModelError, match=r"Known layers: (?!.*Named)"):
-        find_sites(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match=r"Named` already has an adapter"):
-        register_adapter(name)(refuse)

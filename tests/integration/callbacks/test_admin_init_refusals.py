@@ -67,7 +67,7 @@ def test_a_pre_ln_model_is_refused() -> None:
 
 
 def test_a_model_without_residual_sites_is_refused() -> None:
-    refused(nn.Linear(16, 16), UnsupportedModelError, "No residual connection was found in Module")
+    refused(nn.Linear(16, 16), UnsupportedModelError, "computes no residual connection")
 
 
 def test_a_layer_at_several_depths_is_refused() -> None:

@@ -1,15 +1,14 @@
-"""Branches that no module shows as they enter the sum, measured against the sub-layer's input."""
+"""Branches that no module returns as they enter the sum."""
 
 import dataclasses
 from typing import Any
 
 import pytest
 import torch
-from _helpers.small_named import ATTENTION, PATTERNS, D, Layer, Model, sites_of
+from _helpers.small_named import ATTENTION, D, Layer, Model
 from torch import Tensor, nn
 
 import admin_init
-from admin_init import UnsupportedModelError
 from admin_init.adapters.patterns import SitePattern, named_sites
 
 
@@ -32,59 +31,24 @@ class FunctionalDropout(Layer):
         return y
 
 
-SEEN_BY_ITS_READER = SitePattern(
+FFN = SitePattern(
     branch="encoder.layers.*.fc2",
     linear="encoder.layers.*.fc2",
     norm="encoder.layers.*.norm",
-    reader="encoder.layers.*.fc1",
 )
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_a_reader_shows_the_branch_as_it_enters_the_sum(x: Tensor, in_place: bool) -> None:
+def test_the_branch_is_measured_as_it_enters_the_sum(x: Tensor, in_place: bool) -> None:
     model = Model(1)
     model.encoder.layers = nn.ModuleList([FunctionalDropout()])
     entered: list[Tensor] = []
     layer: Any = model.encoder.layers[0]
     layer.in_place = in_place
     layer.register_forward_hook(lambda *_: entered.append(layer.seen))
-    sites = named_sites(model, [ATTENTION, SEEN_BY_ITS_READER])
-    profile = admin_init.profile(model, [x], sites=sites)
-    ffn = profile.sites[1]
-    # The branch was divided by omega before its dropout.
-    expected = (entered[0] * ffn.omega).var(correction=0).item()
-    assert ffn.variance == pytest.approx(expected, rel=1e-5)
-    blind = named_sites(model, [ATTENTION, dataclasses.replace(SEEN_BY_ITS_READER, reader=None)])
-    assert admin_init.profile(model, [x], sites=blind).sites[1].variance < 0.7 * expected
-
-
-def test_a_reader_may_take_its_input_by_keyword(x: Tensor) -> None:
-    class ByKeyword(Layer):
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.attention_norm(x + self.attention(x=x)[0])
-            y: Tensor = self.norm(x + self.dropout(self.fc2(self.fc1(input=x).relu())))
-            return y
-
-    model = Model()
-    model.encoder.layers = nn.ModuleList([ByKeyword()])
-    readers = ("encoder.layers.*.attention", "encoder.layers.*.fc1")
-    seen = [
-        dataclasses.replace(pattern, reader=reader)
-        for pattern, reader in zip(PATTERNS, readers, strict=True)
-    ]
-    torch.manual_seed(5)
-    expected = admin_init.profile(model, [x], sites=sites_of(model))
-    torch.manual_seed(5)
-    found = admin_init.profile(model, [x], sites=named_sites(model, seen))
-    for one, other in zip(found.sites, expected.sites, strict=True):
-        assert one.variance == pytest.approx(other.variance, rel=1e-5)
-        assert one.shortcut_variance == pytest.approx(other.shortcut_variance, rel=1e-5)
-
-
-def test_a_reader_that_does_not_run_is_named(x: Tensor) -> None:
-    model = Model()
-    model.encoder.layers[0].idle = nn.Linear(D, D)  # type: ignore[index,union-attr]
-    model.encoder.layers[1].idle = nn.Linear(D, D)  # type: ignore[index,union-attr]
-    pattern = dataclasses.replace(SEEN_BY_ITS_READER, reader="encoder.layers.*.idle")
-    with pytest.raises(UnsupportedModelError, match=r"`reader` of `encoder.layers.0.fc2`, a Lin"):
-        admin_init.profile(model, [x], sites=named_sites(model, [ATTENTION, pattern]))
+    for pattern in (FFN, dataclasses.replace(FFN, reader="encoder.layers.*.fc1")):
+        sites = named_sites(model, [ATTENTION, pattern])
+        ffn = admin_init.profile(model, [x], sites=sites).sites[1]
+        # The branch was divided by omega before its dropout.
+        expected = (entered.pop() * ffn.omega).var(correction=0).item()
+        assert ffn.variance == pytest.approx(expected, rel=1e-5)

@@ -68,7 +68,10 @@ def test_layers_without_a_list_make_one_stack() -> None:
         ({"linear": "encoder.layers.*.fc9"}, r"there is no `encoder.layers.0.fc9`"),
         ({"norm": "encoder.layers.*.norm9"}, r"there is no `encoder.layers.0.norm9`"),
         ({"reader": "encoder.layers.*.fc9"}, r"there is no `encoder.layers.0.fc9`"),
-        ({"linear": "encoder.layers.*.norm"}, r"`encoder.layers.0.norm` is a LayerNorm, not an nn"),
+        (
+            {"branch": "encoder.layers.*.attention"},
+            r"`encoder.layers.0.attention` is named as the end of two branches",
+        ),
     ],
 )
 def test_patterns_that_do_not_fit_are_refused(pattern: dict[str, str], message: str) -> None:
@@ -235,7 +238,10 @@ class PreLN(Layer):
 def test_a_pre_ln_model_is_told_apart_by_its_norm(x: Tensor) -> None:
     model = Model()
     model.encoder.layers = nn.ModuleList([PreLN()])
-    with pytest.raises(NotPostLNError, match=r"norm of `encoder.layers.0.attention` ran before"):
+    with pytest.raises(
+        NotPostLNError,
+        match=r"layers.0.attention` is given as Post-LN, .* Pre-LN",
+    ):
         admin_init.profile(model, [x], sites=sites_of(model))
     assert not any(site.installed for site in sites_of(model))
 

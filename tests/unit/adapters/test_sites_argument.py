@@ -1,7 +1,9 @@
 """What every ``sites=`` takes: sites that were found, or patterns of their names."""
 
 import copy
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from _helpers.small_named import PATTERNS, D, Model, sites_of
 from torch import nn
 
 import admin_init
+from admin_init import AdminInitError
 from admin_init.adapters.discovery import resolve_sites
 from admin_init.adapters.survey import survey
 from admin_init.folding import folded
@@ -84,10 +87,54 @@ def test_where_it_cannot_be_rescaled_nothing_has_changed() -> None:
     assert ours.state_dict().keys() == before.keys()
 
 
-@pytest.mark.parametrize("wrong", ["layers.*", [*PATTERNS, "layers.*"], 3])
+@pytest.mark.parametrize("wrong", [[*PATTERNS, "layers.*"], 3])
 def test_what_is_neither_is_refused(wrong: Any) -> None:
     with pytest.raises(TypeError, match="`sites` must be a list of SitePatterns, or of sites"):
         resolve_sites(model(), wrong)
     mixed = [*PATTERNS, *sites_of(model())]
     with pytest.raises(TypeError):
         admin_init.install_(model(), sites=mixed)  # type: ignore[arg-type]
+
+
+def test_a_file_of_sites_can_be_edited_and_given_back() -> None:
+    expected = admin_init.profile(model(), [X])
+    admin_init.save_sites(admin_init.find_sites(model(), X), "sites.json")
+    assert admin_init.profile(model(), [X], sites="sites.json") == expected
+    records = json.loads(Path("sites.json").read_text())
+    assert records[1] == {
+        "name": "encoder.layers.0.fc2",
+        "stack": "encoder",
+        "previous": "encoder.layers.0.attention.output",
+        "place": {
+            "branch": "encoder.layers.0.fc2",
+            "norm": "encoder.layers.0.norm",
+            "width": D,
+            "weights": {"encoder.layers.0.fc2.weight": -2},
+        },
+    }
+    # Leave out the first sub-layer.
+    records[1]["previous"] = None
+    Path("sites.json").write_text(json.dumps(records[1:]))
+    shorter = admin_init.profile(model(), [X], sites=Path("sites.json"))
+    assert [site.name for site in shorter.sites] == [site.name for site in expected.sites][1:]
+    assert shorter.sites[0].omega == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"`sites` is 'sites.json', but there is no such file.*`save_sites`"),
+        ("[]", r"sites.json holds no sites"),
+        ('[{"name": 3, "stack": "e", "previous": null}]', r"sites.json.*`\[0\].name` is 3"),
+        ('[{"name": "a.b", "stack": "e", "previous": null}]', r"no layer of a known family at"),
+        (
+            '[{"name": "a", "stack": "e", "previous": null, "place": {"branch": "a"}}]',
+            r"recorded site `a` does not fit Model",
+        ),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(text: str | None, message: str) -> None:
+    if text is not None:
+        Path("sites.json").write_text(text)
+    with pytest.raises(AdminInitError, match=message):
+        admin_init.install_(model(), sites="sites.json")

@@ -166,21 +166,27 @@ def test_a_layer_that_has_its_own_blocks_is_rescaled_around_them(x: Tensor) -> N
     torch.testing.assert_close(model(x), layer.norm2(3 * h + branch))
 
 
-def test_a_layer_with_a_forward_of_its_own_is_refused(x: Tensor) -> None:
-    class DropPath(nn.TransformerEncoderLayer):
+def test_a_layer_with_a_forward_of_its_own_is_served_by_its_computation(x: Tensor) -> None:
+    class HalfBranch(nn.TransformerEncoderLayer):
         def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
             x = self.norm1(x + 0.5 * self._sa_block(x, None, None))
             y: Tensor = self.norm2(x + self._ff_block(x))
             return y
 
-    model = encoder(kind=DropPath)
-    for call in (admin_init.install_, lambda model: admin_init.profile(model, [x])):
-        with pytest.raises(
-            UnsupportedModelError,
-            match=r"DropPath at `layers.0` overrides `forward`, .* `admin_init.named_sites`",
-        ):
-            call(model)
-    assert type(model.get_submodule("layers.0")) is DropPath
+    model = encoder(kind=HalfBranch)
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r"HalfBranch at `layers.0` overrides `forward`, .* `find_sites\(model, batch\)`",
+    ):
+        admin_init.install_(model)
+    assert type(model.get_submodule("layers.0")) is HalfBranch
+    plain = model.eval()(x)
+    profile = admin_init.initialize_(model, x)
+    assert [site.name for site in profile.sites][:2] == ["layers.0.self_attn", "layers.0.linear2"]
+    assert not torch.allclose(model(x), plain, atol=1e-3)
+    rescaled = model(x)
+    admin_init.fold_(model)
+    torch.testing.assert_close(model(x), rescaled)
 
 
 def test_omega_of_one_changes_nothing_and_others_the_shortcut(x: Tensor) -> None:

@@ -1,0 +1,205 @@
+"""Residual sites as the computation of one forward pass shows them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from admin_init.adapters.branch_form import BranchSite
+from admin_init.adapters.computation.branch_ends import BranchEnd, branch_end, fold_weights
+from admin_init.adapters.computation.graph import ForwardGraph, descends
+from admin_init.adapters.computation.paths import readers
+from admin_init.adapters.computation.residuals import (
+    Residual,
+    find_residuals,
+    mixed_sources,
+    source,
+)
+from admin_init.errors import FoldError, UnsupportedModelError
+from admin_init.sites import BranchPlace, ResidualSite, layer_stack
+
+
+@dataclass(frozen=True)
+class Computed:
+    """The residual connections of one forward pass."""
+
+    sites: list[ResidualSite] = field(default_factory=list)
+    """Those that Admin can rescale, in the order of execution, linked along the computation."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """The other Post-LN ones: what they are, and the reason why Admin cannot rescale them."""
+    pre_ln: list[str] = field(default_factory=list)
+    """The Pre-LN ones."""
+
+    def keep(self, sites: Sequence[ResidualSite]) -> None:
+        """Leave out all others than ``sites``."""
+        for site in [site for site in self.sites if site not in sites]:
+            self.sites.remove(site)
+            self.left_out[site.name] = (
+                "it was not known when the optimizer was built; pass `AdminInit(sites=...)`"
+            )
+        for site in self.sites:
+            if site.previous not in self.sites:
+                site.previous = None
+
+
+def computed_sites(
+    model: nn.Module,
+    graph: ForwardGraph,
+    known: Sequence[ResidualSite] = (),
+    exclude: Sequence[str] = (),
+) -> Computed:
+    """Return the residual connections in the graph of a forward pass.
+
+    Args:
+        model: The model that ran.
+        graph: The graph of its pass.
+        known: Sites of layers of known families, which are kept where the computation shows a
+            Post-LN connection with the same norm. Their chain is changed to that of the
+            computation.
+        exclude: Patterns of names to leave out without a reason, see :func:`is_excluded`.
+    """
+    names = ModuleNames(model)
+    residuals = find_residuals(graph)
+    post = [residual for residual in residuals if residual.kind == "Post-LN"]
+    by_output = {residual.norm.output: residual for residual in post}
+    by_norm = {site.norm: site for site in known}
+    runs = Counter(residual.norm_module for residual in post)
+    found = Computed(pre_ln=[names.of(r, graph) for r in residuals if r.kind == "Pre-LN"])
+    site_of: dict[Residual, ResidualSite] = {}
+    for residual in post:
+        norm = residual.norm_module
+        site = None if norm is None else by_norm.get(norm)
+        name = names.of(residual, graph) if site is None else site.name
+        if is_excluded(name, exclude):
+            continue
+        previous = source(residual.shortcut, by_output)
+        try:
+            if norm is not None and runs[norm] > 1:
+                raise UnsupportedModelError(
+                    f"its norm, `{names[norm]}`, runs {runs[norm]} times in one pass, as in layers "
+                    "that are shared between depths"
+                )
+            if previous is None and (mixed := mixed_sources(residual.shortcut, by_output)):
+                raise UnsupportedModelError(
+                    "its shortcut is computed from the output of the norm of "
+                    f"`{names.of(mixed[0], graph)}`, but is not that output itself"
+                )
+            if site is None:
+                site = _branch_site(model, names, residual, branch_end(residual, graph))
+                if any(name == other.name for other in found.sites):
+                    raise UnsupportedModelError(
+                        f"its branch ends in the same module, `{name}`, as another one"
+                    )
+        except UnsupportedModelError as error:
+            found.left_out[name] = str(error)
+            continue
+        site.previous = None if previous is None else site_of.get(previous)
+        site.computed = True
+        if previous is not None and not isinstance(site, BranchSite):
+            site.computed_fold_problem = _other_readers(previous, residual)
+        site_of[residual] = site
+        found.sites.append(site)
+    name_stacks(found.sites)
+    return found
+
+
+def _branch_site(
+    model: nn.Module, names: ModuleNames, residual: Residual, end: BranchEnd
+) -> BranchSite:
+    problem, weights = None, {}
+    try:
+        parameters = {parameter: name for name, parameter in model.named_parameters()}
+        weights = {parameters[weight]: axis for weight, axis in fold_weights(end)}
+    except FoldError as error:
+        problem = str(error)
+    name = names[end.output.call.module]
+    place = BranchPlace(
+        branch=name,
+        norm=names.norm(residual) or None,
+        width=residual.width,
+        leaf=end.output.leaf,
+        axis=end.axis,
+        container=None if end.turn is None else names[end.turn.container],
+        call=None if end.turn is None else end.turn.number,
+        weights=weights,
+    )
+    site = BranchSite(model, name, layer_stack(name, "layers"), place)
+    site.computed_fold_problem = problem
+    return site
+
+
+def _other_readers(previous: Residual, residual: Residual) -> str | None:
+    """Say what else than a sub-layer reads the output of the norm before it, if anything does.
+
+    The skip form folds omega into that norm and into the weights of the sub-layer.
+    """
+    output = previous.norm.output
+    for reader in readers(output):
+        mine = reader is residual.sum or descends(residual.sum, reader)
+        if (reader.readers or reader.outputs) and not mine:
+            return f"the operation `{reader.op}` also reads the output of the norm before it"
+    if any(returned.call.stop > residual.sum.index for returned in output.outputs):
+        return "the output of the norm before it is also an output of the model"
+    return None
+
+
+def is_excluded(name: str, exclude: Sequence[str]) -> bool:
+    """Return whether a pattern matches the name, or the name of a module around it.
+
+    In a pattern, ``*`` stands for any text, and ``?`` for one character.
+    """
+    parts = name.split(".")
+    around = [".".join(parts[:stop]) for stop in range(1, len(parts) + 1)]
+    return any(fnmatchcase(module, pattern) for pattern in exclude for module in around)
+
+
+def name_stacks(sites: Sequence[ResidualSite]) -> None:
+    """Give every chain of sites a stack of its own. Where a chain forks, new ones begin."""
+    followed: set[ResidualSite] = set()
+    taken: Counter[str] = Counter()
+    for site in sites:
+        if site.previous is not None and site.previous not in followed:
+            followed.add(site.previous)
+            site.stack = site.previous.stack
+            continue
+        taken[site.stack] += 1
+        if taken[site.stack] > 1:
+            site.stack = f"{site.stack}:{taken[site.stack]}"
+    shorten_stacks(sites)
+
+
+def shorten_stacks(sites: Sequence[ResidualSite]) -> None:
+    """Shorten the names of stacks to their last part where that is unambiguous."""
+    # `encoder` reads better than `model.transformer.encoder`.
+    short = Counter(path.rpartition(".")[2] for path in {site.stack for site in sites})
+    for site in sites:
+        last = site.stack.rpartition(".")[2]
+        if short[last] == 1 and not last.partition(":")[0].isdigit():
+            site.stack = last
+
+
+class ModuleNames(dict[nn.Module, str]):
+    """Qualified names of modules, and of residual connections."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__((module, name) for name, module in model.named_modules())
+
+    def of(self, residual: Residual, graph: ForwardGraph) -> str:
+        """Return the name of the module at which the branch ends, or else of the norm."""
+        try:
+            end = self.get(branch_end(residual, graph).output.call.module)
+        except UnsupportedModelError:
+            end = None
+        return end or self.norm(residual) or self._layer(residual, graph)
+
+    def norm(self, residual: Residual) -> str:
+        """Return the name of the norm; empty if it is no module."""
+        return "" if residual.norm_module is None else self[residual.norm_module]
+
+    def _layer(self, residual: Residual, graph: ForwardGraph) -> str:
+        inside = [call for call in graph.calls if call.start <= residual.sum.index < call.stop]
+        return self[inside[-1].module] if inside else ""

@@ -1,0 +1,311 @@
+"""Residual sites found by what a model computes."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from _helpers.plain_post_ln import (
+    SUB_LAYERS,
+    D,
+    Einsum,
+    FunctionalNorm,
+    FunctionalRootMeanSquare,
+    Scaled,
+    Stack,
+    SubLayer,
+)
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import admin_init
+from admin_init import AdminProfile, NotPostLNError, ProfileError, UnsupportedModelError
+from admin_init.adapters.discovery import find_sites
+
+kinds = pytest.mark.parametrize("kind", SUB_LAYERS, ids=lambda kind: kind.__name__)
+
+
+@pytest.fixture
+def x() -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(3, 5, D)
+
+
+def names(model: nn.Module, x: Any, **options: Any) -> list[str]:
+    return [site.name for site in find_sites(model, x, **options)]
+
+
+@kinds
+def test_each_way_to_write_a_sub_layer_is_found(kind: Callable[[], SubLayer], x: Tensor) -> None:
+    sites = find_sites(Stack(kind), x)
+    assert [site.name for site in sites] == [f"layers.{i}.{SUB_LAYERS[kind]}" for i in range(3)]
+    assert [site.previous for site in sites] == [None, *sites[:-1]]
+    assert {site.width for site in sites} == {D}
+    assert {site.stack for site in sites} == {"layers"}
+
+
+def connect(layer: Any, x: Tensor, branch: Tensor, omega: Tensor) -> tuple[Tensor, ...]:
+    """Return x and f(x), as they are added, and the output of a sub-layer with omega."""
+    if isinstance(layer, Scaled):
+        x, branch = 1.5 * x, layer.gain * branch
+    total = x + branch / omega
+    if isinstance(layer, FunctionalRootMeanSquare):
+        return x, branch, nn.functional.rms_norm(total, (D,), layer.gain)
+    if isinstance(layer, FunctionalNorm):
+        return x, branch, nn.functional.layer_norm(total, (D,), layer.gain)
+    return x, branch, layer.norm(total)
+
+
+@kinds
+def test_omegas_are_those_of_the_rule_by_hand(kind: Callable[[], SubLayer], x: Tensor) -> None:
+    torch.manual_seed(0)
+    model = Stack(kind).double()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    h, omega = x.double(), torch.ones((), dtype=torch.float64)
+    torch.manual_seed(2)
+    profile = admin_init.profile(model, [h])
+    torch.manual_seed(2)
+    for layer, site in zip(model.layers, profile.sites, strict=True):
+        with torch.no_grad():
+            shortcut, branch, h = connect(layer, h, layer.branch(h), omega)  # type: ignore[operator]
+        variances = [t.var(correction=0).item() for t in (shortcut, branch)]
+        assert [site.shortcut_variance, site.variance] == pytest.approx(variances, rel=1e-5)
+        assert site.omega == pytest.approx(omega.item(), rel=1e-5)
+        omega = (omega**2 * shortcut.var(correction=0) + branch.var(correction=0)).sqrt()
+
+
+@kinds
+def test_omega_divides_the_branch(kind: Callable[[], SubLayer], x: Tensor) -> None:
+    model = Stack(kind, 1).double().eval()
+    layer: Any = model.layers[0]
+    branch = layer.branch(x.double())
+    (site,) = find_sites(model, x.double())
+    admin_init.install_(model, sites=[site])
+    assert site.omega is not None
+    for omega in (torch.ones(D).double(), torch.linspace(1, 3, D).double()):
+        with torch.no_grad():
+            site.omega.copy_(omega)
+        *_, expected = connect(layer, x.double(), branch, omega)
+        torch.testing.assert_close(model(x.double()), expected)
+
+
+@kinds
+def test_a_fold_keeps_the_outputs(kind: Callable[[], SubLayer], x: Tensor) -> None:
+    model = Stack(kind).double().eval()
+    plain = set(model.state_dict())
+    admin_init.initialize_(model, x.double())
+    for site in find_sites(model):
+        assert site.omega is not None
+        nn.init.uniform_(site.omega, 1, 3)
+    expected = model(x.double())
+    admin_init.fold_(model)
+    torch.testing.assert_close(model(x.double()), expected)
+    assert set(model.state_dict()) == plain
+
+
+def test_sites_are_found_again_without_a_batch(x: Tensor) -> None:
+    model = Stack(Einsum)
+    with pytest.raises(UnsupportedModelError, match=r"`admin_init.find_sites\(model, batch\)`"):
+        find_sites(model)
+    profile = admin_init.initialize_(model, x)
+    expected = [site.name for site in profile.sites]
+    copied, pickled = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    around = nn.Sequential(nn.Identity(), copy.deepcopy(model))
+    for other, prefix in ((model, ""), (copied, ""), (pickled, ""), (around, "1.")):
+        sites = find_sites(other)
+        assert [site.name for site in sites] == [prefix + name for name in expected]
+        assert [site.previous for site in sites] == [None, *sites[:-1]]
+        assert [site.omega is not None for site in sites] == [True] * 3
+        admin_init.fold_(other.eval())
+        assert not any("omega" in key for key in other.state_dict())
+        with pytest.raises(UnsupportedModelError):
+            find_sites(other)
+
+
+@pytest.mark.parametrize("prefixes", [("", ""), ("", "1."), ("1.", "")])
+def test_a_saved_profile_fits_a_model_with_another_prefix(
+    x: Tensor, prefixes: tuple[str, str]
+) -> None:
+    def build(prefix: str) -> nn.Module:
+        torch.manual_seed(0)
+        model = Stack(Einsum).eval()
+        return nn.Sequential(nn.Identity(), model) if prefix else model
+
+    profiled, applied = map(build, prefixes)
+    admin_init.profile(profiled, [x]).save("profile.json")
+    profile = AdminProfile.load("profile.json")
+    admin_init.apply_(applied, profile)
+    admin_init.apply_(profiled, profile)
+    torch.testing.assert_close(applied(x), profiled(x))
+    with pytest.raises(ProfileError, match=r"does not fit this model.*Profile this model"):
+        admin_init.apply_(Stack(SubLayer), profile)
+
+
+def test_a_pass_leaves_no_trace(x: Tensor) -> None:
+    class Counting(SubLayer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("passes", torch.zeros(()))
+            self.seen: list[Tensor] = []
+
+        def branch(self, x: Tensor) -> Tensor:
+            self.passes += 1
+            self.seen.append(x)
+            return nn.functional.dropout(super().branch(x), 0.5)
+
+    model = Stack(Counting).eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    attributes = [dict(vars(module)) for module in model.modules()]
+    state = torch.get_rng_state()
+    find_sites(model, x)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    for module, then in zip(model.modules(), attributes, strict=True):
+        assert {key: str(value) for key, value in vars(module).items()} == {
+            key: str(value) for key, value in then.items()
+        }
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+class PreLN(SubLayer):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.branch(self.norm(x))
+        return y
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_pre_ln_is_told_apart_though_a_norm_reads_its_last_sum(depth: int, x: Tensor) -> None:
+    model = nn.Sequential(Stack(PreLN, depth), nn.LayerNorm(D))
+    with pytest.raises(NotPostLNError, match=rf"The {depth} residual connections .* Pre-LN"):
+        find_sites(model, x)
+    both = nn.Sequential(Stack(PreLN), nn.LayerNorm(D), Stack(SubLayer))
+    assert names(both, x) == [f"2.layers.{i}.outer" for i in range(3)]
+
+
+def test_a_model_without_residual_connections_is_refused(x: Tensor) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"computes no residual connection"):
+        find_sites(nn.Sequential(nn.Linear(D, D), nn.LayerNorm(D)), x)
+
+
+def test_layers_side_by_side_are_chains_of_their_own(x: Tensor) -> None:
+    class Parallel(Stack):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.layers[0](x)
+            return self.layers[1](x) * self.layers[2](x)
+
+    trunk, left, right = sites = find_sites(Parallel(), x)
+    assert left.previous is right.previous is trunk
+    assert len({site.stack for site in sites}) == 2
+    profile = admin_init.profile(model := Parallel(), [x])
+    omegas = [site.omega for site in profile.sites]
+    assert omegas[0] == 1
+    assert omegas[1] == omegas[2] > 1
+    admin_init.apply_(model, profile)
+    assert [site.omega.mean().item() for site in find_sites(model) if site.omega is not None] == (
+        pytest.approx(omegas)
+    )
+
+
+def test_what_is_left_out_is_named_with_the_reason(x: Tensor) -> None:
+    class Shifted(Stack):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.layers[0](x)
+            return self.layers[2](self.layers[1](x + 1 / (1 + x.detach().square())))
+
+    reason = r"leaves 1 Post-LN connections .* `layers.1.outer`: its shortcut is computed from the"
+    with pytest.warns(UserWarning, match=reason):
+        assert names(Shifted(), x) == ["layers.0.outer", "layers.2.outer"]
+    assert names(Shifted(), x, exclude=["layers.1"]) == ["layers.0.outer", "layers.2.outer"]
+    with pytest.warns(UserWarning, match=reason):
+        profile = admin_init.profile(Shifted(), [x])
+    assert profile.left_out == ("layers.1.outer",)
+
+
+def test_a_module_at_several_depths_is_refused(x: Tensor) -> None:
+    class Universal(Stack):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers[1](self.layers[0](self.layers[0](x)))
+
+    with pytest.warns(UserWarning, match=r"`layers.0.norm`, runs 2 times in one pass"):
+        assert names(Universal(), x) == ["layers.1.outer"]
+    with pytest.raises(UnsupportedModelError, match=r"none of the 1 Post-LN .* runs 3 times"):
+        find_sites(nn.Sequential(layer := SubLayer(), layer, layer), x)
+
+
+def test_a_branch_that_is_read_elsewhere_is_left_out(x: Tensor) -> None:
+    class Tapped(SubLayer):
+        def forward(self, x: Tensor) -> Tensor:
+            branch = self.branch(x)
+            y: Tensor = self.norm(x + branch) * branch.sigmoid()
+            return y
+
+    with pytest.raises(UnsupportedModelError, match=r"its branch is also read elsewhere"):
+        find_sites(Tapped(), x)
+
+
+@pytest.mark.parametrize(
+    ("exclude", "left"),
+    [
+        (["layers.0"], ["layers.1.outer", "layers.2.outer"]),
+        (["layers.[01]"], ["layers.2.outer"]),
+        (["*.1.*", "layers.2.out*"], ["layers.0.outer"]),
+        (["ayers.0"], ["layers.0.outer", "layers.1.outer", "layers.2.outer"]),
+    ],
+)
+def test_patterns_leave_out_connections(x: Tensor, exclude: list[str], left: list[str]) -> None:
+    assert names(Stack(), x, exclude=exclude) == left
+
+
+def test_layers_of_known_families_keep_their_sites(x: Tensor) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.TransformerEncoderLayer(D, 2, D, batch_first=True)
+            self.head = SubLayer()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.head(self.encoder(x))
+            return y
+
+    assert names(Both(), x, exclude=["head"]) == ["encoder.self_attn", "encoder.ffn"]
+    assert names(Both(), x) == ["encoder.self_attn", "encoder.ffn", "head.outer"]
+    profile = admin_init.profile(Both(), [x])
+    assert 1 == profile.sites[0].omega < profile.sites[1].omega < profile.sites[2].omega
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointed_layers_and_flow_that_depends_on_data(x: Tensor, reentrant: bool) -> None:
+    class Checkpointed(Stack):
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                if x.abs().max() > 0:
+                    x = checkpoint(layer, x, use_reentrant=reentrant)
+            return x
+
+    assert names(Checkpointed(), x) == [f"layers.{i}.outer" for i in range(3)]
+
+
+def test_a_forward_of_the_users_own(x: Tensor) -> None:
+    model = Stack()
+    found = names(model, {"input": x}, forward=lambda model, batch: model(batch["input"]).sum())
+    assert found == names(model, x)
+    assert names(model, (x,)) == names(model, {"x": x}) == found
+
+
+def test_a_known_layer_whose_sum_is_read_elsewhere_is_an_error(x: Tensor) -> None:
+    class Tapped(nn.TransformerEncoderLayer):
+        def _ff_block(self, x: Tensor) -> Tensor:
+            y = super()._ff_block(x)
+            self.tap = (x + y).tanh()  # not the sum of the layer
+            return y
+
+    layer = Tapped(D, 2, D, batch_first=True)
+    assert names(layer, x) == ["self_attn", "ffn"]
+    layer.norm2 = nn.Sequential(nn.Linear(D, D), nn.LayerNorm(D))  # type: ignore[assignment]
+    layer.norm2.weight = nn.Parameter(torch.ones(D))  # type: ignore[assignment]
+    with pytest.raises(UnsupportedModelError, match=r"classes, `ffn` are Post-LN .*`exclude=`"):
+        admin_init.profile(layer, [x])
