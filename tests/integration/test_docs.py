@@ -97,6 +97,7 @@ def given(code: str) -> dict[str, Any]:
     data = DataLoader(TensorDataset(torch.randn(8, 5, 16)), batch_size=4)
     return {
         "__name__": "example",
+        "pl": pl,
         "Attention": Attention,
         "model": Model(own=own),
         "new_model": Model(own=own),
