@@ -133,26 +133,24 @@ class ForwardGraph(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if torch._C._current_graph_task_id() != -1:  # a backward pass
             return func(*args, **kwargs)
         op = func._schema.name.partition("::")[2].rstrip("_")
-        leaves = tree_leaves((args, kwargs))
+        leaves = list(_flat((*args, *kwargs.values())))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         inputs = [] if op in _SHAPE_ONLY else [self.value_of(tensor) for tensor in tensors]
         constants = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
         if self._before_operation is not None and inputs:
             self._before_operation(op, tensors, inputs)
         output = func(*args, **kwargs)
-        made = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-        written = list(_written(func, args, kwargs)) if func._schema.is_mutable else []
-        memories = {
-            storage: self.value_of(tensor).memory
-            for tensor in tensors
-            if (storage := _storage(tensor)) is not None
-        }
+        mutable = func._schema.is_mutable
+        written = list(_written(func, args, kwargs)) if mutable else []
+        made = [leaf for leaf in _flat((output,)) if isinstance(leaf, Tensor)]
+        memories = {}
+        if mutable or func.is_view or op == "_unsafe_view":
+            memories = {_storage(tensor): self.value_of(tensor).memory for tensor in tensors}
         for tensor in {id(tensor): tensor for tensor in (*made, *written)}.values():
-            storage = _storage(tensor)
-            memory = (None if storage is None else memories.get(storage)) or Memory()
-            value = self._add(tensor, op, inputs, constants, memory)
+            memory = memories.get(_storage(tensor)) if memories else None
+            value = self._add(tensor, op, inputs, constants, memory or Memory())
             if any(tensor is other for other in written):
-                memory.written = value
+                value.memory.written = value
         return output
 
     def value_of(self, tensor: Tensor) -> Value:
@@ -240,13 +238,22 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterat
             yield from _tensors(given)
 
 
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    # The arguments of an operation are nested in lists at most; `tree_leaves` takes longer.
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _flat(value)
+        else:
+            yield value
+
+
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def _storage(tensor: Tensor) -> int | None:
+def _storage(tensor: Tensor) -> int:
     if tensor.layout != torch.strided:
-        return None
+        return id(tensor)  # it has none
     address: int = tensor.untyped_storage()._cdata
     return address
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from admin_init._utils.isolation import trial_pass
 
-_DRAWS = 4
+_DRAWS, _TOKENS = 4, 3
 _TOLERANCE = 1e-3
 _HALF_TOLERANCE = 0.05
 
@@ -54,7 +54,10 @@ def _fit_axis(
 ) -> NormFit | None:
     # A fixed seed, so that the same model always gets the same answer.
     generator = torch.Generator().manual_seed(0)
-    x = 1 + 2 * torch.randn(_DRAWS, *shape, generator=generator, dtype=torch.float64)
+    # A norm over one axis takes other sizes of the others, too.
+    sizes = [min(size, _TOKENS) for size in shape]
+    sizes[axis] = shape[axis]
+    x = 1 + 2 * torch.randn(_DRAWS, *sizes, generator=generator, dtype=torch.float64)
     per_token = list(x.shape)
     per_token[axis] = 1
     x = (x * 4 ** torch.rand(per_token, generator=generator, dtype=torch.float64)).to(dtype)
