@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -65,11 +66,12 @@ def whole_pass(model: nn.Module) -> Iterator[None]:
         enabled = torch.backends.mha.get_fastpath_enabled()
         stack.callback(torch.backends.mha.set_fastpath_enabled, enabled)
         torch.backends.mha.set_fastpath_enabled(False)
-        for module in model.modules():
+        owners = [(module, vars(module).get("config")) for module in model.modules()]
+        for owner in chain.from_iterable(owners):
             for name, value in _RUN_EVERY_BRANCH_ONCE.items():
-                if name in vars(module):
-                    stack.callback(setattr, module, name, vars(module)[name])
-                    setattr(module, name, value)
+                if name in getattr(owner, "__dict__", {}):
+                    stack.callback(setattr, owner, name, getattr(owner, name))
+                    setattr(owner, name, value)
         yield
 
 

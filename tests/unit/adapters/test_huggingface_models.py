@@ -169,6 +169,33 @@ def test_layer_drop_drops_no_layer_while_profiling() -> None:
     assert (model.encoder.layerdrop, model.decoder.layerdrop) == (1.0, 1.0)
 
 
+def test_layers_that_the_configuration_drops_are_profiled() -> None:
+    small = {
+        key: SMALL[key] for key in SMALL if key not in ("vocab_size", "max_position_embeddings")
+    }
+    convolutions = {"conv_dim": (16,), "conv_stride": (2,), "conv_kernel": (3,)}
+    torch.manual_seed(0)
+    config = hf.Wav2Vec2Config(
+        **small,
+        **convolutions,
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        layerdrop=1.0,
+        mask_time_prob=0.0,
+    )
+    model = hf.Wav2Vec2Model(config)
+    profile = admin_init.profile(model, [torch.randn(2, 400)])
+    assert [site.name for site in profile.sites] == [
+        "encoder.pos_conv_embed.activation",
+        *(
+            f"encoder.layers.{i}.{end}"
+            for i in range(2)
+            for end in ("attention.out_proj", "feed_forward.output_dense")
+        ),
+    ]
+    assert model.config.layerdrop == 1.0
+
+
 def test_big_bird_may_change_its_attention() -> None:
     torch.manual_seed(0)
     config = hf.BigBirdConfig(**SMALL, block_size=2, num_random_blocks=1)
