@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -21,6 +22,7 @@ def initialize_(
     rule: Rule = "reference",
     trainable: bool = True,
     sites: Sites | None = None,
+    exclude: Sequence[str] = (),
 ) -> AdminProfile:
     """Profile a model on one batch and rescale its residual connections.
 
@@ -34,6 +36,7 @@ def initialize_(
         trainable: Whether omega is trained. The first omega of each stack never is.
         sites: Residual sites, patterns that name them (see :func:`admin_init.named_sites`), or a
             file of :func:`admin_init.save_sites`. Default: those that the model computes.
+        exclude: Patterns of connections to leave out, see :func:`admin_init.find_sites`.
 
     Returns:
         The profile that was applied.
@@ -55,7 +58,9 @@ def initialize_(
         >>> optimizer = torch.optim.AdamW(groups, lr=1e-3)
     """
     check_rule(rule)
-    measured, found = profile_sites(model, [batch], forward=forward, rule=rule, sites=sites)
+    measured, found = profile_sites(
+        model, [batch], forward=forward, rule=rule, sites=sites, exclude=exclude
+    )
     apply_(model, measured, sites=found)
     train_omegas_(found, trainable)
     return measured

@@ -14,7 +14,7 @@ from admin_init.adapters.computation.observation import (
     observe_pass,
     some,
 )
-from admin_init.adapters.computation.sites import computed_sites
+from admin_init.adapters.computation.sites import computed_sites, included
 from admin_init.adapters.discovery import (
     Forward,
     Sites,
@@ -38,6 +38,7 @@ def profile(
     forward: Forward | None = None,
     rule: Rule = "reference",
     sites: Sites | None = None,
+    exclude: Sequence[str] = (),
 ) -> AdminProfile:
     """Profile a model without changing it.
 
@@ -54,6 +55,7 @@ def profile(
         sites: Residual sites, patterns that name them (see :func:`admin_init.named_sites`), or a
             file of :func:`admin_init.save_sites`. Default: those that the model computes on
             the first batch.
+        exclude: Patterns of connections to leave out, see :func:`admin_init.find_sites`.
 
     Returns:
         The profile, to pass to :func:`admin_init.apply_`.
@@ -81,7 +83,9 @@ def profile(
             f"`batches` must be an iterable of batches, but is one {type(batches).__name__}. "
             "Pass a list: `profile(model, [batch])`."
         )
-    return profile_sites(model, batches, forward=forward, rule=rule, sites=sites)[0]
+    return profile_sites(model, batches, forward=forward, rule=rule, sites=sites, exclude=exclude)[
+        0
+    ]
 
 
 def profile_sites(
@@ -91,6 +95,7 @@ def profile_sites(
     forward: Forward | None,
     rule: Rule,
     sites: Sites | None,
+    exclude: Sequence[str],
 ) -> tuple[AdminProfile, list[ResidualSite]]:
     """Profile a model, and return the profiled sites, too; see :func:`profile`."""
     run = forward or call_model
@@ -100,7 +105,7 @@ def profile_sites(
     for batch in batches:
         once = partial(run, model, batch)
         if first is None:
-            first = measure_computed(model, sites, once, rule=rule)
+            first = measure_computed(model, sites, once, rule=rule, exclude=exclude)
             total = first.variances
         else:
             with installed(first.sites):
@@ -140,7 +145,8 @@ def measure_computed(
         sites: The sites, or patterns that name them; None to find them. Given ones are checked.
         run: Makes one forward pass through ``model``.
         rule: Formula for omega.
-        fixed: Sites that were found before and are installed, if no others can be any more.
+        fixed: In a training that has begun: the sites that are installed. No others can be any
+            more, and the modules keep their modes.
         exclude: Patterns of connections to leave out, see :func:`admin_init.find_sites`.
 
     Raises:
@@ -149,18 +155,21 @@ def measure_computed(
         ProfileError: See :func:`measure`.
     """
     if sites is not None:
-        given = resolve_sites(model, sites)
+        given = included(resolve_sites(model, sites), exclude)
         with installed(given):
-            observed = observe_pass(model, given, run, rule=rule)
+            observed = observe_pass(model, given, run, rule=rule, train=fixed is None)
         measured = observed.variances(given)
         check_sites(model, observed.graph, given)
         return Measured(given, measured)
-    known = list(known_sites(model) if fixed is None else fixed)
+    there = known_sites(model)
+    known = included(there if fixed is None else fixed, exclude)
     chain = {site: site.previous for site in known}
     with installed(known):
-        observed = observe_pass(model, known, run, rule=rule)
+        observed = observe_pass(model, known, run, rule=rule, train=fixed is None)
     observed.check_ran(known)
-    computed = computed_sites(model, observed.graph, known, exclude)
+    names = {site.name for site in known}
+    excluded = [site for site in there if site.name not in names]
+    computed = computed_sites(model, observed.graph, [*known, *excluded], exclude)
     if fixed is not None:
         computed.keep(fixed)
     found = checked_sites(model, computed)
@@ -174,7 +183,7 @@ def measure_computed(
         )
     if chain != {site: site.previous for site in found}:
         with installed(found):
-            observed = observe_pass(model, found, run, rule=rule)
+            observed = observe_pass(model, found, run, rule=rule, train=fixed is None)
     return Measured(found, observed.variances(found), tuple(computed.left_out))
 
 

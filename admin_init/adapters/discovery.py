@@ -17,7 +17,7 @@ from admin_init.adapters.computation.graph import ForwardGraph
 from admin_init.adapters.computation.sites import (
     Computed,
     computed_sites,
-    is_excluded,
+    included,
     shorten_stacks,
 )
 from admin_init.adapters.patterns import SitePattern, named_sites
@@ -118,7 +118,7 @@ def find_sites(
         ['0.mix', '1.mix']
     """
     if batch is None:
-        return [site for site in _known_sites(model) if not is_excluded(site.name, exclude)]
+        return included(_known_sites(model), exclude)
     computed = compute_sites(model, batch, forward=forward, exclude=exclude)
     warn_left_out(computed)
     return checked_sites(model, computed)

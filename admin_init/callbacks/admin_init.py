@@ -216,7 +216,11 @@ class AdminInit(Callback):
 
     def _keeps_omegas(self, trainer: pl.Trainer, sites: list[ResidualSite]) -> bool:
         """Return whether to keep the loaded omegas."""
-        if trainer.global_step == 0 and not self._resumed:
+        expected = [] if self.profile is None else [site.omega for site in self.profile.sites]
+        plain = all((site.omega == 1).all() for site in sites if site.omega is not None)
+        # The trainer may have trained another model before.
+        fresh = trainer.global_step == 0 or (plain and set(expected) != {1.0})
+        if fresh and not self._resumed:
             return False
         return self.profile is not None or not checks.profiles_anew(trainer, sites)
 

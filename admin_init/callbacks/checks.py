@@ -108,7 +108,8 @@ def check_untrained(sites: list[ResidualSite]) -> None:
                     f"The model looks trained: the {what} of `{site.name}` is not {initial} "
                     "everywhere. Rescaling would change the function that it learned. Leave "
                     "AdminInit out to train it further, resume with `ckpt_path`, start from an "
-                    "initialized model, or pass `force=True`."
+                    "initialized model, leave out the trained part with `exclude=`, or pass "
+                    "`force=True`."
                 )
 
 

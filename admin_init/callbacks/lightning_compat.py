@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import inspect
@@ -110,8 +111,11 @@ def lightning_package(instance: object) -> str:
 
 
 def clone_batch(batch: Any) -> Any:
-    """Copy the tensors of a batch, which a training step may change in place."""
-    return apply_to_collection(batch, Tensor, Tensor.clone)
+    """Copy a batch, which a training step may change in place."""
+    try:
+        return copy.deepcopy(batch)
+    except Exception:
+        return apply_to_collection(batch, Tensor, Tensor.clone, allow_frozen=True)
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:

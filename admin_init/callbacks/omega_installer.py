@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, IterableDataset
 
 from admin_init._utils.isolation import preserved
-from admin_init.adapters.computation.sites import is_excluded
+from admin_init.adapters.computation.sites import included
 from admin_init.adapters.discovery import Forward, Sites, find_sites, known_sites, resolve_sites
 from admin_init.adapters.records import store_records
 from admin_init.admin_profile import AdminProfile
@@ -129,7 +129,7 @@ def included_sites(
     model: nn.Module, sites: Sites | None, exclude: Sequence[str]
 ) -> list[ResidualSite]:
     """Return the sites of a ``sites=`` argument, without those that a pattern excludes."""
-    return [site for site in resolve_sites(model, sites) if not is_excluded(site.name, exclude)]
+    return included(resolve_sites(model, sites), exclude)
 
 
 def look(

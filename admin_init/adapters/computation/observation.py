@@ -38,7 +38,12 @@ class SiteVariances:
 
 
 def observe_pass(
-    model: nn.Module, sites: Sequence[ResidualSite], run: Callable[[], object], *, rule: Rule
+    model: nn.Module,
+    sites: Sequence[ResidualSite],
+    run: Callable[[], object],
+    *,
+    rule: Rule,
+    train: bool = True,
 ) -> ObservedPass:
     """Observe each installed site while ``run`` makes one forward pass through ``model``.
 
@@ -54,7 +59,8 @@ def observe_pass(
         for site in sites:
             for handle in site.observe(observed):
                 stack.callback(handle.remove)
-        model.train()
+        if train:
+            model.train()
         stack.enter_context(observed.graph)
         run()
     return observed
@@ -116,7 +122,7 @@ class ObservedPass:
             raise ProfileError(
                 f"{len(missing)} of {len(sites)} residual connections never ran in the forward "
                 f"pass ({some(missing)}). Pass a `forward=` that runs the whole model once, or "
-                "leave them out with `sites=`."
+                "leave them out with `exclude=`."
             )
 
     def variances(self, sites: Sequence[ResidualSite]) -> list[SiteVariances]:

@@ -147,6 +147,15 @@ def _other_readers(previous: Residual, residual: Residual) -> str | None:
     return None
 
 
+def included(sites: Sequence[ResidualSite], exclude: Sequence[str]) -> list[ResidualSite]:
+    """Return the sites that no pattern excludes; after one that is, a new chain begins."""
+    kept = [site for site in sites if not is_excluded(site.name, exclude)]
+    for site in kept:
+        if site.previous not in kept:
+            site.previous = None
+    return kept
+
+
 def is_excluded(name: str, exclude: Sequence[str]) -> bool:
     """Return whether a pattern matches the name, or the name of a module around it.
 

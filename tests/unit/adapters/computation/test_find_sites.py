@@ -260,6 +260,24 @@ def test_patterns_leave_out_connections(x: Tensor, exclude: list[str], left: lis
     assert names(Stack(), x, exclude=exclude) == left
 
 
+def test_what_is_left_out_starts_a_new_chain(x: Tensor) -> None:
+    profile = admin_init.profile(Stack(), [x], exclude=["layers.1"])
+    assert [(site.name, site.omega) for site in profile.sites] == [
+        ("layers.0.outer", 1),
+        ("layers.2.outer", 1),
+    ]
+    model = Stack()
+    assert len(admin_init.initialize_(model, x, exclude=["*.1.*"]).sites) == 2
+    assert [name for name in model.state_dict() if name.endswith("omega")] == [
+        "layers.0.outer.omega",
+        "layers.2.outer.omega",
+    ]
+    layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(D, 2, D, batch_first=True), 2)
+    kept = find_sites(layers, exclude=["layers.0.ffn"])
+    assert [site.previous for site in kept] == [None, None, kept[1]]
+    assert len(admin_init.profile(layers, [x], exclude=["layers.0.ffn"]).sites) == 3
+
+
 def test_layers_of_known_families_keep_their_sites(x: Tensor) -> None:
     class Both(nn.Module):
         def __init__(self) -> None:

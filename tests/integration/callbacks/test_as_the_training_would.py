@@ -1,0 +1,110 @@
+"""The profile of AdminInit under the conditions of the training, which it does not disturb."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from _helpers.plain_post_ln import D, Stack, SubLayer
+from _helpers.small_lightning import encoder, omegas, trainer
+from _helpers.unknown_layers import inputs, module
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from admin_init import AdminInit
+
+
+def loader(**options: Any) -> DataLoader[Any]:
+    return DataLoader(inputs(), batch_size=4, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "build", [lambda dropout: encoder(dropout=dropout), lambda _: Stack(SubLayer)]
+)
+def test_modules_keep_the_mode_that_they_have(build: Any) -> None:
+    profiles = []
+    for dropout in (0.5, 0.0):
+        torch.manual_seed(0)
+        model = module(model=build(dropout).eval())
+        trainer(callbacks=[callback := AdminInit()], max_steps=1).fit(model, loader())
+        assert not model.model.training
+        assert callback.profile is not None
+        profiles.append([site.omega for site in callback.profile.sites])
+    assert profiles[0] == profiles[1]
+
+
+def test_a_second_model_of_a_trainer_is_profiled_and_the_first_is_not_again() -> None:
+    done = trainer(callbacks=[callback := AdminInit()], max_epochs=1)
+    first, second = module(), module(model=Stack(SubLayer))
+    done.fit(first, loader())
+    profile = callback.profile
+    before = omegas(first)
+    done.fit_loop.max_epochs = 2
+    done.fit(first, loader())
+    assert callback.profile is profile
+    for old, new in zip(before[1:], omegas(first)[1:], strict=True):
+        assert 0 < (new - old).abs().max() < 0.1  # trained, not set again
+    done.fit_loop.max_epochs = 3
+    done.fit(second, loader())
+    assert callback.profile is not None
+    assert [site.name for site in callback.profile.sites] == [
+        f"model.layers.{i}.outer" for i in range(3)
+    ]
+    assert all((omega != 1).any() for omega in omegas(second)[1:])
+
+
+class Batch:
+    """A batch of the user's own class, which the step changes."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def to(self, device: Any, **_: Any) -> Batch:
+        self.x = self.x.to(device)
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    x: Tensor
+
+
+@pytest.mark.parametrize("kind", [Batch, Frozen])
+def test_a_batch_of_the_users_own_class_is_as_it_was(kind: Any) -> None:
+    seen: dict[bool, list[Tensor]] = {}
+
+    def training_step(self: Any, batch: Any, batch_idx: int) -> Tensor:
+        if isinstance(batch, Batch):
+            batch.x = batch.x * 2
+        self.seen.append(batch.x.clone())
+        loss: Tensor = self.model(batch.x).square().mean()
+        return loss
+
+    def transfer_batch_to_device(self: Any, batch: Any, *_: Any) -> Any:
+        return batch
+
+    for callbacks in ([], [AdminInit()]):
+        model = module(
+            model=Stack(SubLayer),
+            training_step=training_step,
+            transfer_batch_to_device=transfer_batch_to_device,
+        )
+        batches = loader(collate_fn=lambda items: kind(torch.stack(items)))
+        trainer(callbacks=callbacks, max_steps=2).fit(model, batches)
+        seen[bool(callbacks)] = model.seen
+    for plain, ours in zip(seen[False], seen[True], strict=True):
+        assert torch.equal(plain, ours)
+    assert seen[True][0].shape == (4, 5, D)
+
+
+def test_a_step_may_take_keywords_only_after_the_batch() -> None:
+    def training_step(self: Any, batch: Tensor, *, scale: float = 1.0, **options: Any) -> Tensor:
+        assert not options
+        loss: Tensor = self.model(scale * batch).square().mean()
+        return loss
+
+    model = module(training_step=training_step)
+    trainer(callbacks=[AdminInit()], max_steps=1).fit(model, loader())
+    assert len(omegas(model)) == 3
