@@ -39,11 +39,21 @@ def preserved(model: nn.Module) -> Iterator[None]:
                 step()
 
 
+_trials: list[nn.Module] = []
+
+
+def in_trial_pass() -> bool:
+    """Return whether a :func:`trial_pass` is running, which nothing else should measure."""
+    return bool(_trials)
+
+
 @contextmanager
 def trial_pass(model: nn.Module) -> Iterator[None]:
     """Run a forward pass outside the training: no trace, no gradients, no compilation."""
     with ExitStack() as stack:
         stack.enter_context(preserved(model))
+        _trials.append(model)
+        stack.callback(_trials.pop)
         # Tensors that the pass creates, such as lazy parameters, must be usable afterwards.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())

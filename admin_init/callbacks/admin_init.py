@@ -10,19 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from admin_init.adapters.discovery import Forward, Sites
 from admin_init.admin_profile import AdminProfile
-from admin_init.callbacks import checks
-from admin_init.callbacks.folded_checkpoint import write_folded_checkpoint
+from admin_init.callbacks.initialization import checks
+from admin_init.callbacks.initialization.folded_checkpoint import write_folded_checkpoint
+from admin_init.callbacks.initialization.omega_installer import OmegaInstaller, included_sites
+from admin_init.callbacks.initialization.optimizer_groups import spare_from_weight_decay
+from admin_init.callbacks.initialization.profile_on_batch import profile_on_batch
+from admin_init.callbacks.initialization.report import log_profile
 from admin_init.callbacks.lightning_compat import (
     Callback,
-    clone_batch,
-    logging_disabled,
     step_arguments,
     wrap_hook_once,
 )
-from admin_init.callbacks.omega_installer import OmegaInstaller, included_sites
-from admin_init.callbacks.optimizer_groups import spare_from_weight_decay
-from admin_init.callbacks.report import log_profile
-from admin_init.distributed import Ranks, profile_ranks
 from admin_init.errors import ProfileError
 from admin_init.omega import Rule, check_rule
 from admin_init.rescale import apply_, check_fold, train_omegas_
@@ -108,6 +106,7 @@ class AdminInit(Callback):
         self._loaded = False
         self._last_batch: tuple[Any, int] | None = None
         self._installer: OmegaInstaller | None = None
+        self._unwrap: Callable[[], None] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Install omega = 1, or do so as soon as the module has built its layers."""
@@ -141,12 +140,36 @@ class AdminInit(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Profile and rescale on the first batch, unless the run resumes with a profile."""
+        """Profile and rescale on the first batch, unless the run resumes with a profile.
+
+        This is done after the module's own hook, which Lightning calls after those of all
+        callbacks.
+        """
         if self.fold_on_end:
             self._last_batch = batch, batch_idx
-        if self._settled:
-            return
-        self._settled = True
+        if not self._settled:
+            if self._unwrap is not None:
+                self._unwrap()  # of a batch that was skipped
+            settle = functools.partial(self._settle, trainer, batch, batch_idx)
+            self._unwrap = wrap_hook_once(pl_module, "on_train_batch_start", settle)
+
+    def _settle(
+        self,
+        trainer: pl.Trainer,
+        batch: Any,
+        batch_idx: int,
+        pl_module: pl.LightningModule,
+        hook: Callable[[], object],
+    ) -> object:
+        skip = hook()
+        if skip != -1:
+            self._settled = True
+            self._initialize(trainer, pl_module, batch, batch_idx)
+        return skip
+
+    def _initialize(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         sites = self._sites(pl_module)
         if self._keeps_omegas(trainer, sites):
             return
@@ -157,7 +180,18 @@ class AdminInit(Callback):
             checks.warn_unsupported_layers(pl_module)
         profile = self.given
         if not isinstance(profile, AdminProfile):
-            profile = self._measure(trainer, pl_module, sites, batch, batch_idx)
+            profile = profile_on_batch(
+                trainer,
+                pl_module,
+                sites,
+                lambda batch: self._step(
+                    pl_module, trainer.strategy.training_step, batch, batch_idx
+                ),
+                batch,
+                rule=self.rule,
+                given=self.sites is not None,
+                exclude=self.exclude,
+            )
         served = [site for site in sites if site.name not in profile.left_out]
         apply_(pl_module, profile, sites=served)
         if trainer.world_size == 1:  # DDP would miss the gradients of what it has wrapped
@@ -187,6 +221,8 @@ class AdminInit(Callback):
         """Leave the module's hooks as they were."""
         if self._installer is not None:
             self._installer.detach()
+        if self._unwrap is not None:
+            self._unwrap()
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -223,37 +259,6 @@ class AdminInit(Callback):
         if fresh and not self._resumed:
             return False
         return self.profile is not None or not checks.profiles_anew(trainer, sites)
-
-    def _measure(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        sites: list[ResidualSite],
-        batch: Any,
-        batch_idx: int,
-    ) -> AdminProfile:
-        batch = clone_batch(batch)
-
-        def run() -> None:
-            with trainer.precision_plugin.train_step_context():
-                self._step(pl_module, trainer.strategy.training_step, batch, batch_idx)
-
-        ranks = Ranks(
-            count=trainer.world_size,
-            total=functools.partial(trainer.strategy.reduce, reduce_op="sum"),
-            broadcast=trainer.strategy.broadcast,
-            device=trainer.strategy.root_device,
-        )
-        with logging_disabled(trainer, pl_module):
-            return profile_ranks(
-                pl_module,
-                sites,
-                run,
-                rule=self.rule,
-                ranks=ranks,
-                given=self.sites is not None,
-                exclude=self.exclude,
-            )
 
     def _step(
         self,

@@ -6,13 +6,15 @@ import copy
 import functools
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from inspect import Parameter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytorch_lightning as pl
+import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
@@ -116,6 +118,23 @@ def clone_batch(batch: Any) -> Any:
         return copy.deepcopy(batch)
     except Exception:
         return apply_to_collection(batch, Tensor, Tensor.clone, allow_frozen=True)
+
+
+_T = TypeVar("_T")
+
+
+def with_gradients_if_needed(call: Callable[[AbstractContextManager[object]], _T]) -> _T:
+    """Call a function with a context for its forward pass; again, if that pass needs gradients.
+
+    The first context does nothing, the second enables gradients. Some training steps
+    differentiate, for a gradient penalty or forces.
+    """
+    try:
+        return call(nullcontext())
+    except RuntimeError as error:
+        if not re.search(r"requires?[_ ]grad", str(error)):
+            raise
+    return call(torch.enable_grad())
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:

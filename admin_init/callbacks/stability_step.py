@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from admin_init._utils.isolation import in_trial_pass
 from admin_init.measures.attention import largest_attention_logit, output_log_z
 from admin_init.measures.attention_hooks import observe_attention
 from admin_init.measures.dependency import observe_terms
@@ -90,7 +91,7 @@ class MonitoredStep:
 
     @torch.no_grad()
     def _see_logits(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        if not torch.compiler.is_compiling():
+        if not (torch.compiler.is_compiling() or in_trial_pass()):
             self._values["log_z"] = output_log_z(output)
 
 

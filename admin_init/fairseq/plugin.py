@@ -25,7 +25,7 @@ from typing_extensions import override
 from admin_init._utils.isolation import preserved
 from admin_init.adapters.discovery import find_sites
 from admin_init.admin_profile import AdminProfile
-from admin_init.callbacks.checks import check_untrained
+from admin_init.callbacks.initialization.checks import check_untrained
 from admin_init.distributed import Ranks, profile_ranks
 from admin_init.errors import NotPostLNError, TrainedModelError
 from admin_init.omega import Rule

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from admin_init._utils.isolation import in_trial_pass
 from admin_init.measures.names import sublayer_name
 from admin_init.nn.attention import Attention
 
@@ -59,7 +60,7 @@ class _Watch(TorchFunctionMode):
         self.active = False
 
     def start(self, module: nn.Module, args: object) -> None:
-        if not torch.compiler.is_compiling():
+        if not (torch.compiler.is_compiling() or in_trial_pass()):
             self.__enter__()  # type: ignore[no-untyped-call]
             self.active = True
 
@@ -89,7 +90,7 @@ _SIGNATURE = inspect.signature(nn.MultiheadAttention.forward)
 def _torch_hook(name: str, record: Record) -> Any:
     @torch.no_grad()
     def hook(module: nn.MultiheadAttention, args: Any, kwargs: Any) -> None:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or in_trial_pass():
             return
         given = _SIGNATURE.bind(module, *args, **kwargs).arguments
         query, key = given["query"], given["key"]

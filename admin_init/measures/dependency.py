@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from admin_init._utils.isolation import in_trial_pass
 from admin_init.admin_profile import AdminProfile
 from admin_init.measures.names import stack_names, sublayer_name
 from admin_init.nn.residual import SkipConnection
@@ -139,7 +140,7 @@ def observe_terms(
         @torch.no_grad()
         def hook(module: nn.Module, args: tuple[Tensor, Tensor], kwargs: dict[str, Any]) -> None:
             # A graph compiled with the hook would keep it after its removal.
-            if torch.compiler.is_compiling():
+            if torch.compiler.is_compiling() or in_trial_pass():
                 return
             shortcut, branch = args
             if isinstance(module, ScaledSkip):

@@ -137,10 +137,10 @@ class Watch(pl.Callback):
         self.admin = admin
         self.omegas: list[Tensor] = []
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    def on_before_backward(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
     ) -> None:
-        if batch_idx == 0:
+        if not self.omegas:
             sites = resolve_sites(pl_module, self.admin.sites)
             self.omegas = [site.omega.detach().clone() for site in sites if site.omega is not None]
 

@@ -106,7 +106,7 @@ class ObservedPass:
                 "variance. Admin does not apply to a layer that is shared between depths. "
                 "Otherwise, pass a `forward=` that calls the layer once."
             )
-        with hidden():
+        with hidden(), torch.no_grad():
             dtype = _short(self._dtypes.get(site, branch.dtype))
             self._sites.append((site, branch.numel(), dtype))
             self._shortcut[site.name] = variance(shortcut)
@@ -167,7 +167,7 @@ class ObservedPass:
             site = self._branches.get(output.call.module)
             if site is not None and site.ends_at(output.leaf):
                 x, f = (tensors[inputs.index(term)] for term in summed)
-                with hidden():
+                with hidden(), torch.no_grad():
                     entered = f * self.omega(site).to(f.dtype)
                 self.record(site, x, entered)
                 return

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from admin_init._utils.isolation import preserved
-from admin_init.callbacks.optimizer_groups import spare_from_weight_decay
+from admin_init.callbacks.initialization.optimizer_groups import spare_from_weight_decay
 from admin_init.measures import RAMP_PEAK, LargestStableRate
 from admin_init.scaled_skip import ScaledSkip
 from admin_init.translation.data.batching import TranslationBatch

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from _helpers.plain_post_ln import D, Stack, SubLayer
 from _helpers.small_lightning import encoder, omegas, trainer
@@ -13,7 +15,8 @@ from _helpers.unknown_layers import inputs, module
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from admin_init import AdminInit
+import admin_init
+from admin_init import AdminInit, StabilityMonitor
 
 
 def loader(**options: Any) -> DataLoader[Any]:
@@ -108,3 +111,72 @@ def test_a_step_may_take_keywords_only_after_the_batch() -> None:
     model = module(training_step=training_step)
     trainer(callbacks=[AdminInit()], max_steps=1).fit(model, loader())
     assert len(omegas(model)) == 3
+
+
+def penalized(self: Any, batch: Tensor, batch_idx: int) -> Tensor:
+    x = batch.clone().requires_grad_()
+    energy: Tensor = self.model(x).square().mean()
+    (slope,) = torch.autograd.grad(energy, x, create_graph=True)
+    return energy + slope.square().mean()
+
+
+def retained(self: Any, batch: Tensor, batch_idx: int) -> Tensor:
+    hidden = self.model(batch)
+    hidden.retain_grad()
+    loss: Tensor = hidden.square().mean()
+    return loss
+
+
+@pytest.mark.parametrize("training_step", [penalized, retained])
+@pytest.mark.parametrize("build", [encoder, lambda: Stack(SubLayer)])
+def test_a_step_may_take_gradients(training_step: Any, build: Any) -> None:
+    torch.manual_seed(0)
+    model = module(model=build(), training_step=training_step)
+    plain = copy.deepcopy(model.model)
+    done = trainer(callbacks=[callback := AdminInit()], max_steps=1)
+    done.fit(model, loader())
+    assert callback.profile is not None
+    expected = admin_init.profile(plain, [inputs()[:4]])
+    # With dropout of its own draws.
+    for ours, theirs in zip(callback.profile.sites, expected.sites, strict=True):
+        assert ours.omega == pytest.approx(theirs.omega, rel=0.1)
+
+
+def test_other_errors_of_a_step_are_not_hidden() -> None:
+    def training_step(self: Any, batch: Tensor, batch_idx: int) -> Tensor:
+        raise RuntimeError("out of paper")
+
+    with pytest.raises(RuntimeError, match="out of paper"):
+        trainer(callbacks=[AdminInit()]).fit(
+            module(model=encoder(), training_step=training_step), loader()
+        )
+
+
+def test_it_is_profiled_after_the_hooks_of_the_module_and_of_all_callbacks() -> None:
+    class Later(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            pl_module.shift = 1.0
+
+    def on_train_batch_start(self: Any, batch: Tensor, batch_idx: int) -> int | None:
+        self.starts = [*getattr(self, "starts", []), batch_idx]
+        return -1 if self.skip and batch_idx == 0 and self.current_epoch == 0 else None
+
+    def training_step(self: Any, batch: Tensor, batch_idx: int) -> Tensor:
+        assert self.starts[-1] == batch_idx
+        self.seen.append(batch.clone())
+        loss: Tensor = self.model(batch + self.shift).square().mean()
+        return loss
+
+    for skip in (False, True):
+        model = module(
+            model=encoder(),
+            training_step=training_step,
+            on_train_batch_start=on_train_batch_start,
+            skip=skip,
+        )
+        callbacks = [callback := AdminInit(), StabilityMonitor(), Later()]
+        trainer(callbacks=callbacks, max_epochs=2).fit(model, loader())
+        assert callback.profile is not None
+        assert len(model.seen) == (3 if skip else 6)  # -1 skips the epoch
+        # The wrapper of the hook is gone.
+        assert "on_train_batch_start" not in vars(model)

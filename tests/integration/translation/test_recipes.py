@@ -7,7 +7,7 @@ import pytest
 from _helpers.recipe_files import RECIPES, TASKS, Settings, commands, parse, run_folder
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
-from admin_init.callbacks.checks import check_trainer
+from admin_init.callbacks.initialization.checks import check_trainer
 
 DEPTHS = {
     "wmt14_en_de": ["12-12.yaml", "18-18.yaml", "100-100.yaml"],

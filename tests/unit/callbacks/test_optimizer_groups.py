@@ -11,7 +11,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
-from admin_init.callbacks.optimizer_groups import spare_from_weight_decay
+from admin_init.callbacks.initialization.optimizer_groups import spare_from_weight_decay
 
 LATER = [lambda step: 0.9**step, lambda step: 0.5**step]
 

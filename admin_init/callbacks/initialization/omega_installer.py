@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,12 @@ from admin_init.adapters.computation.sites import included
 from admin_init.adapters.discovery import Forward, Sites, find_sites, known_sites, resolve_sites
 from admin_init.adapters.records import store_records
 from admin_init.admin_profile import AdminProfile
-from admin_init.callbacks.lightning_compat import is_overridden, logging_disabled, wrap_hook_once
+from admin_init.callbacks.lightning_compat import (
+    is_overridden,
+    logging_disabled,
+    with_gradients_if_needed,
+    wrap_hook_once,
+)
 from admin_init.errors import AdminInitError, ProfileError, UnsupportedModelError
 from admin_init.rescale import install_, profiled_sites, train_omegas_
 from admin_init.sites import ResidualSite
@@ -161,7 +167,15 @@ def look(
             if example is not None:
                 return find_sites(pl_module, example, exclude=exclude)
             batch = first_batch(trainer, pl_module)
-            return find_sites(pl_module, batch, forward=step, exclude=exclude)
+
+            def find(gradients: AbstractContextManager[object]) -> list[ResidualSite]:
+                def forward(model: Any, batch: Any) -> None:
+                    with gradients:
+                        step(model, batch)
+
+                return find_sites(pl_module, batch, forward=forward, exclude=exclude)
+
+            return with_gradients_if_needed(find)
         except AdminInitError:
             raise
         except Exception as error:

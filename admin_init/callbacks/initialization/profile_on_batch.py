@@ -1,0 +1,74 @@
+"""Profile a LightningModule on a training batch, under the conditions of its training."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from admin_init.admin_profile import AdminProfile
+from admin_init.callbacks.lightning_compat import (
+    clone_batch,
+    logging_disabled,
+    with_gradients_if_needed,
+)
+from admin_init.distributed import Ranks, profile_ranks
+from admin_init.omega import Rule
+from admin_init.sites import ResidualSite
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+
+def profile_on_batch(
+    trainer: pl.Trainer,
+    pl_module: pl.LightningModule,
+    sites: Sequence[ResidualSite],
+    step: Callable[[Any], object],
+    batch: Any,
+    *,
+    rule: Rule,
+    given: bool,
+    exclude: Sequence[str],
+) -> AdminProfile:
+    """Profile a module on every rank's batch; all ranks get the same profile.
+
+    The pass runs without gradients, unless the step needs them.
+
+    Args:
+        trainer: The trainer.
+        pl_module: The module, whose ``sites`` are installed.
+        sites: The residual sites.
+        step: Makes one training step on a copy of ``batch``.
+        batch: This rank's batch.
+        rule: Formula for omega, see :func:`admin_init.omega.omega_from_variances`.
+        given: Whether the user named the sites.
+        exclude: Patterns of connections that the user left out.
+
+    Raises:
+        ProfileError: The module cannot be profiled.
+        UnsupportedModelError: The module computes something else than the given sites.
+    """
+    ranks = Ranks(
+        count=trainer.world_size,
+        total=functools.partial(trainer.strategy.reduce, reduce_op="sum"),
+        broadcast=trainer.strategy.broadcast,
+        device=trainer.strategy.root_device,
+    )
+    # DDP would wait for a backward pass after a forward with gradients.
+    unsynchronized = getattr(trainer.strategy.model, "no_sync", nullcontext)
+
+    def measure(gradients: AbstractContextManager[object]) -> AdminProfile:
+        copied = clone_batch(batch)
+
+        def run() -> None:
+            with trainer.precision_plugin.train_step_context(), gradients, unsynchronized():
+                step(copied)
+
+        return profile_ranks(
+            pl_module, sites, run, rule=rule, ranks=ranks, given=given, exclude=exclude
+        )
+
+    with logging_disabled(trainer, pl_module):
+        return with_gradients_if_needed(measure)
