@@ -218,8 +218,8 @@ def _known_sites(model: nn.Module) -> list[ResidualSite]:
         raise UnsupportedModelError(
             f"No residual connection was found in {type(model).__name__}. Known layers: "
             f"{', '.join(served_layers())}, and subclasses that keep their forward. Those of "
-            "another Post-LN model are found in a forward pass: "
-            "`admin_init.find_sites(model, batch)`."
+            "another Post-LN model are found in a forward pass. Give a batch for it, as in "
+            "`admin_init.find_sites(model, batch)` or `admin-init profile --batch`."
         )
     return sites
 
