@@ -57,7 +57,7 @@ class Recorder(Protocol):
     """Receiver of both terms of every residual sum while a model is profiled."""
 
     def omega(self, site: ResidualSite) -> Tensor:
-        """Return the omega to use at ``site`` in this pass: a float32 scalar."""
+        """Return the omega to use at ``site`` in this pass: a float32 or float64 scalar."""
         ...
 
     def computed_in(self, site: ResidualSite, dtype: torch.dtype) -> None:

@@ -90,7 +90,7 @@ class ObservedPass:
         self._dtypes: dict[ResidualSite, torch.dtype] = {}
 
     def omega(self, site: ResidualSite) -> Tensor:
-        """Return the omega to use at ``site`` in this pass: a float32 scalar."""
+        """Return the omega to use at ``site`` in this pass: a float32 or float64 scalar."""
         one = site.template.new_ones((), dtype=torch.float32)
         return one if site.previous is None else self._running.get(site.previous, one)
 

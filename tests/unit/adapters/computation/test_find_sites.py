@@ -73,8 +73,8 @@ def test_omegas_are_those_of_the_rule_by_hand(kind: Callable[[], SubLayer], x: T
         with torch.no_grad():
             shortcut, branch, h = connect(layer, h, layer.branch(h), omega)  # type: ignore[operator]
         variances = [t.var(correction=0).item() for t in (shortcut, branch)]
-        assert [site.shortcut_variance, site.variance] == pytest.approx(variances, rel=1e-5)
-        assert site.omega == pytest.approx(omega.item(), rel=1e-5)
+        assert [site.shortcut_variance, site.variance] == pytest.approx(variances, rel=1e-12)
+        assert site.omega == pytest.approx(omega.item(), rel=1e-12)
         omega = (omega**2 * shortcut.var(correction=0) + branch.var(correction=0)).sqrt()
 
 
