@@ -144,6 +144,22 @@ class Scaled(SubLayer):
         return y
 
 
+class Alpha(SubLayer):
+    """A branch with a factor that is an argument of the sum."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(torch.add(x, self.branch(x), alpha=0.5))
+        return y
+
+
+class Multiplied(Scaled):
+    """A branch that the operation of the sum multiplies by a gain for each channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(torch.addcmul(1.5 * x, self.branch(x), self.gain))
+        return y
+
+
 class Flattened(SubLayer):
     """Joins the batch and the tokens for the branch, as OPT does."""
 
@@ -187,6 +203,8 @@ SUB_LAYERS: dict[Callable[[], SubLayer], str] = {
     Dictionary: "mixer",
     Einsum: "dropout",
     Scaled: "outer",
+    Alpha: "outer",
+    Multiplied: "outer",
     Flattened: "outer",
     TwoLinears: "sum",
 }

@@ -90,14 +90,15 @@ class ForwardGraph(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         model: The model that runs.
-        before_operation: Called before each operation with its name, its tensor arguments and the
-            values of these.
+        before_operation: Called before each operation with its name, its tensor arguments, the
+            values of these, and its other arguments.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        before_operation: Callable[[str, list[Tensor], list[Value]], object] | None = None,
+        before_operation: Callable[[str, list[Tensor], list[Value], tuple[Any, ...]], object]
+        | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.model = model
@@ -138,7 +139,7 @@ class ForwardGraph(TorchDispatchMode):  # type: ignore[no-untyped-call]
         inputs = [] if op in _SHAPE_ONLY else [self.value_of(tensor) for tensor in tensors]
         constants = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
         if self._before_operation is not None and inputs:
-            self._before_operation(op, tensors, inputs)
+            self._before_operation(op, tensors, inputs, constants)
         output = func(*args, **kwargs)
         mutable = func._schema.is_mutable
         written = list(_written(func, args, kwargs)) if mutable else []

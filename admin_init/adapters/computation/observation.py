@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from admin_init._utils.isolation import trial_pass, whole_pass
 from admin_init.adapters.branch_form import BranchSite
 from admin_init.adapters.computation.branch_ends import outputs_ending
 from admin_init.adapters.computation.graph import ForwardGraph, Value, hidden
-from admin_init.adapters.computation.residuals import terms
+from admin_init.adapters.computation.residuals import entering, terms
 from admin_init.errors import ProfileError, UnsupportedModelError
 from admin_init.omega import PooledVariance, Rule, variance
 from admin_init.sites import ResidualSite, SiteRecord, stacks
@@ -158,7 +159,9 @@ class ObservedPass:
             )
         ]
 
-    def _before_operation(self, op: str, tensors: list[Tensor], inputs: list[Value]) -> None:
+    def _before_operation(
+        self, op: str, tensors: list[Tensor], inputs: list[Value], constants: tuple[Any, ...]
+    ) -> None:
         summed = terms(op, inputs) if self._branches else None
         if summed is None:
             return
@@ -166,10 +169,10 @@ class ObservedPass:
         for output in outputs_ending(branch, shortcut):
             site = self._branches.get(output.call.module)
             if site is not None and site.ends_at(output.leaf):
-                x, f = (tensors[inputs.index(term)] for term in summed)
                 with hidden(), torch.no_grad():
-                    entered = f * self.omega(site).to(f.dtype)
-                self.record(site, x, entered)
+                    x, f = (entering(op, tensors, constants, inputs.index(term)) for term in summed)
+                    f = f * self.omega(site).to(f.dtype)
+                self.record(site, x, f)
                 return
 
 

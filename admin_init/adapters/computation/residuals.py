@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from admin_init.adapters.computation.graph import Call, ForwardGraph, Value, descends
 from admin_init.adapters.computation.norms import fit_norm
@@ -124,12 +124,29 @@ def terms(op: str, inputs: Sequence[Value]) -> tuple[Value, Value] | None:
     """Return x and f(x) if an operation is their sum."""
     if op not in SUMS or len(inputs) < 2:
         return None
-    # addcmul(f, omega, x) is f + omega * x.
-    first, second = inputs[0], inputs[-1]
-    for shortcut, branch in ((first, second), (second, first)):
-        if shortcut.shape == branch.shape and descends(branch, _root(shortcut)):
-            return shortcut, branch
+    # addcmul(x, gain, f) is x + gain * f.
+    for second in reversed(inputs[1:]):
+        for shortcut, branch in ((inputs[0], second), (second, inputs[0])):
+            if shortcut.shape == branch.shape and descends(branch, _root(shortcut)):
+                return shortcut, branch
     return None
+
+
+def entering(
+    op: str, tensors: Sequence[Tensor], constants: Sequence[float], position: int
+) -> Tensor:
+    """Return the term at a position of a sum's arguments with the factor that the sum gives it.
+
+    Args:
+        op: One of :data:`SUMS`.
+        tensors: The arguments that are tensors.
+        constants: The others: the factor of the terms but the first, if it is not 1.
+        position: 0 for the first.
+    """
+    if position == 0:
+        return tensors[0]
+    term = tensors[1] * tensors[2] if op == "addcmul" else tensors[1]
+    return term * constants[0] if constants else term
 
 
 def _root(value: Value) -> Value:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from _helpers.plain_post_ln import (
     SUB_LAYERS,
+    Alpha,
     D,
     Einsum,
     FunctionalNorm,
@@ -50,6 +51,8 @@ def connect(layer: Any, x: Tensor, branch: Tensor, omega: Tensor) -> tuple[Tenso
     """Return x and f(x), as they are added, and the output of a sub-layer with omega."""
     if isinstance(layer, Scaled):
         x, branch = 1.5 * x, layer.gain * branch
+    if isinstance(layer, Alpha):
+        branch = 0.5 * branch
     total = x + branch / omega
     if isinstance(layer, FunctionalRootMeanSquare):
         return x, branch, nn.functional.rms_norm(total, (D,), layer.gain)
