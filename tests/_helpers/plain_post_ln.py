@@ -61,6 +61,15 @@ class FunctionalRootMeanSquare(FunctionalNorm):
         return F.rms_norm(x + self.branch(x), (D,), self.gain)
 
 
+class Formula(FunctionalNorm):
+    """A norm written out in the forward of the sub-layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.branch(x)
+        mean, var = x.mean(-1, keepdim=True), x.var(-1, keepdim=True, unbiased=False)
+        return self.gain * ((x - mean) / torch.sqrt(var + 1e-5))
+
+
 class RootMeanSquare(SubLayer):
     def __init__(self) -> None:
         super().__init__()
@@ -197,6 +206,7 @@ SUB_LAYERS: dict[Callable[[], SubLayer], str] = {
     FunctionalDropout: "outer",
     FunctionalNorm: "outer",
     FunctionalRootMeanSquare: "outer",
+    Formula: "outer",
     RootMeanSquare: "outer",
     AnnotatedTransformer: "outer",
     ChannelsFirst: "convolution",

@@ -13,6 +13,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from admin_init.adapters.computation.graph import Call, ForwardGraph, Value, descends
+from admin_init.adapters.computation.norm_formulas import formula_output
 from admin_init.adapters.computation.norms import fit_norm
 from admin_init.adapters.computation.paths import (
     axis_back,
@@ -166,6 +167,8 @@ class _Norms:
     def __init__(self, graph: ForwardGraph) -> None:
         self._graph = graph
         self._axes: dict[tuple[int, tuple[int, ...]], int | None] = {}
+        self._formulas: set[Value] = set()
+        """Outputs of norms that are neither modules nor single operations."""
 
     def reading(self, value: Value, by: Sequence[Value]) -> Norm | None:
         """Return the norm of ``value`` in which all of its readers ``by`` are, if any."""
@@ -177,17 +180,17 @@ class _Norms:
                 norm = self._module(call, value)
                 if norm is not None:
                     return norm
-        return self._function(by)
+        return self._function(value, by)
 
     def put_out(self, value: Value) -> bool:
-        """Return whether ``value`` is the output of a norm."""
+        """Return whether ``value`` is the output of a norm, or a multiple of it."""
         while True:
-            if value.op in _NORM_FUNCTIONS:
+            if value.op in _NORM_FUNCTIONS or value in self._formulas:
                 return True
             for returned in value.outputs:
                 if any(self._module(returned.call, x) for x in returned.call.inputs[:1]):
                     return True
-            before = same(value)
+            before = same(value) or scaled(value)
             if before is None:
                 return False
             value = before
@@ -206,29 +209,16 @@ class _Norms:
         axis = self._axes[key]
         return None if axis is None else Norm(call, read, output, axis)
 
-    def _function(self, by: Sequence[Value]) -> Norm | None:
+    def _function(self, value: Value, by: Sequence[Value]) -> Norm | None:
         output = min(by, key=_index)
-        if output.op in _NORM_FUNCTIONS and all(other.inputs == output.inputs for other in by):
-            return Norm(None, output.inputs[0], output, -1)
-        return _root_mean_square(by)
-
-
-def _root_mean_square(by: Sequence[Value]) -> Norm | None:
-    """Return the norm ``x / sqrt(mean(x ** 2) + eps)``, as ``F.rms_norm`` computes it."""
-    for output in by:
-        if output.op not in ("mul", "div") or len(output.inputs) != 2:
-            continue
-        x, scale = output.inputs
-        before, ops = scale, []
-        while len(before.inputs) == 1 and before not in by:
-            ops.append(before.op)
-            before = before.inputs[0]
-        root = "rsqrt" if output.op == "mul" else "sqrt"
-        formula = ops[:1] == [root] and "mean" in ops and before.op == "pow" and before in by
-        only = all(other in (output, before) for other in by)
-        if formula and only and scale.shape[-1:] == (1,):
-            return Norm(None, x, output, -1)
-    return None
+        if output.op in _NORM_FUNCTIONS:
+            same_call = all(other.inputs == output.inputs for other in by)
+            return Norm(None, output.inputs[0], output, -1) if same_call else None
+        computed = formula_output(value, by)
+        if computed is None:
+            return None
+        self._formulas.add(computed)
+        return Norm(None, value, computed, -1)
 
 
 def _index(value: Value) -> int:
