@@ -16,6 +16,7 @@ _SELECTION = frozenset(
     {"as_strided", "chunk", "diagonal", "expand", "flip", "gather", "index", "index_select"}
     | {"narrow", "repeat", "roll", "select", "slice", "split", "split_with_sizes", "unbind"}
 )
+_PRODUCTS = frozenset({"addmm", "baddbmm", "bmm", "convolution", "mm"})
 _SMALL = 16
 """Number of operations that compute a mask or a factor, at most."""
 
@@ -102,6 +103,8 @@ def _is_factor(value: Value, shortcut: Value | None) -> bool:
     seen, waiting = {value}, [value]
     while waiting and len(seen) <= _SMALL:
         value = waiting.pop()
+        if value.op in _PRODUCTS:
+            return False
         new = set(value.inputs) - seen
         seen |= new
         waiting += new

@@ -228,6 +228,16 @@ def test_what_is_left_out_is_named_with_the_reason(x: Tensor) -> None:
     assert profile.left_out == ("layers.1.outer",)
 
 
+def test_a_gate_is_no_factor_of_a_shortcut(x: Tensor) -> None:
+    class Gated(SubLayer):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * self.inner(x)[..., :D].sigmoid()
+
+    reason = r"`1.outer`: its shortcut is computed from the output of the norm of `0.outer`, but"
+    with pytest.warns(UserWarning, match=reason):
+        assert names(nn.Sequential(Gated(), SubLayer()), x) == ["0.outer"]
+
+
 def test_a_module_at_several_depths_is_refused(x: Tensor) -> None:
     class Universal(Stack):
         def forward(self, x: Tensor) -> Tensor:
