@@ -153,6 +153,15 @@ class Scaled(SubLayer):
         return y
 
 
+class Averaged(SubLayer):
+    """A factor, as in ConvS2S, and dropout between the sum and the norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = (x + self.branch(x)) * 0.5**0.5
+        y: Tensor = self.norm(F.dropout(total, 0.1, self.training))
+        return y
+
+
 class Alpha(SubLayer):
     """A branch with a factor that is an argument of the sum."""
 
@@ -213,6 +222,7 @@ SUB_LAYERS: dict[Callable[[], SubLayer], str] = {
     Dictionary: "mixer",
     Einsum: "dropout",
     Scaled: "outer",
+    Averaged: "outer",
     Alpha: "outer",
     Multiplied: "outer",
     Flattened: "outer",

@@ -54,11 +54,17 @@ def scaled(value: Value, shortcut: Value | None = None) -> Value | None:
     return None
 
 
-def path_back(value: Value, to: Value) -> list[Value] | None:
-    """Return the values from ``value`` back to ``to`` that have the same elements, if they do."""
+def path_back(value: Value, to: Value, *, factors: bool = False) -> list[Value] | None:
+    """Return the values from ``value`` back to ``to`` that have the same elements, if they do.
+
+    Args:
+        value: The last one.
+        to: The first one.
+        factors: Whether they may be multiples of it.
+    """
     path = [value]
     while path[-1] is not to:
-        step = same(path[-1])
+        step = same(path[-1]) or (scaled(path[-1]) if factors else None)
         if step is None or step.index < to.index:
             return None
         path.append(step)

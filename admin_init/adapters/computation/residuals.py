@@ -53,11 +53,13 @@ class Residual:
     kind: Literal["Post-LN", "Pre-LN"]
     norm: Norm
     """The norm that reads the sum; in a Pre-LN connection, the norm of x."""
+    other_terms: bool = False
+    """Whether terms besides x and f(x) are added before the norm."""
 
     @property
     def axis(self) -> int | None:
         """The axis of the channels in the sum, counted from the last (-1), if there is one."""
-        path = path_back(self.norm.input, self.sum)
+        path = path_back(self.norm.input, self.sum, factors=True)
         return None if path is None else axis_back(path, self.norm.axis)
 
     @property
@@ -83,14 +85,34 @@ def find_residuals(graph: ForwardGraph) -> list[Residual]:
         if summed is None or value.shape != summed[0].shape:
             continue
         shortcut, branch = summed
-        after = norms.reading(value, list(readers(value)))
+        total, other_terms = _total(value)
+        after = norms.reading(total, list(readers(total)))
         through = [reader for reader in readers(shortcut) if _leads_to(reader, branch)]
         before = norms.reading(shortcut, through)
         if after is not None and (before is None or norms.put_out(shortcut)):
-            found.append(Residual(value, shortcut, branch, "Post-LN", after))
+            found.append(Residual(value, shortcut, branch, "Post-LN", after, other_terms))
         elif before is not None:
             found.append(Residual(value, shortcut, branch, "Pre-LN", before))
     return found
+
+
+def _total(sum_: Value) -> tuple[Value, bool]:
+    """Return the last value that a sum alone leads to by factors and sums with other terms.
+
+    The second item says whether there are other terms.
+    """
+    total, other_terms = sum_, False
+    while len(reading := list(readers(total))) == 1:
+        (reader,) = reading
+        factor = scaled(reader)
+        if reader.op in SUMS and len(reader.inputs) > 1:
+            if terms(reader.op, reader.inputs) is not None:
+                break  # a residual connection of its own
+            other_terms = True
+        elif factor is None or path_back(factor, total) is None:
+            break
+        total = reader
+    return total, other_terms
 
 
 def source(shortcut: Value, norms: dict[Value, Residual]) -> Residual | None:

@@ -88,6 +88,8 @@ def computed_sites(
                     "its shortcut is computed from the output of the norm of "
                     f"`{names.of(mixed[0], graph)}`, but is not that output itself"
                 )
+            if residual.other_terms:
+                raise UnsupportedModelError("its sum has another term than x and f(x)")
             if site is None:
                 site = _branch_site(model, names, residual, branch_end(residual, graph))
                 if any(name == other.name for other in found.sites):

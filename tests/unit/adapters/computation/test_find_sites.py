@@ -10,6 +10,7 @@ import torch
 from _helpers.plain_post_ln import (
     SUB_LAYERS,
     Alpha,
+    Averaged,
     D,
     Einsum,
     FunctionalNorm,
@@ -54,6 +55,8 @@ def connect(layer: Any, x: Tensor, branch: Tensor, omega: Tensor) -> tuple[Tenso
     if isinstance(layer, Alpha):
         branch = 0.5 * branch
     total = x + branch / omega
+    if isinstance(layer, Averaged):
+        total = nn.functional.dropout(total * 0.5**0.5, 0.1, layer.training)
     if isinstance(layer, FunctionalRootMeanSquare):
         return x, branch, nn.functional.rms_norm(total, (D,), layer.gain)
     if isinstance(layer, FunctionalNorm):
@@ -226,6 +229,21 @@ def test_what_is_left_out_is_named_with_the_reason(x: Tensor) -> None:
     with pytest.warns(UserWarning, match=reason):
         profile = admin_init.profile(Shifted(), [x])
     assert profile.left_out == ("layers.1.outer",)
+
+
+def test_a_sum_of_three_terms_is_left_out(x: Tensor) -> None:
+    class Parallel(SubLayer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = nn.Linear(D, D)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.norm(x + self.branch(x) + self.other(x))
+            return y
+
+    reason = r"`0.norm`: its sum has another term than x and f\(x\)"
+    with pytest.warns(UserWarning, match=reason):
+        assert names(nn.Sequential(Parallel(), SubLayer()), x) == ["1.outer"]
 
 
 def test_a_gate_is_no_factor_of_a_shortcut(x: Tensor) -> None:
