@@ -100,6 +100,8 @@ def fold_weights(end: BranchEnd) -> list[tuple[nn.Parameter, int]]:
 
 def _weights(value: Value, axis: int, end: Value) -> Iterator[tuple[nn.Parameter, int]]:
     if value.parameter is not None:
+        if sum(map(_lives, value.readers)) > 1:
+            raise FoldError("its weights are read by several operations")
         yield value.parameter, axis - len(value.shape) if axis >= 0 else axis
         return
     if value is not end and sum(map(_lives, value.readers)) > 1:

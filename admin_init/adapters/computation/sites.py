@@ -68,6 +68,7 @@ def computed_sites(
     by_output = {residual.norm.output: residual for residual in post}
     by_norm = {site.norm: site for site in known}
     runs = Counter(residual.norm_module for residual in post)
+    ends = Counter(_end_module(residual, graph) for residual in post)
     found = Computed(pre_ln=[names.of(r, graph) for r in residuals if r.kind == "Pre-LN"])
     site_of: dict[Residual, ResidualSite] = {}
     for residual in post:
@@ -91,11 +92,12 @@ def computed_sites(
             if residual.other_terms:
                 raise UnsupportedModelError("its sum has another term than x and f(x)")
             if site is None:
-                site = _branch_site(model, names, residual, branch_end(residual, graph))
-                if any(name == other.name for other in found.sites):
+                end = branch_end(residual, graph)
+                if ends[end.output.call.module] > 1:
                     raise UnsupportedModelError(
                         f"its branch ends in the same module, `{name}`, as another one"
                     )
+                site = _branch_site(model, names, residual, end)
         except UnsupportedModelError as error:
             found.left_out[name] = str(error)
             continue
@@ -107,6 +109,13 @@ def computed_sites(
         found.sites.append(site)
     name_stacks(found.sites)
     return found
+
+
+def _end_module(residual: Residual, graph: ForwardGraph) -> nn.Module | None:
+    try:
+        return branch_end(residual, graph).output.call.module
+    except UnsupportedModelError:
+        return None
 
 
 def _branch_site(
@@ -201,11 +210,8 @@ class ModuleNames(dict[nn.Module, str]):
 
     def of(self, residual: Residual, graph: ForwardGraph) -> str:
         """Return the name of the module at which the branch ends, or else of the norm."""
-        try:
-            end = self.get(branch_end(residual, graph).output.call.module)
-        except UnsupportedModelError:
-            end = None
-        return end or self.norm(residual) or self._layer(residual, graph)
+        end = _end_module(residual, graph)
+        return (end and self[end]) or self.norm(residual) or self._layer(residual, graph)
 
     def norm(self, residual: Residual) -> str:
         """Return the name of the norm; empty if it is no module."""

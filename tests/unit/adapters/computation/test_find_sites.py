@@ -267,6 +267,33 @@ def test_a_module_at_several_depths_is_refused(x: Tensor) -> None:
         find_sites(nn.Sequential(layer := SubLayer(), layer, layer), x)
 
 
+def test_all_connections_whose_branches_end_in_one_module_are_left_out(x: Tensor) -> None:
+    class Universal(Stack):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers[1](self.layers[0](self.layers[0](x)))
+
+    reason = r"`layers.0.outer`: its branch ends in the same module, `layers.0.outer`, as another"
+    with pytest.warns(UserWarning, match=reason):
+        assert names(Universal(FunctionalNorm), x) == ["layers.1.outer"]
+
+
+def test_weights_that_a_pass_reads_twice_are_not_folded(x: Tensor) -> None:
+    class Twice(SubLayer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dropout = nn.Dropout(0.1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.norm(x + self.dropout(self.branch(x)))
+            return self.outer(y.repeat(1, 1, 2))
+
+    admin_init.initialize_(model := Twice().eval(), x)
+    expected = model(x)
+    with pytest.raises(admin_init.FoldError, match=r"`dropout` .* read by several operations"):
+        admin_init.fold_(model)
+    assert torch.equal(model(x), expected)
+
+
 def test_a_branch_that_is_read_elsewhere_is_left_out(x: Tensor) -> None:
     class Tapped(SubLayer):
         def forward(self, x: Tensor) -> Tensor:
