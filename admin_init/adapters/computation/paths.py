@@ -47,9 +47,9 @@ def scaled(value: Value, shortcut: Value | None = None) -> Value | None:
     if value.op not in ("mul", "div"):
         return None
     # A divisor is a factor, a dividend is not.
-    for term in value.inputs[: 1 if value.op == "div" else 2]:
-        others = [other for other in value.inputs if other is not term]
-        if term.shape == value.shape and all(_is_factor(other, shortcut) for other in others):
+    for place, term in enumerate(value.inputs[: 1 if value.op == "div" else 2]):
+        others = value.inputs[:place] + value.inputs[place + 1 :]
+        if term.shape == value.shape and all(_is_factor(other, term, shortcut) for other in others):
             return term
     return None
 
@@ -103,7 +103,9 @@ def axis_back(path: Sequence[Value], axis: int) -> int | None:
     return axis
 
 
-def _is_factor(value: Value, shortcut: Value | None) -> bool:
+def _is_factor(value: Value, of: Value, shortcut: Value | None) -> bool:
+    if value is of or descends(value, of):
+        return False  # as in a gate, or in a norm that is written out
     if shortcut is not None:
         return value is not shortcut and not descends(value, shortcut)
     seen, waiting = {value}, [value]
