@@ -87,8 +87,7 @@ def find_residuals(graph: ForwardGraph) -> list[Residual]:
         shortcut, branch = summed
         total, other_terms = _total(value)
         after = norms.reading(total, list(readers(total)))
-        through = [reader for reader in readers(shortcut) if _leads_to(reader, branch)]
-        before = norms.reading(shortcut, through)
+        before = norms.before(shortcut, branch)
         if after is not None and (before is None or norms.put_out(shortcut)):
             found.append(Residual(value, shortcut, branch, "Post-LN", after, other_terms))
         elif before is not None:
@@ -150,7 +149,7 @@ def terms(op: str, inputs: Sequence[Value]) -> tuple[Value, Value] | None:
     # addcmul(x, gain, f) is x + gain * f.
     for second in reversed(inputs[1:]):
         for shortcut, branch in ((inputs[0], second), (second, inputs[0])):
-            if shortcut.shape == branch.shape and descends(branch, _root(shortcut)):
+            if shortcut.shape == branch.shape and descends(branch, roots(shortcut)[-1]):
                 return shortcut, branch
     return None
 
@@ -172,11 +171,12 @@ def entering(
     return term * constants[0] if constants else term
 
 
-def _root(value: Value) -> Value:
-    """Return the value that ``value`` is a view or a multiple of."""
-    while (before := same(value) or scaled(value)) is not None:
-        value = before
-    return value
+def roots(value: Value) -> list[Value]:
+    """Return ``value``, what it is a view or a multiple of, what that is one of, and so on."""
+    found = [value]
+    while (before := same(found[-1]) or scaled(found[-1])) is not None:
+        found.append(before)
+    return found
 
 
 def _leads_to(reader: Value, branch: Value) -> bool:
@@ -203,6 +203,16 @@ class _Norms:
                 if norm is not None:
                     return norm
         return self._function(value, by)
+
+    def before(self, shortcut: Value, branch: Value) -> Norm | None:
+        """Return the first of the norms through which alone a branch reads x, if it does so."""
+        for value in roots(shortcut):
+            through = [reader for reader in readers(value) if _leads_to(reader, branch)]
+            norms = [self.reading(value, [reader]) for reader in through]
+            first = next(iter(norms), None)
+            if first is not None and all(norms):
+                return first
+        return None
 
     def put_out(self, value: Value) -> bool:
         """Return whether ``value`` is the output of a norm, or a multiple of it."""

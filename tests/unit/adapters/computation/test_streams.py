@@ -5,7 +5,7 @@ import torch
 from _helpers.plain_post_ln import D, Stack, SubLayer
 from torch import Tensor, nn
 
-from admin_init import UnsupportedModelError
+from admin_init import NotPostLNError, UnsupportedModelError
 from admin_init.adapters.discovery import find_sites
 
 
@@ -13,6 +13,45 @@ from admin_init.adapters.discovery import find_sites
 def x() -> Tensor:
     torch.manual_seed(1)
     return torch.randn(3, 5, D)
+
+
+class Scaled(SubLayer):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = 0.5 * x + self.branch(self.norm(x))
+        return y
+
+
+class Widened(SubLayer):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x.double() + self.branch(self.norm(x))
+        return y.float()
+
+
+class SideBySide(SubLayer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.second, self.other = nn.LayerNorm(D), nn.Linear(D, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + (self.branch(self.norm(x)) + self.other(self.second(x)))
+        return y
+
+
+class GatedByAVector(SubLayer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.full((D,), 0.9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.gate * x + self.branch(self.norm(x))
+        return y
+
+
+@pytest.mark.parametrize("kind", [Scaled, Widened, SideBySide, GatedByAVector])
+def test_the_last_sum_of_a_pre_ln_stream_is_not_post_ln(kind: type[SubLayer], x: Tensor) -> None:
+    model = nn.Sequential(Stack(kind), nn.LayerNorm(D))
+    with pytest.raises(NotPostLNError, match=r"The 3 residual connections .* Pre-LN"):
+        find_sites(model, x)
 
 
 class Square(SubLayer):
