@@ -149,8 +149,9 @@ def terms(op: str, inputs: Sequence[Value]) -> tuple[Value, Value] | None:
     # addcmul(x, gain, f) is x + gain * f.
     for second in reversed(inputs[1:]):
         for shortcut, branch in ((inputs[0], second), (second, inputs[0])):
-            if shortcut.shape == branch.shape and descends(branch, roots(shortcut)[-1]):
-                return shortcut, branch
+            root = roots(shortcut)[-1]
+            if shortcut.shape == branch.shape and descends(branch, root):
+                return None if root in roots(branch) else (shortcut, branch)
     return None
 
 

@@ -54,6 +54,16 @@ def test_the_last_sum_of_a_pre_ln_stream_is_not_post_ln(kind: type[SubLayer], x:
         find_sites(model, x)
 
 
+class MultipleOfX(SubLayer):
+    def branch(self, x: Tensor) -> Tensor:
+        return 0.3 * x
+
+
+def test_a_multiple_of_x_is_no_branch(x: Tensor) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"computes no residual connection"):
+        find_sites(Stack(MultipleOfX), x)
+
+
 class Square(SubLayer):
     def __init__(self) -> None:
         super().__init__()
