@@ -68,6 +68,11 @@ class Residual:
         return None if self.norm.call is None else self.norm.call.module
 
     @property
+    def follows_a_sum(self) -> bool:
+        """Whether x is itself a sum of an x and an f(x), as in the middle of a Pre-LN stream."""
+        return any(terms(value.op, value.inputs) for value in roots(self.shortcut))
+
+    @property
     def width(self) -> int:
         """Number of channels D."""
         return self.norm.input.shape[self.norm.axis]

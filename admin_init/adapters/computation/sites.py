@@ -67,6 +67,8 @@ def computed_sites(
     post = [residual for residual in residuals if residual.kind == "Post-LN"]
     by_output = {residual.norm.output: residual for residual in post}
     by_norm = {site.norm: site for site in known}
+    before = {residual: source(residual.shortcut, by_output) for residual in post}
+    followed = set(before.values())
     runs = Counter(residual.norm_module for residual in post)
     ends = Counter(_end_module(residual, graph) for residual in post)
     found = Computed(pre_ln=[names.of(r, graph) for r in residuals if r.kind == "Pre-LN"])
@@ -77,7 +79,7 @@ def computed_sites(
         name = names.of(residual, graph) if site is None else site.name
         if is_excluded(name, exclude):
             continue
-        previous = source(residual.shortcut, by_output)
+        previous = before[residual]
         try:
             if norm is not None and runs[norm] > 1:
                 raise UnsupportedModelError(
@@ -91,6 +93,11 @@ def computed_sites(
                 )
             if residual.other_terms:
                 raise UnsupportedModelError("its sum has another term than x and f(x)")
+            if previous is None and residual not in followed and residual.follows_a_sum:
+                raise UnsupportedModelError(
+                    "its shortcut is itself a sum of a shortcut and a branch, which no norm reads "
+                    "between them, so it is not Post-LN"
+                )
             if site is None:
                 end = branch_end(residual, graph)
                 if ends[end.output.call.module] > 1:

@@ -54,6 +54,23 @@ def test_the_last_sum_of_a_pre_ln_stream_is_not_post_ln(kind: type[SubLayer], x:
         find_sites(model, x)
 
 
+class NormedBranch(SubLayer):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.norm(self.branch(x))
+        return y
+
+
+def test_a_stream_of_normed_branches_is_refused(x: Tensor) -> None:
+    model = nn.Sequential(Stack(NormedBranch), nn.LayerNorm(D))
+    reason = r"none of the 1 .* `0.layers.2.norm`: its shortcut is itself a sum of a shortcut"
+    with pytest.raises(UnsupportedModelError, match=reason):
+        find_sites(model, x)
+    # One that only begins with such a sum is Post-LN from there on.
+    sites = find_sites(nn.Sequential(Stack(NormedBranch, 2), Stack(SubLayer)), x)
+    assert [site.name for site in sites] == [f"1.layers.{i}.outer" for i in range(3)]
+    assert [site.previous for site in sites] == [None, *sites[:-1]]
+
+
 class MultipleOfX(SubLayer):
     def branch(self, x: Tensor) -> Tensor:
         return 0.3 * x
