@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from admin_init._utils.isolation import trial_pass
 
@@ -34,7 +36,7 @@ def fit_norm(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> N
     its root mean square, times a gain and plus a bias per channel.
 
     Args:
-        module: A module that takes one tensor and returns one of the same shape.
+        module: A module that takes one tensor and returns one of the same shape, or a tuple with one.
         shape: Shape of its input.
         dtype: Type of its input.
 
@@ -64,7 +66,7 @@ def _fit_axis(
     device = next((p.device for p in module.parameters()), "cpu")
     try:
         with trial_pass(module):
-            y = torch.stack([module.forward(draw.to(device)) for draw in x])
+            y = torch.stack([_only_tensor(module.forward(draw.to(device))) for draw in x])
     except Exception:
         return None
     if y.shape != x.shape:
@@ -76,6 +78,11 @@ def _fit_axis(
         if (fit := _affine(standard, result, tolerance)) is not None:
             return NormFit(axis, *fit)
     return None
+
+
+def _only_tensor(output: Any) -> Tensor:
+    (tensor,) = (leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+    return tensor
 
 
 def _affine(x: Tensor, y: Tensor, tolerance: float) -> tuple[Tensor, Tensor] | None:

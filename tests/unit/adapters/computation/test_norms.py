@@ -19,6 +19,11 @@ class OneOver(nn.Module):
         return self.g * nn.functional.normalize(x, dim=-1)
 
 
+class WithAFactor(nn.LayerNorm):
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return super().forward(x), None
+
+
 class ChannelsFirst(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -40,6 +45,7 @@ class ChannelsFirst(nn.Module):
         (OwnNorm(), (2, 5, D), -1, ((D - 1) / D) ** 0.5),  # the unbiased standard deviation
         (OneOver(), (2, 5, D), -1, 2 / D**0.5),
         (ChannelsFirst(), (2, D, 7), -2, 1.0),
+        (WithAFactor(D), (2, 5, D), -1, 1.0),
     ],
 )
 def test_norms(module: nn.Module, shape: tuple[int, ...], axis: int, gain: float) -> None:
