@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -40,7 +39,7 @@ def branch_end(residual: Residual, graph: ForwardGraph) -> BranchEnd:
     Raises:
         UnsupportedModelError: There is none, or its output is also read elsewhere.
     """
-    uses = Counter(call.module for call in graph.calls)
+    uses = graph.runs
     path, problem = [residual.branch], "no module returns its branch"
     found: list[BranchEnd] = []
     last = residual.sum
@@ -52,7 +51,7 @@ def branch_end(residual: Residual, graph: ForwardGraph) -> BranchEnd:
         axis = None if residual.axis is None else axis_back(path, residual.axis)
         for output in value.outputs:
             runs = uses[output.call.module]
-            turn = _turn(output.call, graph, uses) if runs > 1 else None
+            turn = _turn(output.call, graph) if runs > 1 else None
             if axis is None:
                 problem = "its branch has the channels along no single axis"
             elif runs == 1 or turn is not None:
@@ -72,10 +71,10 @@ def branch_end(residual: Residual, graph: ForwardGraph) -> BranchEnd:
     return next((end for end in reversed(found) if end.turn is None), found[-1])
 
 
-def _turn(call: Call, graph: ForwardGraph, uses: Counter[nn.Module]) -> Turn | None:
+def _turn(call: Call, graph: ForwardGraph) -> Turn | None:
     calls = [other for other in graph.calls if other.module is call.module]
     for outer in reversed(graph.calls):
-        if outer.start <= call.start and call.stop <= outer.stop and uses[outer.module] == 1:
+        if outer.start <= call.start and call.stop <= outer.stop and graph.runs[outer.module] == 1:
             inside = all(outer.start <= c.start and c.stop <= outer.stop for c in calls)
             return Turn(outer.module, calls.index(call) + 1) if inside else None
     return None

@@ -22,7 +22,7 @@ def check_sites(model: nn.Module, graph: ForwardGraph, sites: Sequence[ResidualS
         NotPostLNError: The connection of a site is Pre-LN.
         UnsupportedModelError: The norm, the site before or the end of a branch is another one.
     """
-    problems = list(_problems(ModuleNames(model), graph, sites))
+    problems = list(_problems(ModuleNames(model, graph, {}), graph, sites))
     if problems:
         raise UnsupportedModelError(
             f"The given sites differ from what the model computes: {'; '.join(problems)}. Correct "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -153,6 +155,11 @@ class ForwardGraph(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if any(tensor is other for other in written):
                 value.memory.written = value
         return output
+
+    @functools.cached_property
+    def runs(self) -> Counter[nn.Module]:
+        """How often each module was called; to be read after the pass."""
+        return Counter(call.module for call in self.calls)
 
     def value_of(self, tensor: Tensor) -> Value:
         """Return what ``tensor`` holds now."""

@@ -36,7 +36,8 @@ def fit_norm(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> N
     its root mean square, times a gain and plus a bias per channel.
 
     Args:
-        module: A module that takes one tensor and returns one of the same shape, or a tuple with one.
+        module: A module that takes one tensor and returns one of the same shape, or a tuple with
+            one.
         shape: Shape of its input.
         dtype: Type of its input.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -62,21 +62,22 @@ def computed_sites(
             computation.
         exclude: Patterns of names to leave out without a reason, see :func:`is_excluded`.
     """
-    names = ModuleNames(model)
     residuals = find_residuals(graph)
+    ends = {residual: _end(residual, graph) for residual in residuals}
+    names = ModuleNames(model, graph, ends)
     post = [residual for residual in residuals if residual.kind == "Post-LN"]
     by_output = {residual.norm.output: residual for residual in post}
     by_norm = {site.norm: site for site in known}
     before = {residual: source(residual.shortcut, by_output) for residual in post}
     followed = set(before.values())
     runs = Counter(residual.norm_module for residual in post)
-    ends = Counter(_end_module(residual, graph) for residual in post)
-    found = Computed(pre_ln=[names.of(r, graph) for r in residuals if r.kind == "Pre-LN"])
+    shared = Counter(e.output.call.module for e in ends.values() if isinstance(e, BranchEnd))
+    found = Computed(pre_ln=[names.of(r) for r in residuals if r.kind == "Pre-LN"])
     site_of: dict[Residual, ResidualSite] = {}
     for residual in post:
         norm = residual.norm_module
         site = None if norm is None else by_norm.get(norm)
-        name = names.of(residual, graph) if site is None else site.name
+        name = names.of(residual) if site is None else site.name
         if is_excluded(name, exclude):
             continue
         previous = before[residual]
@@ -89,7 +90,7 @@ def computed_sites(
             if previous is None and (mixed := mixed_sources(residual.shortcut, by_output)):
                 raise UnsupportedModelError(
                     "its shortcut is computed from the output of the norm of "
-                    f"`{names.of(mixed[0], graph)}`, but is not that output itself"
+                    f"`{names.of(mixed[0])}`, but is not that output itself"
                 )
             if residual.other_terms:
                 raise UnsupportedModelError("its sum has another term than x and f(x)")
@@ -99,8 +100,10 @@ def computed_sites(
                     "between them, so it is not Post-LN"
                 )
             if site is None:
-                end = branch_end(residual, graph)
-                if ends[end.output.call.module] > 1:
+                end = ends[residual]
+                if isinstance(end, UnsupportedModelError):
+                    raise end
+                if shared[end.output.call.module] > 1:
                     raise UnsupportedModelError(
                         f"its branch ends in the same module, `{name}`, as another one"
                     )
@@ -118,11 +121,11 @@ def computed_sites(
     return found
 
 
-def _end_module(residual: Residual, graph: ForwardGraph) -> nn.Module | None:
+def _end(residual: Residual, graph: ForwardGraph) -> BranchEnd | UnsupportedModelError:
     try:
-        return branch_end(residual, graph).output.call.module
-    except UnsupportedModelError:
-        return None
+        return branch_end(residual, graph)
+    except UnsupportedModelError as error:
+        return error
 
 
 def _branch_site(
@@ -210,20 +213,30 @@ def shorten_stacks(sites: Sequence[ResidualSite]) -> None:
 
 
 class ModuleNames(dict[nn.Module, str]):
-    """Qualified names of modules, and of residual connections."""
+    """Qualified names of modules, and of the residual connections in a graph."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: ForwardGraph,
+        ends: Mapping[Residual, BranchEnd | UnsupportedModelError],
+    ) -> None:
         super().__init__((module, name) for name, module in model.named_modules())
+        self._graph = graph
+        self._ends = ends
 
-    def of(self, residual: Residual, graph: ForwardGraph) -> str:
+    def of(self, residual: Residual) -> str:
         """Return the name of the module at which the branch ends, or else of the norm."""
-        end = _end_module(residual, graph)
-        return (end and self[end]) or self.norm(residual) or self._layer(residual, graph)
+        end = self._ends.get(residual)
+        name = self.get(end.output.call.module) if isinstance(end, BranchEnd) else None
+        return name or self.norm(residual) or self._layer(residual)
 
     def norm(self, residual: Residual) -> str:
         """Return the name of the norm; empty if it is no module."""
         return "" if residual.norm_module is None else self[residual.norm_module]
 
-    def _layer(self, residual: Residual, graph: ForwardGraph) -> str:
-        inside = [call for call in graph.calls if call.start <= residual.sum.index < call.stop]
+    def _layer(self, residual: Residual) -> str:
+        inside = [
+            call for call in self._graph.calls if call.start <= residual.sum.index < call.stop
+        ]
         return self[inside[-1].module] if inside else ""
