@@ -183,6 +183,16 @@ class PreLN(SubLayer):
         return y
 
 
+def test_pre_ln_with_a_sum_in_place_in_a_copy(x: Tensor) -> None:
+    class Copied(PreLN):
+        def forward(self, x: Tensor) -> Tensor:
+            branch = self.branch(self.norm(x))
+            return x.clone().add_(branch)
+
+    with pytest.raises(NotPostLNError, match=r"The 2 residual connections"):
+        find_sites(nn.Sequential(Copied(), Copied()), x)
+
+
 @pytest.mark.parametrize("depth", [1, 3])
 def test_pre_ln_is_told_apart_though_a_norm_reads_its_last_sum(depth: int, x: Tensor) -> None:
     model = nn.Sequential(Stack(PreLN, depth), nn.LayerNorm(D))
