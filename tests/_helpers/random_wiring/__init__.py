@@ -1,0 +1,1 @@
+"""Random modules in plain torch, with their residual connections known by construction."""
