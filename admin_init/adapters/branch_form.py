@@ -71,8 +71,11 @@ class BranchSite(ResidualSite):
     @property
     @override
     def template(self) -> Tensor:
-        norm = [] if self.norm is None else list(self.norm.parameters())
-        return next(iter([*norm, *self.branch.parameters()]), torch.empty(0))
+        parts = self._place.branch.split(".")
+        around = (".".join(parts[:stop]) for stop in range(len(parts), -1, -1))
+        modules = [self.norm, *(self._model.get_submodule(name) for name in around)]
+        parameters = (p for module in modules if module is not None for p in module.parameters())
+        return next((p for p in parameters if p.is_floating_point()), torch.empty(0))
 
     @override
     def install_(self) -> None:

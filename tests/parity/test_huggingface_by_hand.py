@@ -217,9 +217,11 @@ def test_the_branch_is_measured_after_dropout(
 
     monkeypatch.setattr(F, "dropout", spy)
     profile = admin_init.profile(model, [batch_of(model)])
-    del passed[: len(passed) // 2]  # of the pass that finds the sites
+    stacks = by_stack(profile)
+    # What was drawn before belongs to the pass that finds the sites.
+    del passed[: -sum(1 + len(sites) for sites in stacks)]
     # The first dropout of each stack is that of its embedding.
-    for sites in by_stack(profile):
+    for sites in stacks:
         passed.pop(0)
         for site, (after, before) in zip(sites, passed[: len(sites)], strict=True):
             # The branch was divided by omega before its dropout.

@@ -23,6 +23,8 @@ import admin_init
 from admin_init import FoldError, UnsupportedModelError
 from admin_init.adapters.discovery import find_sites
 
+STREAM = "its shortcut is itself a sum of a shortcut and a branch"
+
 
 def build(wiring: Wiring) -> tuple[Model, Tensor]:
     torch.manual_seed(0)
@@ -126,6 +128,11 @@ def check_fold(model: Model, truth: Truth, x: Tensor) -> str:
 def check(wiring: Wiring) -> Counter[str]:
     model, x = build(wiring)
     truth = truth_of(model)
+    found, said = found_sites(model, x)
+    if STREAM in said:
+        # x is a sum that no norm reads alone, so whether a norm of the next is Post-LN is open.
+        assert set(found) <= set(truth.served)
+        return Counter(models=1, streams=1)
     check_found(model, truth, x)
     kinds = Counter(models=1, served=len(truth.served), refused=len(truth.refused), pre=truth.pre)
     for _, reason in truth.refused:

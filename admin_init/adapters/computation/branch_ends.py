@@ -9,7 +9,7 @@ from torch import nn
 
 from admin_init.adapters.computation.graph import Call, ForwardGraph, Output, Value
 from admin_init.adapters.computation.paths import axis_back, same, scaled, selected
-from admin_init.adapters.computation.residuals import Residual
+from admin_init.adapters.computation.residuals import Residual, roots
 from admin_init.errors import FoldError, UnsupportedModelError
 
 
@@ -42,6 +42,8 @@ def branch_end(residual: Residual, graph: ForwardGraph) -> BranchEnd:
     uses = graph.runs
     path, problem = [residual.branch], "no module returns its branch"
     found: list[BranchEnd] = []
+    # The shortcut may be a copy of what the branch reads.
+    root = roots(residual.shortcut)[-1]
     last = residual.sum
     while True:
         value = path[-1]
@@ -60,7 +62,7 @@ def branch_end(residual: Residual, graph: ForwardGraph) -> BranchEnd:
             else:
                 kind = type(output.call.module).__name__
                 problem = f"its branch ends in a {kind} that runs {runs} times"
-        before = same(value) or selected(value) or scaled(value, residual.shortcut)
+        before = same(value) or selected(value) or scaled(value, root)
         if before is None:
             break
         last = value
@@ -83,9 +85,10 @@ def _turn(call: Call, graph: ForwardGraph) -> Turn | None:
 def outputs_ending(branch: Value, shortcut: Value) -> Iterator[Output]:
     """Yield the outputs that are f(x) up to dropout, factors, casts and views, last ones first."""
     value: Value | None = branch
+    root = roots(shortcut)[-1]
     while value is not None:
         yield from value.outputs
-        value = same(value) or selected(value) or scaled(value, shortcut)
+        value = same(value) or selected(value) or scaled(value, root)
 
 
 def fold_weights(end: BranchEnd) -> list[tuple[nn.Parameter, int]]:

@@ -214,10 +214,11 @@ class _Norms:
         """Return the first of the norms through which alone a branch reads x, if it does so."""
         for value in roots(shortcut):
             through = [reader for reader in readers(value) if _leads_to(reader, branch)]
+            if (norm := self.reading(value, through)) is not None:
+                return norm
             norms = [self.reading(value, [reader]) for reader in through]
-            first = next(iter(norms), None)
-            if first is not None and all(norms):
-                return first
+            if norms and norms[0] is not None and all(norms):
+                return norms[0]
         return None
 
     def put_out(self, value: Value) -> bool:

@@ -395,3 +395,21 @@ def test_a_known_layer_whose_sum_is_read_elsewhere_is_an_error(x: Tensor) -> Non
     layer.norm2.weight = nn.Parameter(torch.ones(D))  # type: ignore[assignment]
     with pytest.raises(UnsupportedModelError, match=r"classes, `ffn` are Post-LN .*`exclude=`"):
         admin_init.profile(layer, [x])
+
+
+def test_omega_has_the_type_of_the_weights_nearby(x: Tensor) -> None:
+    class Bare(FunctionalNorm):
+        """Neither the norm nor the end of the branch is a module with weights."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.dropout = nn.Dropout(0.1)
+
+        def branch(self, x: Tensor) -> Tensor:
+            y: Tensor = self.dropout(x @ self.inner.weight.T @ self.outer.weight.T)
+            return y
+
+    model = Stack(Bare).double()
+    admin_init.initialize_(model, x.double())
+    omegas = [value for name, value in model.state_dict().items() if name.endswith("omega")]
+    assert [omega.dtype for omega in omegas] == [torch.float64] * 3
