@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import dropwhile
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -238,13 +240,24 @@ def make_profile(
             "Look for NaN in the batch, an overflow in half precision, or a broken initialization."
         )
     omegas: dict[str, float] = {}
-    for chain in _chains(measured):
+    constant: list[str] = []
+    for whole in _chains(measured):
+        chain = list(dropwhile(partial(_is_constant, rule=rule), whole))
+        if chain:
+            constant += [site.name for site in whole[: len(whole) - len(chain)]]
+            omegas |= dict.fromkeys(constant, 1.0)
         values = omega_from_variances(
-            [site.branch.variance for site in chain],
-            shortcut=[site.shortcut.variance for site in chain],
+            [site.branch.variance for site in chain or whole],
+            shortcut=[site.shortcut.variance for site in chain or whole],
             rule=rule,
         )
-        omegas |= {site.name: omega for site, omega in zip(chain, values, strict=True)}
+        omegas |= {site.name: omega for site, omega in zip(chain or whole, values, strict=True)}
+    if constant:
+        warnings.warn(
+            f"The sum of {some(constant)} is constant on this batch, as with queries that are all "
+            "zero: its omega is 1, and its chain begins after it.",
+            stacklevel=3,
+        )
     collapsed = [name for name, omega in omegas.items() if omega == 0]
     if collapsed:
         raise ProfileError(
@@ -269,6 +282,12 @@ def make_profile(
         dtype=measured[0].dtype,
         left_out=tuple(left_out),
     )
+
+
+def _is_constant(site: SiteVariances, rule: Rule) -> bool:
+    """Return whether a connection gives the next one an omega of 0."""
+    shortcut = site.shortcut.variance if rule == "reference" else 0.0
+    return shortcut == site.branch.variance == 0.0
 
 
 def _chains(measured: Sequence[SiteVariances]) -> Iterator[list[SiteVariances]]:

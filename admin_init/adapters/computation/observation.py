@@ -114,7 +114,9 @@ class ObservedPass:
             self._branch[site.name] = variance(branch)
             if self._rule == "reference":
                 scaled = self.omega(site).square() * self._shortcut[site.name]
-                self._running[site] = (scaled + self._branch[site.name]).sqrt()
+                total = scaled + self._branch[site.name]
+                # Where both terms are constant, the chain begins after this site.
+                self._running[site] = torch.where(total > 0, total.sqrt(), torch.ones_like(total))
 
     def check_ran(self, sites: Sequence[ResidualSite]) -> None:
         """Raise a ProfileError if a site did not run."""
