@@ -108,21 +108,16 @@ class History(Callback):
         # A run that was killed before its result was written may be resumed at its end.
         self._stop_if_over(trainer)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Validate before the first update, if asked to.
+        """Validate before the first update, if asked to, and record the gradient norm.
 
-        Lightning's sanity check is too early: it runs before AdminInit has rescaled the model.
+        Before the first step, AdminInit has not rescaled the model.
         """
         if self.initial and self.course.initial_nll is None and trainer.global_step == 0:
             with isolate_rng():
                 self.course.initial_nll = _validation_nll(trainer, pl_module)
-
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        """Record the gradient norm."""
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         self.course.grad_norm.append(norm)
