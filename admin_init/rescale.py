@@ -46,10 +46,11 @@ def install_(model: nn.Module, *, trainable: bool = True, sites: Sites | None = 
         >>> [name for name, _ in model.named_parameters() if name.endswith("omega")][:2]
         ['layers.0.self_attn_skip.omega', 'layers.0.ffn_skip.omega']
     """
-    bare = [site for site in resolve_sites(model, sites) if not site.installed]
+    found = resolve_sites(model, sites)
+    bare = [site for site in found if not site.installed]
     with ExitStack() as undo:
         _install_(bare, undo)
-        store_records(bare)
+        store_records(found)
         train_omegas_(bare, trainable)
         undo.pop_all()
     return model
@@ -102,7 +103,6 @@ def apply_(
     _check_range(found, omegas)
     _link(found, profiles)
     install_(model, sites=found)
-    store_records(found)
     for site in found:
         if site.omega is not None:
             nn.init.constant_(site.omega, omegas[site.name])

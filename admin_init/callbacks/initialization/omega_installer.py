@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, IterableDataset
 from admin_init._utils.isolation import preserved
 from admin_init.adapters.computation.sites import included
 from admin_init.adapters.discovery import Forward, Sites, find_sites, known_sites, resolve_sites
-from admin_init.adapters.records import store_records
 from admin_init.admin_profile import AdminProfile
 from admin_init.callbacks.lightning_compat import (
     is_overridden,
@@ -126,7 +125,6 @@ class OmegaInstaller:
                     site.uninstall_()
             sites = profiled_sites(pl_module, profile)
             install_(pl_module, sites=sites)
-            store_records(sites)
             train_omegas_(sites, self._trainable)
         return hook()
 
