@@ -12,12 +12,6 @@ from admin_init.adapters.patterns import named_sites
 PATTERN = SitePattern(branch="layers.*.outer", linear="layers.*.outer", norm="layers.*.norm")
 
 
-@pytest.fixture
-def x() -> Tensor:
-    torch.manual_seed(1)
-    return torch.randn(3, 5, D)
-
-
 class WithOthers(SubLayer):
     def __init__(self) -> None:
         super().__init__()

@@ -28,16 +28,6 @@ from admin_init.adapters.discovery import find_sites
 kinds = pytest.mark.parametrize("kind", SUB_LAYERS, ids=lambda kind: kind.__name__)
 
 
-@pytest.fixture
-def x() -> Tensor:
-    torch.manual_seed(1)
-    return torch.randn(3, 5, D)
-
-
-def names(model: nn.Module, x: Any, **options: Any) -> list[str]:
-    return [site.name for site in find_sites(model, x, **options)]
-
-
 @kinds
 def test_each_way_to_write_a_sub_layer_is_found(kind: Callable[[], SubLayer], x: Tensor) -> None:
     sites = find_sites(Stack(kind), x)

@@ -18,12 +18,6 @@ from admin_init import NotPostLNError, UnsupportedModelError
 from admin_init.adapters.discovery import find_sites
 
 
-@pytest.fixture
-def x() -> Tensor:
-    torch.manual_seed(1)
-    return torch.randn(3, 5, D)
-
-
 def names(model: nn.Module, x: Any, **options: Any) -> list[str]:
     return [site.name for site in find_sites(model, x, **options)]
 

@@ -9,12 +9,6 @@ from admin_init import NotPostLNError, UnsupportedModelError
 from admin_init.adapters.discovery import find_sites
 
 
-@pytest.fixture
-def x() -> Tensor:
-    torch.manual_seed(1)
-    return torch.randn(3, 5, D)
-
-
 class Scaled(SubLayer):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = 0.5 * x + self.branch(self.norm(x))
