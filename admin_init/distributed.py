@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from admin_init.adapters.computation.observation import SiteVariances
 from admin_init.admin_profile import AdminProfile
@@ -27,6 +27,23 @@ class Ranks:
     """Returns rank 0's argument on every rank."""
     device: torch.device | str
     """Device of the tensors that ``total`` takes."""
+
+    @classmethod
+    def of_process_group(cls, device: torch.device | str) -> Ranks:
+        """Return the ranks of torch's default process group; a single one if there is none."""
+        together = distributed.is_available() and distributed.is_initialized()
+
+        def total(table: Tensor) -> Tensor:
+            distributed.all_reduce(table)
+            return table
+
+        def broadcast(profile: AdminProfile) -> AdminProfile:
+            profiles = [profile]
+            distributed.broadcast_object_list(profiles, src=0, device=torch.device(device))
+            return profiles[0]
+
+        count = distributed.get_world_size() if together else 1
+        return cls(count=count, total=total, broadcast=broadcast, device=device)
 
 
 def profile_ranks(

@@ -19,7 +19,7 @@ from fairseq.models.transformer.transformer_legacy import (
     transformer_wmt_en_de,
     transformer_wmt_en_de_big,
 )
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 from typing_extensions import override
 
 from admin_init._utils.isolation import preserved
@@ -172,22 +172,12 @@ def _profiled(model: nn.Module, task: Any, args: Namespace, rule: Rule) -> Admin
         batch = _first_batch(model, task, args, ranks, rank)
     model.to(device)
     batch = utils.move_to_cuda(batch) if on_gpu else batch
-
-    def total(table: Tensor) -> Tensor:
-        distributed.all_reduce(table)
-        return table
-
-    def broadcast(profile: AdminProfile) -> AdminProfile:
-        profiles = [profile]
-        distributed.broadcast_object_list(profiles, src=0, device=device)
-        return profiles[0]
-
     profile = profile_ranks(
         model,
         find_sites(model),
         lambda: model(**batch["net_input"]),
         rule=rule,
-        ranks=Ranks(count=ranks, total=total, broadcast=broadcast, device=device),
+        ranks=Ranks.of_process_group(device),
     )
     model.to("cpu")  # where fairseq expects what it has built
     return profile
