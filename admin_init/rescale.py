@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from admin_init.adapters.computation.observation import check_can_train
 from admin_init.adapters.discovery import Sites, known_sites, resolve_sites
+from admin_init.adapters.pretrained import fold_when_saved_, save_as_is_
 from admin_init.adapters.records import sites_from_records, store_records
 from admin_init.admin_profile import AdminProfile, SiteProfile
 from admin_init.errors import FoldError, ProfileError, UnsupportedModelError
@@ -22,6 +23,9 @@ def install_(model: nn.Module, *, trainable: bool = True, sites: Sites | None = 
 
     Existing omegas are kept. The first omega of each stack is not trained: it scales the embedding,
     and only while it is constant can :func:`fold_` be exact.
+
+    ``save_pretrained`` of a model of Hugging Face saves folded weights from now on, because
+    ``from_pretrained`` builds a plain model; the model itself keeps its omegas.
 
     Args:
         model: A model with Post-LN layers.
@@ -53,6 +57,7 @@ def install_(model: nn.Module, *, trainable: bool = True, sites: Sites | None = 
         store_records(found)
         train_omegas_(bare, trainable)
         undo.pop_all()
+    fold_when_saved_(model, fold_)
     return model
 
 
@@ -145,6 +150,8 @@ def fold_(model: nn.Module, *, sites: Sites | None = None) -> nn.Module:
     check_fold(model, folding)
     for site in folding:
         site.fold_()
+    save_as_is_(model)
+    fold_when_saved_(model, fold_)  # what still has omegas
     return model
 
 
