@@ -16,6 +16,9 @@ from admin_init.errors import AdminInitError, ProfileError
 from admin_init.omega import RULES, Rule
 from admin_init.sites import SiteRecord
 
+PROFILE_FILE = "admin_profile.json"
+"""File that a training run writes its profile to, beside its checkpoints."""
+
 
 @dataclass(frozen=True)
 class SiteProfile:

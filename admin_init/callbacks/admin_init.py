@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from admin_init.adapters.discovery import Forward, Sites
-from admin_init.admin_profile import AdminProfile
+from admin_init.admin_profile import PROFILE_FILE, AdminProfile
 from admin_init.callbacks.initialization import checks
 from admin_init.callbacks.initialization.folded_checkpoint import write_folded_checkpoint
 from admin_init.callbacks.initialization.omega_installer import OmegaInstaller, included_sites
@@ -28,8 +28,6 @@ from admin_init.sites import ResidualSite
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
-
-PROFILE_FILE = "admin_profile.json"
 
 
 class AdminInit(Callback):
@@ -173,7 +171,7 @@ class AdminInit(Callback):
         sites = self._sites(pl_module)
         if self._keeps_omegas(trainer, sites):
             return
-        checks.warn_unoptimized(trainer, sites)
+        checks.warn_unoptimized(trainer.optimizers, sites)
         if not self.force:
             checks.check_untrained(sites)
         if self.sites is None:
@@ -258,7 +256,9 @@ class AdminInit(Callback):
         fresh = trainer.global_step == 0 or (plain and set(expected) != {1.0})
         if fresh and not self._resumed:
             return False
-        return self.profile is not None or not checks.profiles_anew(trainer, sites)
+        return self.profile is not None or not checks.profiles_anew(
+            trainer.global_step, sites, warn=trainer.is_global_zero
+        )
 
     def _step(
         self,

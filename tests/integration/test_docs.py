@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from _helpers.huggingface_runs import rows
 from _helpers.recipe_files import parse_arguments
+from _helpers.small_huggingface import bert
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -104,6 +106,8 @@ def given(code: str) -> dict[str, Any]:
         "data": data,
         "validation_data": data,
         "batch": torch.randn(4, 5, 16),
+        "bert": bert(),
+        "sentences": rows(),
     }
 
 

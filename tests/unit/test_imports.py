@@ -29,6 +29,7 @@ ORDER = [
     "initialize",
     "distributed",
     "callbacks",
+    "huggingface",
     "translation",
     "fairseq",
     "lab",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.optim import Optimizer
 
 from admin_init.adapters.survey import refused_layers
 from admin_init.errors import AdminInitError, ProfileError, TrainedModelError
@@ -113,11 +114,11 @@ def check_untrained(sites: list[ResidualSite]) -> None:
                 )
 
 
-def warn_unoptimized(trainer: pl.Trainer, sites: list[ResidualSite]) -> None:
+def warn_unoptimized(optimizers: Sequence[Optimizer], sites: list[ResidualSite]) -> None:
     """Warn if trainable omegas are in no optimizer."""
     optimized = {
         id(parameter)
-        for optimizer in trainer.optimizers
+        for optimizer in optimizers
         for group in optimizer.param_groups
         for parameter in group["params"]
     }
@@ -130,22 +131,24 @@ def warn_unoptimized(trainer: pl.Trainer, sites: list[ResidualSite]) -> None:
         warnings.warn(
             f"No optimizer has {len(left_out)} of the omegas (such as that of "
             f"`{left_out[0]}`), so they stay at their profiled values. Build "
-            "the optimizer in `configure_optimizers` from `self.parameters()`.",
+            "the optimizer from the parameters of the model that has them (in Lightning, in "
+            "`configure_optimizers` from `self.parameters()`).",
             stacklevel=2,
         )
 
 
-def profiles_anew(trainer: pl.Trainer, sites: Sequence[ResidualSite]) -> bool:
-    """Return whether to profile though the run resumes, and warn that its checkpoint has none.
+def profiles_anew(step: int, sites: Sequence[ResidualSite], *, warn: bool) -> bool:
+    """Return whether to profile though the run resumes at ``step`` with a checkpoint without one.
 
-    Only a checkpoint from before the first update, whose omegas are all 1, is profiled.
+    Only a checkpoint from before the first update, whose omegas are all 1, is profiled. ``warn``
+    says what is done.
     """
     plain = all((site.omega == 1).all() for site in sites if site.omega is not None)
-    anew = trainer.global_step == 0 and plain
+    anew = step == 0 and plain
     state = "all 1, as in plain Post-LN" if plain else "not all 1"
-    if trainer.is_global_zero:
+    if warn:
         warnings.warn(
-            f"The checkpoint that this run resumes from, at update {trainer.global_step}, holds no "
+            f"The checkpoint that this run resumes from, at update {step}, holds no "
             f"profile, and its omegas are {state}. "
             + (
                 "AdminInit profiles now."
