@@ -112,6 +112,25 @@ def test_omega_is_spared_from_weight_decay_unless_it_is_wanted() -> None:
     assert means[1][1:].tolist() == pytest.approx((0.9 * means[0][1:]).tolist(), rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("settings", "tolerance"),
+    [
+        ({"bf16": True}, 2e-3),
+        ({"torch_compile": True, "torch_compile_backend": "eager"}, 0),
+        ({"gradient_accumulation_steps": 2}, 0),
+    ],
+)
+def test_the_omegas_are_the_same_with_other_settings(
+    settings: dict[str, Any], tolerance: float
+) -> None:
+    found = []
+    for changed in ({}, settings):
+        trainer(None, callback := AdminCallback(), args=changed | {"max_steps": 1}).train()
+        assert callback.profile is not None
+        found.append([site.omega for site in callback.profile.sites])
+    assert found[1] == pytest.approx(found[0], rel=tolerance)
+
+
 def test_two_ranks_have_the_same_omegas() -> None:
     together(huggingface_runs.train)
     first, second = (torch.load(f"rank{rank}.pt") for rank in (0, 1))
