@@ -133,8 +133,7 @@ def _branch_site(
 ) -> BranchSite:
     problem, weights = None, {}
     try:
-        parameters = {parameter: name for name, parameter in model.named_parameters()}
-        weights = {parameters[weight]: axis for weight, axis in fold_weights(end)}
+        weights = {names.parameters[weight]: axis for weight, axis in fold_weights(end)}
     except FoldError as error:
         problem = str(error)
     name = names[end.output.call.module]
@@ -213,7 +212,7 @@ def shorten_stacks(sites: Sequence[ResidualSite]) -> None:
 
 
 class ModuleNames(dict[nn.Module, str]):
-    """Qualified names of modules, and of the residual connections in a graph."""
+    """Qualified names of modules, of parameters, and of the residual connections in a graph."""
 
     def __init__(
         self,
@@ -222,6 +221,7 @@ class ModuleNames(dict[nn.Module, str]):
         ends: Mapping[Residual, BranchEnd | UnsupportedModelError],
     ) -> None:
         super().__init__((module, name) for name, module in model.named_modules())
+        self.parameters = {parameter: name for name, parameter in model.named_parameters()}
         self._graph = graph
         self._ends = ends
 
