@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import random
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain
@@ -13,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 
 @contextmanager
@@ -22,13 +26,15 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
     Restores the buffers (running means), the attributes of the modules (their mode, counters, lists
     of outputs, torchmetrics states) with the containers and random generators in them, and the
-    random states of torch, numpy and Python. State inside objects of the user's own classes is not
-    restored.
+    random states of torch, numpy and Python. An iterator among the attributes yields again what the
+    pass took from it. State inside objects of the user's own classes is not restored.
     """
     undo: list[Callable[[], object]] = []
     seen: set[int] = set()
     for module in model.modules():
         _remember(vars(module), undo, seen)
+    for module in model.modules():
+        undo += _replay(vars(module))
     undo.append(partial(random.setstate, random.getstate()))
     undo.append(partial(np.random.set_state, np.random.get_state()))  # noqa: NPY002
     with torch.random.fork_rng(devices=_cuda_devices(model)):
@@ -37,6 +43,39 @@ def preserved(model: nn.Module) -> Iterator[None]:
         finally:
             for step in undo:
                 step()
+
+
+class WrittenParameters:
+    """Parameters that operations write in a pass, to be put back after it.
+
+    Some training steps change parameters themselves: an average of the weights, a codebook.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._by_storage: dict[int, list[nn.Parameter]] = {}
+        self._before: list[tuple[nn.Parameter, Tensor]] = []
+        for parameter in model.parameters():
+            if not is_lazy(parameter):
+                self._by_storage.setdefault(storage_of(parameter), []).append(parameter)
+
+    def before_write(self, tensors: Iterable[Tensor]) -> None:
+        """Copy the parameters in the memory of ``tensors``, which the next operation writes."""
+        for tensor in tensors:
+            for parameter in self._by_storage.pop(storage_of(tensor), ()):
+                self._before.append((parameter, parameter.detach().clone()))
+
+    def put_back(self) -> None:
+        """Give the parameters the values that they had."""
+        for parameter, before in self._before:
+            parameter.data.copy_(before)
+
+
+def storage_of(tensor: Tensor) -> int:
+    """Return a number for the memory of a tensor, which its views share."""
+    if tensor.layout != torch.strided:
+        return id(tensor)  # it has none
+    address: int = tensor.untyped_storage()._cdata
+    return address
 
 
 _trials: list[nn.Module] = []
@@ -108,6 +147,40 @@ def _remember(value: Any, undo: list[Callable[[], object]], seen: set[int]) -> N
             _remember(item, undo, seen)
     elif isinstance(value, set):
         undo.append(partial(_refill, value, set(value), value.update))
+
+
+class _Recorded(Iterator[Any]):
+    """An iterator whose items are kept."""
+
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        self.iterator = iterator
+        self.items: list[Any] = []
+
+    def __next__(self) -> Any:
+        item = next(self.iterator)
+        self.items.append(item)
+        return copy_of(item)
+
+
+def _replay(attributes: dict[str, Any]) -> Iterator[Callable[[], object]]:
+    """Record what is taken from iterators; yield functions that let them yield it again."""
+    for name, value in list(attributes.items()):
+        if isinstance(value, Iterator) and not isinstance(value, io.IOBase):
+            attributes[name] = recorded = _Recorded(value)
+            yield partial(_chain, attributes, name, recorded)
+
+
+def _chain(attributes: dict[str, Any], name: str, recorded: _Recorded) -> None:
+    if recorded.items:
+        attributes[name] = chain(recorded.items, recorded.iterator)
+
+
+def copy_of(item: Any) -> Any:
+    """Copy a batch, which a pass may change in place; its tensors alone, if it has no deepcopy."""
+    try:
+        return copy.deepcopy(item)
+    except Exception:
+        return apply_to_collection(item, Tensor, Tensor.clone, allow_frozen=True)
 
 
 def _copy_back(tensor: Tensor, before: Tensor) -> None:

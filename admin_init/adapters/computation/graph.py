@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 from typing_extensions import override
 
+from admin_init._utils.isolation import WrittenParameters, storage_of
+
 SAME_ELEMENTS = "alias"
 """Operation of a value whose memory was written through another tensor."""
 _PARTLY_WRITTEN = "partly written"
@@ -88,7 +90,8 @@ class Output:
 class ForwardGraph(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Context that records the operations of a forward pass and the calls of a model's modules.
 
-    No tensor is kept alive. Operations of a backward pass are left out.
+    No tensor is kept alive. Operations of a backward pass are left out. Parameters that operations
+    write get back the values that they had.
 
     Args:
         model: The model that runs.
@@ -108,6 +111,7 @@ class ForwardGraph(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
         """All calls, in the order of their start."""
         self._before_operation = before_operation
+        self._parameters = WrittenParameters(model)
         self._of_tensor: Any = WeakIdKeyDictionary()
         self._running: list[Call] = []
         self._hooks = ExitStack()
@@ -127,6 +131,7 @@ class ForwardGraph(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __exit__(self, *error: Any) -> None:
         self._hooks.close()
         super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._parameters.put_back()
 
     @override
     def __torch_dispatch__(
@@ -142,15 +147,16 @@ class ForwardGraph(TorchDispatchMode):  # type: ignore[no-untyped-call]
         constants = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
         if self._before_operation is not None and inputs:
             self._before_operation(op, tensors, inputs, constants)
-        output = func(*args, **kwargs)
         mutable = func._schema.is_mutable
         written = list(_written(func, args, kwargs)) if mutable else []
+        self._parameters.before_write(written)
+        output = func(*args, **kwargs)
         made = [leaf for leaf in _flat((output,)) if isinstance(leaf, Tensor)]
         memories = {}
         if mutable or func.is_view or op == "_unsafe_view":
-            memories = {_storage(tensor): self.value_of(tensor).memory for tensor in tensors}
+            memories = {storage_of(tensor): self.value_of(tensor).memory for tensor in tensors}
         for tensor in {id(tensor): tensor for tensor in (*made, *written)}.values():
-            memory = memories.get(_storage(tensor)) if memories else None
+            memory = memories.get(storage_of(tensor)) if memories else None
             value = self._add(tensor, op, inputs, constants, memory or Memory())
             if any(tensor is other for other in written):
                 value.memory.written = value
@@ -257,13 +263,6 @@ def _flat(values: Iterable[Any]) -> Iterator[Any]:
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def _storage(tensor: Tensor) -> int:
-    if tensor.layout != torch.strided:
-        return id(tensor)  # it has none
-    address: int = tensor.untyped_storage()._cdata
-    return address
 
 
 def _elements(value: Value) -> int:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from admin_init._utils.isolation import copy_of
 from admin_init.admin_profile import AdminProfile
 from admin_init.callbacks.lightning_compat import (
-    clone_batch,
     logging_disabled,
     with_gradients_if_needed,
 )
@@ -60,7 +60,7 @@ def profile_on_batch(
     unsynchronized = getattr(trainer.strategy.model, "no_sync", nullcontext)
 
     def measure(gradients: AbstractContextManager[object]) -> AdminProfile:
-        copied = clone_batch(batch)
+        copied = copy_of(batch)
 
         def run() -> None:
             with trainer.precision_plugin.train_step_context(), gradients, unsynchronized():

@@ -180,3 +180,42 @@ def test_it_is_profiled_after_the_hooks_of_the_module_and_of_all_callbacks() -> 
         assert len(model.seen) == (3 if skip else 6)  # -1 skips the epoch
         # The wrapper of the hook is gone.
         assert "on_train_batch_start" not in vars(model)
+
+
+class Averaging:
+    """A training step that moves parameters itself, and takes items from iterators."""
+
+    def __init__(self, model: Any) -> None:
+        model.teacher = copy.deepcopy(model.model).requires_grad_(False)
+        model.code = torch.nn.Parameter(torch.zeros(D), requires_grad=False)
+        model.tied = torch.nn.Parameter(model.code[:4], requires_grad=False)  # in its memory
+        model.unlabeled = iter(range(9))
+        model.noise = (torch.full((D,), float(i)) for i in range(9))
+        model.items = []
+
+
+def averaging(self: Any, batch: Tensor, batch_idx: int) -> Tensor:
+    with torch.no_grad():
+        pairs = zip(self.teacher.parameters(), self.model.parameters(), strict=False)
+        for theirs, ours in pairs:
+            if theirs.shape == ours.shape:
+                theirs.lerp_(ours, 0.1)
+    self.code.data.lerp_(torch.ones(D), 0.5)
+    noise = next(self.noise)
+    noise += 1
+    self.items.append((next(self.unlabeled), noise[0].item(), self.code[0].item()))
+    loss: Tensor = (self.model(batch) + self.teacher(batch)).square().mean()
+    return loss
+
+
+def test_what_a_step_moves_itself_is_put_back() -> None:
+    trained = {}
+    for profiled in (False, True):
+        model = module(model=encoder(dropout=0.0), training_step=averaging)
+        Averaging(model)
+        trainer(callbacks=[AdminInit()] if profiled else [], max_steps=3).fit(model, loader())
+        trained[profiled] = model
+    assert trained[True].items == trained[False].items
+    assert trained[True].items[0] == (0, 1.0, 0.5)
+    assert torch.equal(trained[True].code, trained[False].code)
+    assert trained[True].tied[0] == trained[True].code[0]
