@@ -19,6 +19,7 @@ from admin_init.callbacks.initialization.report import log_profile
 from admin_init.callbacks.lightning_compat import (
     Callback,
     step_arguments,
+    updates_held,
     wrap_hook_once,
 )
 from admin_init.errors import ProfileError
@@ -48,8 +49,8 @@ class AdminInit(Callback):
             :func:`admin_init.named_sites`). Default: those of all layers of supported libraries.
         profile: An :class:`AdminProfile`, or the path of one, to apply instead of profiling.
         forward: Called as ``forward(pl_module, batch)`` to profile. By default,
-            ``training_step`` is called with logging switched off. A module with manual optimization
-            needs ``forward``, because its training step also updates the weights.
+            ``training_step`` is called with logging switched off and, with manual optimization,
+            with optimizers and schedulers that do nothing.
         trainable: Whether omega is trained. The first omega of each stack is never trained.
         weight_decay: Whether the optimizer's weight decay applies to omega.
         force: Also profile a model that looks trained (a norm gain is not 1, a norm bias is not 0,
@@ -269,7 +270,8 @@ class AdminInit(Callback):
     ) -> object:
         if self.forward is not None:
             return self.forward(pl_module, batch)
-        return training_step(*step_arguments(pl_module, batch, batch_idx))
+        with updates_held(pl_module.trainer, pl_module):
+            return training_step(*step_arguments(pl_module, batch, batch_idx))
 
     def _sites(self, pl_module: pl.LightningModule) -> list[ResidualSite]:
         return included_sites(pl_module, self.sites, self.exclude)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from importlib.util import find_spec
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 if TYPE_CHECKING or not find_spec("lightning"):
@@ -90,19 +88,12 @@ def logging_disabled(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iter
     """Disable ``self.log`` and the loggers until exit."""
     dummy = importlib.import_module(f"{lightning_package(trainer)}.loggers.logger").DummyLogger
     loggers = trainer.loggers
-    logging = {name: vars(pl_module).get(name) for name in ("log", "log_dict")}
+    trainer.loggers = [dummy() for _ in loggers]
     try:
-        trainer.loggers = [dummy() for _ in loggers]
-        for name in logging:
-            setattr(pl_module, name, _ignore)
-        yield
+        with _overridden(pl_module, log=_ignore, log_dict=_ignore):
+            yield
     finally:
         trainer.loggers = loggers
-        for name, before in logging.items():
-            if before is None:
-                delattr(pl_module, name)
-            else:
-                setattr(pl_module, name, before)
 
 
 def lightning_package(instance: object) -> str:
@@ -112,12 +103,48 @@ def lightning_package(instance: object) -> str:
     return next(p for p in packages if any(module.startswith(f"{p}.") for module in modules))
 
 
-def clone_batch(batch: Any) -> Any:
-    """Copy a batch, which a training step may change in place."""
+@contextmanager
+def updates_held(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
+    """Let a training step with manual optimization update nothing until exit.
+
+    A closure of ``optimizer.step`` is still called.
+    """
+    if pl_module.automatic_optimization:
+        yield
+        return
+    gradients = [(parameter, parameter.grad) for parameter in pl_module.parameters()]
+    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+    optimizers = [*trainer.strategy._lightning_optimizers, *trainer.optimizers]
+    with ExitStack() as stack:
+        stack.enter_context(_overridden(pl_module, manual_backward=_ignore))
+        for optimizer in optimizers:
+            stack.enter_context(_overridden(optimizer, step=_call_closure, zero_grad=_ignore))
+        for scheduler in schedulers:
+            stack.enter_context(_overridden(scheduler, step=_ignore))
+        for parameter, _ in gradients:
+            parameter.grad = None
+        try:
+            yield
+        finally:
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
+
+
+@contextmanager
+def _overridden(owner: object, **methods: Callable[..., object]) -> Iterator[None]:
+    """Give an object other methods until exit."""
+    before = {name: vars(owner)[name] for name in methods if name in vars(owner)}
+    vars(owner).update(methods)
     try:
-        return copy.deepcopy(batch)
-    except Exception:
-        return apply_to_collection(batch, Tensor, Tensor.clone, allow_frozen=True)
+        yield
+    finally:
+        for name in methods:
+            vars(owner).pop(name, None)
+        vars(owner).update(before)
+
+
+def _call_closure(closure: Callable[[], object] | None = None, **_: Any) -> object:
+    return None if closure is None else closure()
 
 
 _T = TypeVar("_T")

@@ -67,12 +67,6 @@ def check_training_step(pl_module: pl.LightningModule) -> None:
             "there is no first batch to profile on. Profile beforehand with "
             "`admin_init.profile`, and pass `AdminInit(profile=...)`."
         )
-    if not pl_module.automatic_optimization:
-        raise ProfileError(
-            "A module with manual optimization updates its weights in `training_step`, so it "
-            "cannot be profiled with it. Pass `AdminInit(forward=...)`: a function "
-            "forward(pl_module, batch) that makes one forward pass."
-        )
 
 
 def check_fold(trainer: Any) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from admin_init._utils.atomic_files import move_whole
-from admin_init.callbacks.lightning_compat import logging_disabled
+from admin_init.callbacks.lightning_compat import logging_disabled, with_gradients_if_needed
 from admin_init.folding import folded
 from admin_init.sites import ResidualSite
 
@@ -45,11 +46,14 @@ def write_folded_checkpoint(
     token = trainer.strategy.broadcast(secrets.token_hex(8))
     part = path.with_name(f".{FOLDED_FILE}.{token}.part")
 
-    def run() -> object:
+    def run_with(gradients: AbstractContextManager[object]) -> object:
         # The fold is exact in the precision of the weights.
         exact = torch.autocast(pl_module.device.type, enabled=False)
-        with trainer.precision_plugin.train_step_context(), exact:
+        with trainer.precision_plugin.train_step_context(), exact, gradients:
             return step()
+
+    def run() -> object:
+        return with_gradients_if_needed(run_with)
 
     with logging_disabled(trainer, pl_module), folded(pl_module, run, sites=sites):
         trainer.save_checkpoint(part, weights_only=True)

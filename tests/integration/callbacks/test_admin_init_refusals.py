@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from _helpers.small_lightning import data, encoder, first_omegas, module, trainer
+from _helpers.small_lightning import data, encoder, module, trainer
 from torch import Tensor, nn
 
 from admin_init import (
@@ -22,28 +22,6 @@ from admin_init import (
     find_sites,
     profile,
 )
-
-
-def test_manual_optimization_needs_a_forward() -> None:
-    def manual() -> Any:
-        model = module()
-        model.automatic_optimization = False
-        type(model).training_step = step
-        return model
-
-    def step(self: Any, batch: list[Tensor], batch_idx: int) -> None:
-        optimizer = self.optimizers()
-        optimizer.zero_grad()
-        self.manual_backward((self(batch[0]) - 1).square().mean())
-        optimizer.step()
-
-    with pytest.raises(ProfileError, match=r"Pass `AdminInit\(forward=\.\.\.\)`"):
-        trainer(callbacks=[AdminInit()]).fit(manual(), data())
-    callback = AdminInit(forward=lambda pl_module, batch: pl_module(batch[0]))
-    model = manual()
-    trainer(callbacks=[callback], max_steps=1).fit(model, data())
-    assert callback.profile is not None
-    assert first_omegas(model)[1] > 1.01
 
 
 def test_no_sites_at_all_are_refused() -> None:
@@ -173,11 +151,3 @@ def test_layers_that_are_left_as_they_are_are_warned_of() -> None:
     model = nn.Sequential(encoder(norm_first=True), encoder())
     with pytest.warns(UserWarning, match=r"leaves 3 layers .* unchanged: `model.0.layers.0` is"):
         trainer(callbacks=[AdminInit()], max_steps=1).fit(module(model=model), data())
-
-
-def test_fold_on_end_needs_a_forward_where_the_step_trains() -> None:
-    model = module()
-    model.automatic_optimization = False
-    callback = AdminInit(profile=profile(encoder(), [(torch.randn(2, 5, 16),)]), fold_on_end=True)
-    with pytest.raises(ProfileError, match=r"Pass `AdminInit\(forward=\.\.\.\)`"):
-        trainer(callbacks=[callback], enable_checkpointing=True).fit(model, data())
