@@ -162,11 +162,13 @@ class BranchSite(ResidualSite):
 
     @override
     def fold_targets(self) -> Iterable[Tensor]:
+        if self.omega is None or (self.omega == 1).all():
+            return []
         return [weight for weight, _ in self.weights()]
 
     @override
     def fold_factors(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if self.omega is None:
+        if self.omega is None or (self.omega == 1).all():
             return
         factor = 1 / self.omega.detach().double()
         for weight, axis in self.weights():

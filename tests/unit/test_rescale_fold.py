@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from _helpers.perturb import perturb_, train_omegas_
+from _helpers.plain_post_ln import SubLayer
 from _helpers.small_encoder import D, encoder, layer
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
@@ -325,3 +326,30 @@ def test_fold_of_a_model_that_is_built_in_inference_mode(x: Tensor) -> None:
         admin_init.fold_(model)
     with torch.inference_mode():
         torch.testing.assert_close(admin_init.fold_(model)(x), expected, rtol=1e-4, atol=1e-5)
+
+
+class EndsInGelu(SubLayer):
+    """A branch that no weight is in proportion to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activation = nn.GELU()
+
+    def branch(self, x: Tensor) -> Tensor:
+        y: Tensor = self.activation(super().branch(x))
+        return y
+
+
+def test_an_omega_of_one_needs_no_weights() -> None:
+    torch.manual_seed(0)
+    batch = torch.randn(3, 5, 16)
+    model = nn.Sequential(EndsInGelu(), SubLayer(), SubLayer()).eval()
+    admin_init.initialize_(model, batch)
+    expected = model(batch)
+    admin_init.fold_(model)
+    assert not any("omega" in name for name in model.state_dict())
+    torch.testing.assert_close(model(batch), expected, rtol=1e-4, atol=1e-5)
+    other = nn.Sequential(SubLayer(), EndsInGelu(), SubLayer()).eval()
+    admin_init.initialize_(other, batch)
+    with pytest.raises(FoldError, match=r"`1.activation` cannot be folded, .* operation `gelu`"):
+        admin_init.fold_(other)

@@ -82,5 +82,5 @@ def test_a_branch_that_ends_in_no_linear_can_be_named_but_not_folded(x: Tensor) 
         admin_init.profile(model, [x], sites=[wrong])
     profile = admin_init.initialize_(model, x, sites=[named])
     assert profile.sites[1].omega > 1
-    with pytest.raises(admin_init.FoldError, match=r"`layers.0.mix` does not name the `linear`"):
+    with pytest.raises(admin_init.FoldError, match=r"`layers.1.mix` does not name the `linear`"):
         admin_init.fold_(model, sites=named_sites(model, [named]))
