@@ -168,7 +168,7 @@ def checked_sites(model: nn.Module, computed: Computed) -> list[ResidualSite]:
         )
     raise UnsupportedModelError(
         f"{type(model).__name__} computes no residual connection in this pass: no sum of x and "
-        "f(x) that a norm reads. Pass a `forward=` that runs the whole model."
+        "f(x) that a norm, and nothing else, reads. Pass a `forward=` that runs the whole model."
     )
 
 

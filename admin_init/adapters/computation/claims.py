@@ -52,8 +52,8 @@ def _problems(
                 f"Pre-LN, with the norm {computed} before it. Train it without Admin: Pre-LN does "
                 "not need it."
             )
-        if residual.other_terms:
-            yield f"the sum of `{site.name}` has another term than x and f(x)"
+        if residual.obstacle is not None:
+            yield f"`{site.name}` cannot have an omega: {residual.obstacle}"
         if residual.norm_module not in (site.norm.modules() if site.norm else (None,)):
             yield f"the norm of `{site.name}` is given as {norm}, but computed as {computed}"
         before = source(residual.shortcut, by_output)

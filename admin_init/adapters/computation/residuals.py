@@ -53,8 +53,8 @@ class Residual:
     kind: Literal["Post-LN", "Pre-LN"]
     norm: Norm
     """The norm that reads the sum; in a Pre-LN connection, the norm of x."""
-    other_terms: bool = False
-    """Whether terms besides x and f(x) are added before the norm."""
+    obstacle: str | None = None
+    """What else happens to the sum before the norm, if that keeps omega from it."""
 
     @property
     def axis(self) -> int | None:
@@ -90,33 +90,35 @@ def find_residuals(graph: ForwardGraph) -> list[Residual]:
         if summed is None or value.shape != summed[0].shape:
             continue
         shortcut, branch = summed
-        total, other_terms = _total(value)
+        total, obstacle = _total(value)
         after = norms.reading(total, list(readers(total)))
         before = norms.before(shortcut, branch)
         if after is not None and (before is None or norms.put_out(shortcut)):
-            found.append(Residual(value, shortcut, branch, "Post-LN", after, other_terms))
+            found.append(Residual(value, shortcut, branch, "Post-LN", after, obstacle))
         elif before is not None:
             found.append(Residual(value, shortcut, branch, "Pre-LN", before))
     return found
 
 
-def _total(sum_: Value) -> tuple[Value, bool]:
-    """Return the last value that a sum alone leads to by factors and sums with other terms.
+def _total(sum_: Value) -> tuple[Value, str | None]:
+    """Return the last value that a sum alone leads to by factors, bounds and other terms.
 
-    The second item says whether there are other terms.
+    The second item says that there are bounds or other terms.
     """
-    total, other_terms = sum_, False
+    total, obstacle = sum_, None
     while len(reading := list(readers(total))) == 1:
         (reader,) = reading
         factor = scaled(reader)
         if reader.op in SUMS and len(reader.inputs) > 1:
             if terms(reader.op, reader.inputs) is not None:
                 break  # a residual connection of its own
-            other_terms = True
+            obstacle = "its sum has another term than x and f(x)"
+        elif reader.op == "clamp":
+            obstacle = "its sum is clamped before the norm"
         elif factor is None or path_back(factor, total) is None:
             break
         total = reader
-    return total, other_terms
+    return total, obstacle
 
 
 def source(shortcut: Value, norms: dict[Value, Residual]) -> Residual | None:

@@ -92,8 +92,8 @@ def computed_sites(
                     "its shortcut is computed from the output of the norm of "
                     f"`{names.of(mixed[0])}`, but is not that output itself"
                 )
-            if residual.other_terms:
-                raise UnsupportedModelError("its sum has another term than x and f(x)")
+            if residual.obstacle is not None:
+                raise UnsupportedModelError(residual.obstacle)
             if previous is None and residual not in followed and residual.follows_a_sum:
                 raise UnsupportedModelError(
                     "its shortcut is itself a sum of a shortcut and a branch, which no norm reads "
@@ -224,6 +224,7 @@ class ModuleNames(dict[nn.Module, str]):
         self.parameters = {parameter: name for name, parameter in model.named_parameters()}
         self._graph = graph
         self._ends = ends
+        self._sums: dict[str, list[int]] = {}
 
     def of(self, residual: Residual) -> str:
         """Return the name of the module at which the branch ends, or else of the norm."""
@@ -236,7 +237,13 @@ class ModuleNames(dict[nn.Module, str]):
         return "" if residual.norm_module is None else self[residual.norm_module]
 
     def _layer(self, residual: Residual) -> str:
-        inside = [
-            call for call in self._graph.calls if call.start <= residual.sum.index < call.stop
-        ]
-        return self[inside[-1].module] if inside else ""
+        """Return the name of the layer that computes the sum, numbered if it has several."""
+        index = residual.sum.index
+        inside = [call for call in self._graph.calls if call.start <= index < call.stop]
+        name, start = (self[inside[-1].module], inside[-1].start) if inside else ("", 0)
+        places = self._sums.setdefault(name, [])
+        # One layer at several depths computes its sum at the same place of each call.
+        if index - start not in places:
+            places.append(index - start)
+        number = places.index(index - start) + 1
+        return f"{name or 'the model'}{f':{number}' if number > 1 else ''}"

@@ -101,6 +101,34 @@ def test_a_sum_of_three_terms_is_left_out(x: Tensor) -> None:
         assert names(nn.Sequential(Parallel(), SubLayer()), x) == ["1.outer"]
 
 
+def test_a_sum_that_is_clamped_is_left_out(x: Tensor) -> None:
+    class Clamped(SubLayer):
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.norm((x + self.branch(x)).clamp(-100, 100))
+            return y
+
+    with pytest.warns(UserWarning, match="`0.norm`: its sum is clamped before the norm"):
+        assert names(nn.Sequential(Clamped(), SubLayer()), x) == ["1.outer"]
+
+
+def test_sums_without_a_module_of_their_own_are_counted(x: Tensor) -> None:
+    class Functions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(D, D) / 4)
+            self.layer = SubLayer()
+
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(2):
+                x = nn.functional.layer_norm(x + x @ self.weight, (D,))
+            y: Tensor = self.layer(x)
+            return y
+
+    reason = r"leaves 2 Post-LN connections .* `the model`: .*; `the model:2`: "
+    with pytest.warns(UserWarning, match=reason):
+        assert names(Functions(), x) == ["layer.outer"]
+
+
 def test_a_gate_is_no_factor_of_a_shortcut(x: Tensor) -> None:
     class Gated(SubLayer):
         def forward(self, x: Tensor) -> Tensor:
@@ -142,9 +170,9 @@ def test_weights_that_a_pass_reads_twice_are_not_folded(x: Tensor) -> None:
             y: Tensor = self.norm(x + self.dropout(self.branch(x)))
             return self.outer(y.repeat(1, 1, 2))
 
-    admin_init.initialize_(model := Twice().eval(), x)
+    admin_init.initialize_(model := nn.Sequential(SubLayer(), Twice()).eval(), x)
     expected = model(x)
-    with pytest.raises(admin_init.FoldError, match=r"`dropout` .* read by several operations"):
+    with pytest.raises(admin_init.FoldError, match=r"`1.dropout` .* read by several operations"):
         admin_init.fold_(model)
     assert torch.equal(model(x), expected)
 
