@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+import torch
 from torch import nn
 
 from admin_init.adapters.branch_form import BranchSite
@@ -61,7 +62,12 @@ def computed_sites(
             Post-LN connection with the same norm. Their chain is changed to that of the
             computation.
         exclude: Patterns of names to leave out without a reason, see :func:`is_excluded`.
+
+    Raises:
+        UnsupportedModelError: The whole model is compiled by TorchScript.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedModelError(f"{type(model).__name__}: {_SCRIPTED}.")
     residuals = find_residuals(graph)
     ends = {residual: _end(residual, graph) for residual in residuals}
     names = ModuleNames(model, graph, ends)
@@ -117,8 +123,28 @@ def computed_sites(
             site.computed_fold_problem = _other_readers(previous, residual)
         site_of[residual] = site
         found.sites.append(site)
+    found.left_out.update(
+        (name, _SCRIPTED) for name in _scripted(model) if not is_excluded(name, exclude)
+    )
     name_stacks(found.sites)
     return found
+
+
+_SCRIPTED = (
+    "it is compiled by TorchScript, which shows no modules that omega could be added to; rescale "
+    "and fold the model before it is scripted"
+)
+
+
+def _scripted(model: nn.Module) -> Iterator[str]:
+    """Yield the names of the modules with norms that are compiled by TorchScript."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) and not isinstance(
+            model.get_submodule(name.rpartition(".")[0]), torch.jit.ScriptModule
+        ):
+            kinds = (getattr(inner, "original_name", "") for inner in module.modules())
+            if any("norm" in kind.lower() for kind in kinds):
+                yield name
 
 
 def _end(residual: Residual, graph: ForwardGraph) -> BranchEnd | UnsupportedModelError:

@@ -129,6 +129,20 @@ def test_sums_without_a_module_of_their_own_are_counted(x: Tensor) -> None:
         assert names(Functions(), x) == ["layer.outer"]
 
 
+def test_torchscript_is_refused_or_named(x: Tensor) -> None:
+    scripted = torch.jit.trace(nn.Sequential(SubLayer(), SubLayer()).eval(), x)
+    with pytest.raises(UnsupportedModelError, match=r"compiled by TorchScript, .* before it is"):
+        find_sites(scripted, x)
+    with pytest.raises(UnsupportedModelError, match="compiled by TorchScript"):
+        admin_init.initialize_(scripted, x)
+    both = nn.ModuleDict({"scripted": scripted, "plain": SubLayer()})
+    with pytest.warns(UserWarning, match=r"leaves . Post-LN connections .* `scripted`: it is comp"):
+        sites = find_sites(both, x, forward=lambda model, x: model["plain"](model["scripted"](x)))
+    assert [site.name for site in sites] == ["plain.outer"]
+    half = nn.Sequential(torch.jit.trace(nn.Linear(D, D), x), SubLayer())
+    assert names(half, x) == ["1.outer"]
+
+
 def test_a_gate_is_no_factor_of_a_shortcut(x: Tensor) -> None:
     class Gated(SubLayer):
         def forward(self, x: Tensor) -> Tensor:
