@@ -1,3 +1,7 @@
 """Admin in the Trainer of Hugging Face's transformers."""
 
-from admin_init.huggingface.callback import AdminCallback as AdminCallback
+from admin_init.errors import require_extra
+
+require_extra("huggingface", "transformers", "accelerate")
+
+from admin_init.huggingface.callback import AdminCallback as AdminCallback  # noqa: E402

@@ -142,6 +142,7 @@ def answers(recipe: str) -> dict[str, Any]:
             refusal(lambda: Translator(checkpoint)),
             refusal(lambda: score(["a"], ["a"])),
             refusal(lambda: draw_dependency({})),
+            refusal(lambda: importlib.import_module("admin_init.huggingface")),
         ],
         "left": sorted(path.name for path in Path().iterdir()),
     }

@@ -212,7 +212,10 @@ def test_classes_name_the_extra_that_they_need(answers: Any) -> None:
     assert answers["classes"] == [
         "MissingExtraError: sacrebleu is not installed. "
         "Run `pip install 'admin-init[translation]'`.",
-    ] * 3 + ["MissingExtraError: matplotlib is not installed. Run `pip install 'admin-init[lab]'`."]
+    ] * 3 + [
+        f"MissingExtraError: {package} is not installed. Run `pip install 'admin-init[{extra}]'`."
+        for package, extra in (("matplotlib", "lab"), ("transformers", "huggingface"))
+    ]
 
 
 def test_what_is_required_of_an_extra_is_what_it_installs() -> None:
