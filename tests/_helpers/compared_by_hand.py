@@ -52,6 +52,10 @@ def compared(model: nn.Module, batch: Any) -> tuple[bool, dict[str, Any]]:
     if not sites:
         assert len(by_norm) <= _left_out(refused)
         return False, {"outcome": f"refused: {short(refused)}"}
+    if all(site.norm is None for site in sites):
+        assert not connections
+        reason = "found, but the search by hand knows no norms that are functions"
+        return False, {"outcome": f"{len(sites)} connections {reason}"}
     names = {module: name for name, module in model.named_modules()}
     norms = {site.name: names[site.norm] for site in sites if site.norm is not None}
     left_out = [str(w.message) for w in caught if "Admin leaves" in str(w.message)]
