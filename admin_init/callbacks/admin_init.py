@@ -289,4 +289,12 @@ class AdminInit(Callback):
         self._resumed = pl_module.trainer.ckpt_path is not None
         if self._resumed and not self._loaded:
             self.profile = None  # from an earlier run with this callback
-        return hook()
+        try:
+            return hook()
+        except Exception as error:
+            if "omega" in str(error):
+                error.add_note(
+                    "AdminInit has added a parameter `...omega` to every residual connection. Put "
+                    "these with the biases, or build the groups with `admin_init.parameter_groups`."
+                )
+            raise

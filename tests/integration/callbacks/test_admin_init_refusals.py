@@ -151,3 +151,23 @@ def test_layers_that_are_left_as_they_are_are_warned_of() -> None:
     model = nn.Sequential(encoder(norm_first=True), encoder())
     with pytest.warns(UserWarning, match=r"leaves 3 layers .* unchanged: `model.0.layers.0` is"):
         trainer(callbacks=[AdminInit()], max_steps=1).fit(module(model=model), data())
+
+
+def test_groups_that_know_no_omega_are_told_of_it() -> None:
+    """As in minGPT, where every parameter must be in one of two sets of names."""
+
+    def configure_optimizers(self: Any) -> torch.optim.Optimizer:
+        unknown = [n for n, _ in self.named_parameters() if not n.endswith(("weight", "bias"))]
+        assert not unknown, f"parameters {unknown} were not separated"
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+    def broken(self: Any) -> torch.optim.Optimizer:
+        raise ValueError("no learning rate")
+
+    for method, told in ((configure_optimizers, True), (broken, False)):
+        model = module()
+        type(model).configure_optimizers = method
+        with pytest.raises((AssertionError, ValueError)) as caught:
+            trainer(callbacks=[AdminInit()]).fit(model, data())
+        notes = getattr(caught.value, "__notes__", [])
+        assert any("admin_init.parameter_groups" in note for note in notes) == told
