@@ -18,7 +18,7 @@ QUICK = {
     "01_one_line": {"SEEDS": "(1,)", "STEPS": "4"},
     "02_why_depth_fails": {"SEEDS": "(1,)", "DEPTHS": "(2, 4, 6)", "DIRECTIONS": "1"},
     "03_choose_a_stabiliser": {"SEEDS": "(1,)", "STEPS": "2"},
-    "04_your_own_model": {"SEEDS": "(1,)", "STEPS": "2"},
+    "04_your_own_model": {"SEEDS": "(1,)", "STEPS": "2", "LAYERS": "(2, 2)"},
 }
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
