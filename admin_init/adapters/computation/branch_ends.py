@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from admin_init.adapters.computation.graph import Call, ForwardGraph, Output, Value
-from admin_init.adapters.computation.paths import axis_back, same, scaled, selected
+from admin_init.adapters.computation.paths import axis_back, origin, same, scaled
 from admin_init.adapters.computation.residuals import Residual, roots
 from admin_init.errors import FoldError, UnsupportedModelError
 
@@ -62,7 +62,7 @@ def branch_end(residual: Residual, graph: ForwardGraph) -> BranchEnd:
             else:
                 kind = type(output.call.module).__name__
                 problem = f"its branch ends in a {kind} that runs {runs} times"
-        before = same(value) or selected(value) or scaled(value, root)
+        before = origin(value, root)
         if before is None:
             break
         last = value
@@ -88,7 +88,7 @@ def outputs_ending(branch: Value, shortcut: Value) -> Iterator[Output]:
     root = roots(shortcut)[-1]
     while value is not None:
         yield from value.outputs
-        value = same(value) or selected(value) or scaled(value, root)
+        value = origin(value, root)
 
 
 def fold_weights(end: BranchEnd) -> list[tuple[nn.Parameter, int]]:

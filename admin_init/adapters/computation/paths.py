@@ -54,6 +54,11 @@ def scaled(value: Value, shortcut: Value | None = None) -> Value | None:
     return None
 
 
+def origin(value: Value, shortcut: Value | None = None) -> Value | None:
+    """Return the input that ``value`` is a view, a selection or a multiple of, if any."""
+    return same(value) or selected(value) or scaled(value, shortcut)
+
+
 def path_back(value: Value, to: Value, *, factors: bool = False) -> list[Value] | None:
     """Return the values from ``value`` back to ``to`` that have the same elements, if they do.
 

@@ -17,11 +17,11 @@ from admin_init.adapters.computation.norm_formulas import formula_output
 from admin_init.adapters.computation.norms import fit_norm
 from admin_init.adapters.computation.paths import (
     axis_back,
+    origin,
     path_back,
     readers,
     same,
     scaled,
-    selected,
 )
 
 SUMS = frozenset({"add", "sub", "addcmul"})
@@ -130,7 +130,7 @@ def source(shortcut: Value, norms: dict[Value, Residual]) -> Residual | None:
     """
     value: Value | None = shortcut
     while value is not None and value not in norms:
-        value = same(value) or selected(value) or scaled(value)
+        value = origin(value)
     return None if value is None else norms[value]
 
 
@@ -142,7 +142,7 @@ def mixed_sources(shortcut: Value, norms: dict[Value, Residual]) -> list[Residua
         if value in norms:
             found.append(norms[value])
             continue
-        step = same(value) or selected(value) or scaled(value)
+        step = origin(value)
         steps = [step] if step else value.inputs if value.op in _ELEMENTWISE else ()
         waiting += set(steps) - seen
         seen |= set(steps)
