@@ -73,15 +73,19 @@ def run(
     return Ended(processes[0].exitcode, text, time.monotonic() - began)
 
 
-def start(*arguments: str) -> tuple[Any, Path]:
+def start(*arguments: str, first: Callable[[], object] = int) -> tuple[Any, Path]:
     """Start `admin-init` in this folder, and wait until it answers signals.
+
+    Args:
+        arguments: The command line.
+        first: Called in the process before anything else, such as ``os.setsid``.
 
     Returns:
         Its process, and the file that gets all that it says.
     """
     output = Path("output-0.txt").absolute()
     output.unlink(missing_ok=True)
-    process = SERVER.Process(target=_run, args=(arguments, output, {}, None, int))
+    process = SERVER.Process(target=_run, args=(arguments, output, {}, None, first))
     process.start()
     while not output.exists():
         assert process.is_alive()

@@ -7,14 +7,14 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import DEVNULL, PIPE
 from typing import Any
 
 import psutil
 import pytest
 import torch
 import yaml
-from _helpers.command_line import call, start
+from _helpers.command_line import call
+from _helpers.forked import start
 
 from admin_init.lab.comparison.config import Comparison
 from admin_init.lab.comparison.grid import Grid
@@ -86,17 +86,13 @@ def kill_when(
     Nobody but the command itself, or one worker, gets the signal, and nobody may be left.
 
     Returns:
-        What it said on standard error.
+        What it said.
     """
-    process = start(
-        *("compare", "--config", recipe, "--workers", str(workers)),
-        stdout=DEVNULL,
-        stderr=PIPE,
-        start_new_session=True,
-    )
+    command = ("compare", "--config", recipe, "--workers", str(workers))
+    process, output = start(*command, first=os.setsid)
     while not due():
-        if process.poll() is not None:
-            assert process.returncode == 0
+        if not process.is_alive():
+            assert process.exitcode == 0
             return None
         time.sleep(0.005)
     # Or a run could come to its end before the signal is sent.
@@ -106,15 +102,15 @@ def kill_when(
         [of_server] = [child for child in children if child.ppid() != process.pid]
         of_server.send_signal(number)
     else:
-        process.send_signal(number)
+        os.kill(process.pid, number)
     os.killpg(process.pid, signal.SIGCONT)
-    _, errors = process.communicate()
+    process.join()
     if worker:
-        assert process.returncode == 1
+        assert process.exitcode == 1
     else:
-        assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+        assert process.exitcode == (-number if number == signal.SIGKILL else 128 + number)
     psutil.wait_procs(children)  # for ever, if one is left
-    return errors.decode()
+    return output.read_text()
 
 
 def steps(run: Path) -> int:
