@@ -75,12 +75,14 @@ def profile_ranks(
         ProfileError: The model cannot be profiled, see :func:`~admin_init.profiling.measure`.
         UnsupportedModelError: The model computes something else than the given sites.
     """
-    _, measured, left_out = measure_computed(
+    _, measured, left_out, copies = measure_computed(
         model, sites if given else None, run, rule=rule, fixed=sites, exclude=exclude
     )
     if ranks.count > 1:
         measured = _pool_ranks(measured, ranks.total, ranks.device)
-    profile = make_profile(measured, rule=rule, batches=ranks.count, left_out=left_out)
+    profile = make_profile(
+        measured, rule=rule, batches=ranks.count, left_out=left_out, copies=copies
+    )
     # Ranks may add in different orders, so their sums may differ in the last bit.
     return profile if ranks.count == 1 else ranks.broadcast(profile)
 

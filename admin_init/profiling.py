@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import dropwhile
 from typing import Any, NamedTuple
@@ -16,7 +17,8 @@ from admin_init.adapters.computation.observation import (
     observe_pass,
     some,
 )
-from admin_init.adapters.computation.sites import computed_sites, included
+from admin_init.adapters.computation.sites import computed_sites, included, is_excluded
+from admin_init.adapters.copies import Copy, split_copies
 from admin_init.adapters.discovery import (
     Forward,
     Sites,
@@ -115,8 +117,10 @@ def profile_sites(
         passes += 1
     if first is None:
         raise ProfileError("`batches` must hold at least one batch, but is empty.")
-    profile = make_profile(total, rule=rule, batches=passes, left_out=first.left_out)
-    return profile, first.sites
+    profile = make_profile(
+        total, rule=rule, batches=passes, left_out=first.left_out, copies=first.copies
+    )
+    return profile, [*first.sites, *(copy.site for copy in first.copies)]
 
 
 class Measured(NamedTuple):
@@ -126,6 +130,8 @@ class Measured(NamedTuple):
     variances: list[SiteVariances]
     left_out: tuple[str, ...] = ()
     """Names of the other Post-LN connections."""
+    copies: Sequence[Copy] = ()
+    """The sites of frozen copies, which are not measured."""
 
 
 def measure_computed(
@@ -157,25 +163,30 @@ def measure_computed(
         ProfileError: See :func:`measure`.
     """
     if sites is not None:
-        given = included(resolve_sites(model, sites), exclude)
+        given, copies = split_copies(model, included(resolve_sites(model, sites), exclude))
         with installed(given):
             observed = observe_pass(model, given, run, rule=rule, train=fixed is None)
         measured = observed.variances(given)
         check_sites(model, observed.graph, given)
-        return Measured(given, measured)
+        return Measured(given, measured, copies=copies)
     there = known_sites(model)
-    known = included(there if fixed is None else fixed, exclude)
+    known, copies = split_copies(model, included(there if fixed is None else fixed, exclude))
     chain = {site: site.previous for site in known}
     with installed(known):
         observed = observe_pass(model, known, run, rule=rule, train=fixed is None)
     observed.check_ran(known)
-    names = {site.name for site in known}
+    in_copies = [copy.site for copy in copies]
+    names = {site.name for site in [*known, *in_copies]}
     excluded = [site for site in there if site.name not in names]
-    computed = computed_sites(model, observed.graph, [*known, *excluded], exclude)
+    computed = computed_sites(model, observed.graph, [*known, *in_copies, *excluded], exclude)
+    computed.sites[:] = [site for site in computed.sites if site not in in_copies]
     if fixed is not None:
         computed.keep(fixed)
     found = checked_sites(model, computed)
     warn_left_out(computed)
+    if fixed is None:
+        found, copies = split_copies(model, [*found, *in_copies])
+        copies = [copy for copy in copies if not is_excluded(copy.site.name, exclude)]
     unseen = [s.name for s in known if s not in found and s.name not in computed.left_out]
     if unseen:
         raise UnsupportedModelError(
@@ -186,7 +197,7 @@ def measure_computed(
     if chain != {site: site.previous for site in found}:
         with installed(found):
             observed = observe_pass(model, found, run, rule=rule, train=fixed is None)
-    return Measured(found, observed.variances(found), tuple(computed.left_out))
+    return Measured(found, observed.variances(found), tuple(computed.left_out), copies)
 
 
 def measure(
@@ -222,9 +233,14 @@ def pool(left: Sequence[SiteVariances], right: Sequence[SiteVariances]) -> list[
 
 
 def make_profile(
-    measured: Sequence[SiteVariances], *, rule: Rule, batches: int, left_out: Sequence[str] = ()
+    measured: Sequence[SiteVariances],
+    *,
+    rule: Rule,
+    batches: int,
+    left_out: Sequence[str] = (),
+    copies: Sequence[Copy] = (),
 ) -> AdminProfile:
-    """Compute the omegas of every stack from its measured variances.
+    """Compute the omegas of every stack from its measured variances; copies get the same.
 
     Raises:
         ProfileError: A variance is not finite.
@@ -264,19 +280,27 @@ def make_profile(
             f"omega of {some(collapsed)} is 0, because the output of every branch before it is "
             "constant. Profile a model whose branches are initialized at random."
         )
+    profiles = {
+        site.name: SiteProfile(
+            name=site.name,
+            stack=site.stack,
+            variance=site.branch.variance,
+            omega=omegas[site.name],
+            elements=site.branch.count,
+            shortcut_variance=site.shortcut.variance,
+            site=site.record,
+        )
+        for site in measured
+    }
+    for copy in copies:
+        profiles[copy.site.name] = replace(
+            profiles[copy.original],
+            name=copy.site.name,
+            stack=copy.site.stack,
+            site=copy.site.record() if copy.site.computed else None,
+        )
     return AdminProfile(
-        sites=tuple(
-            SiteProfile(
-                name=site.name,
-                stack=site.stack,
-                variance=site.branch.variance,
-                omega=omegas[site.name],
-                elements=site.branch.count,
-                shortcut_variance=site.shortcut.variance,
-                site=site.record,
-            )
-            for site in measured
-        ),
+        sites=tuple(profiles.values()),
         rule=rule,
         batches=batches,
         dtype=measured[0].dtype,

@@ -22,7 +22,7 @@ def install_(model: nn.Module, *, trainable: bool = True, sites: Sites | None = 
     """Give every residual connection an omega of 1, which leaves the outputs unchanged.
 
     Existing omegas are kept. The first omega of each stack is not trained: it scales the embedding,
-    and only while it is constant can :func:`fold_` be exact.
+    and only while it is constant can :func:`fold_` be exact. Nor is one beside a frozen norm.
 
     ``save_pretrained`` of a model of Hugging Face saves folded weights from now on, because
     ``from_pretrained`` builds a plain model; the model itself keeps its omegas.
@@ -62,10 +62,14 @@ def install_(model: nn.Module, *, trainable: bool = True, sites: Sites | None = 
 
 
 def train_omegas_(sites: Sequence[ResidualSite], trainable: bool) -> None:
-    """Make the installed omegas trainable or not; the first of each stack never is."""
+    """Make the installed omegas trainable or not.
+
+    The first of each stack never is, nor one beside a frozen norm.
+    """
     for site in sites:
         if site.omega is not None:
-            site.omega.requires_grad_(trainable and site.previous is not None)
+            frozen = isinstance(site.template, nn.Parameter) and not site.template.requires_grad
+            site.omega.requires_grad_(trainable and site.previous is not None and not frozen)
 
 
 def apply_(

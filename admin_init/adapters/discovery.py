@@ -20,6 +20,7 @@ from admin_init.adapters.computation.sites import (
     included,
     shorten_stacks,
 )
+from admin_init.adapters.copies import split_copies
 from admin_init.adapters.patterns import SitePattern, named_sites
 from admin_init.adapters.records import load_sites, stored_sites
 from admin_init.adapters.registry import adapter_of, served_layers
@@ -90,7 +91,8 @@ def find_sites(
 
     Returns:
         The sites: with a batch in the order of execution, each linked to the site whose norm puts
-        out its shortcut; otherwise in the order in which the model defines them, stack by stack.
+        out its shortcut, and then those of frozen copies that did not run, such as a teacher;
+        otherwise in the order in which the model defines them, stack by stack.
 
     Raises:
         NotPostLNError: All connections found are Pre-LN.
@@ -121,7 +123,9 @@ def find_sites(
         return included(_known_sites(model), exclude)
     computed = compute_sites(model, batch, forward=forward, exclude=exclude)
     warn_left_out(computed)
-    return checked_sites(model, computed)
+    found = checked_sites(model, computed)
+    copies = [copy.site for copy in split_copies(model, found)[1]]
+    return included([*found, *(site for site in copies if site not in found)], exclude)
 
 
 def compute_sites(

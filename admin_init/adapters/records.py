@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -122,6 +122,31 @@ def sites_from_records(
         found.append((site, record))
     _link(found)
     return [site for site, _ in found]
+
+
+def copied_site(
+    model: nn.Module, site: ResidualSite, old: str, new: str, known: Mapping[str, ResidualSite]
+) -> ResidualSite | None:
+    """Return the site of a module's copy that corresponds to a site of the module, if there is one.
+
+    Args:
+        model: The model of both.
+        site: A site of the module.
+        old: What the names of the module begin with.
+        new: What the names of the copy begin with instead.
+        known: Sites of the model, by name.
+    """
+    record = _moved(site.record(), (old, new))
+    if record.name in known or record.place is None:
+        return known.get(record.name)
+    try:
+        copy = _branch_site(model, record)
+    except AttributeError:
+        return None  # its norm is outside of the module
+    copy.stack = new + record.stack.removeprefix(old)
+    copy.computed = True
+    copy.computed_fold_problem = record.fold_problem
+    return copy
 
 
 def _branch_site(model: nn.Module, record: SiteRecord) -> BranchSite:
