@@ -16,7 +16,7 @@ from admin_init.errors import TrainedModelError as TrainedModelError
 from admin_init.errors import UnsupportedModelError as UnsupportedModelError
 from admin_init.initialize import initialize_ as initialize_
 from admin_init.initialize import parameter_groups as parameter_groups
-from admin_init.profiling import profile as profile
+from admin_init.profiling.profile import profile as profile
 from admin_init.rescale import apply_ as apply_
 from admin_init.rescale import fold_ as fold_
 from admin_init.rescale import install_ as install_

@@ -10,7 +10,7 @@ from torch import nn
 from admin_init.adapters.discovery import Forward, Sites, resolve_sites
 from admin_init.admin_profile import AdminProfile
 from admin_init.omega import Rule, check_rule
-from admin_init.profiling import profile_sites
+from admin_init.profiling.profile import profile_sites
 from admin_init.rescale import apply_, train_omegas_
 
 

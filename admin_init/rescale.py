@@ -31,8 +31,7 @@ def install_(model: nn.Module, *, trainable: bool = True, sites: Sites | None = 
         model: A model with Post-LN layers.
         trainable: Whether the other omegas are trained.
         sites: Residual sites, patterns that name them (see :func:`admin_init.named_sites`), or a
-            file of :func:`admin_init.save_sites`. Default: those of layers of known
-            families.
+            file of :func:`admin_init.save_sites`. Default: those of layers of known families.
 
     Returns:
         ``model``.
@@ -86,8 +85,7 @@ def apply_(
         model: The profiled model, or one of the same architecture. The site names may differ by a
             prefix that all of them share, such as ``model.``.
         profile: From :func:`admin_init.profile` or ``AdminProfile.load``.
-        sites: Residual sites, patterns that name them (see :func:`admin_init.named_sites`), or a
-            file of :func:`admin_init.save_sites`. Default: those of the profile.
+        sites: As for :func:`install_`. Default: those of the profile.
 
     Returns:
         ``model``.
@@ -128,8 +126,7 @@ def fold_(model: nn.Module, *, sites: Sites | None = None) -> nn.Module:
 
     Args:
         model: A model with omegas, trained or not. A model without omegas is left unchanged.
-        sites: Residual sites, patterns that name them (see :func:`admin_init.named_sites`), or a
-            file of :func:`admin_init.save_sites`. Default: all that have an omega.
+        sites: As for :func:`install_`. Default: all that have an omega.
 
     Returns:
         ``model``.

@@ -61,7 +61,7 @@ def _profile_model(
 
     from admin_init.adapters.survey import survey
     from admin_init.cli.model_loading import build_model, resolve_batch
-    from admin_init.profiling import profile as take_profile
+    from admin_init.profiling.profile import profile as take_profile
 
     model = build_model(build)
     given = resolve_batch(model, batch) if batch is not None or output is not None else None
@@ -80,7 +80,7 @@ def _profile_model(
 
 
 def _profile_recipe(recipe: str, output: str, batches: int, rule: Rule) -> int:
-    from admin_init.profiling import profile as take_profile
+    from admin_init.profiling.profile import profile as take_profile
     from admin_init.translation.recipe_cli import recipe_cli
 
     check({"batches": PositiveInt}, locals())

@@ -26,9 +26,9 @@ from admin_init._utils.isolation import preserved
 from admin_init.adapters.discovery import find_sites
 from admin_init.admin_profile import AdminProfile
 from admin_init.callbacks.initialization.checks import check_untrained
-from admin_init.distributed import Ranks, profile_ranks
 from admin_init.errors import NotPostLNError, TrainedModelError
 from admin_init.omega import Rule
+from admin_init.profiling.ranks import Ranks, profile_ranks
 from admin_init.rescale import apply_, install_
 
 _log = logging.getLogger(__name__)

@@ -25,9 +25,9 @@ from admin_init.callbacks.initialization.checks import (
     warn_unoptimized,
 )
 from admin_init.callbacks.initialization.optimizer_groups import spare_from_weight_decay
-from admin_init.distributed import Ranks, profile_ranks
 from admin_init.errors import AdminInitError, ProfileError
 from admin_init.omega import Rule, check_rule
+from admin_init.profiling.ranks import Ranks, profile_ranks
 from admin_init.rescale import apply_, fold_, install_, profiled_sites, train_omegas_
 from admin_init.sites import ResidualSite
 

@@ -27,7 +27,6 @@ ORDER = [
     "profiling",
     "folding",
     "initialize",
-    "distributed",
     "callbacks",
     "huggingface",
     "translation",

@@ -13,7 +13,7 @@ from admin_init import AdminProfile, ProfileError
 from admin_init.adapters.computation.observation import SiteVariances
 from admin_init.adapters.discovery import find_sites
 from admin_init.omega import PooledVariance, omega_from_variances
-from admin_init.profiling import make_profile
+from admin_init.profiling.from_variances import make_profile
 
 D = 16
 

@@ -13,8 +13,8 @@ from admin_init.callbacks.lightning_compat import (
     logging_disabled,
     with_gradients_if_needed,
 )
-from admin_init.distributed import Ranks, profile_ranks
 from admin_init.omega import Rule
+from admin_init.profiling.ranks import Ranks, profile_ranks
 from admin_init.sites import ResidualSite
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from admin_init.admin_profile import AdminProfile
 from admin_init.errors import require_extra
 from admin_init.nn import LanguageModel, MaskedLanguageModel, Transformer, TransformerConfig
-from admin_init.profiling import profile
+from admin_init.profiling.profile import profile
 from admin_init.rescale import apply_
 from admin_init.translation.corpora.config import CorpusConfig
 from admin_init.translation.data.batching import TranslationBatch

@@ -11,7 +11,8 @@ from torch import Tensor, distributed, nn
 from admin_init.adapters.computation.observation import SiteVariances
 from admin_init.admin_profile import AdminProfile
 from admin_init.omega import PooledVariance, Rule
-from admin_init.profiling import make_profile, measure_computed
+from admin_init.profiling.from_variances import make_profile
+from admin_init.profiling.measure import measure_computed
 from admin_init.sites import ResidualSite
 
 
@@ -72,7 +73,7 @@ def profile_ranks(
         The profile.
 
     Raises:
-        ProfileError: The model cannot be profiled, see :func:`~admin_init.profiling.measure`.
+        ProfileError: The model cannot be profiled, see :func:`measure_computed`.
         UnsupportedModelError: The model computes something else than the given sites.
     """
     _, measured, left_out, copies = measure_computed(

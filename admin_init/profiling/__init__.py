@@ -1,0 +1,1 @@
+"""Measurement of the variances of every residual connection, and the omegas that follow."""
