@@ -69,6 +69,7 @@ def checkpoint(data: Path) -> Path:
     return Path("last.ckpt")
 
 
+@pytest.mark.slow
 def test_training_and_decoding_are_measured_and_drawn(data: Path, checkpoint: Path) -> None:
     common = ["--data", data, "--rounds", 2, "--threads", 1]
     shape = ["--layers", 1, "--dim", 16, "--max-tokens", 64, "--updates", 1]

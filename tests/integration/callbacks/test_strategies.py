@@ -103,7 +103,7 @@ def test_one_process_in_fp16_is_refused(
 
 
 @pytest.mark.support
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_processes(processes: int, tmp_path: Path, cells: Callable[..., None]) -> None:
     together(strategy_runs.train_all, processes, str(tmp_path), ranks=processes)
     ranks = [

@@ -108,7 +108,7 @@ runpy.run_module("admin_init.fairseq", run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize("how", ["launched", "spawned"])
+@pytest.mark.parametrize("how", [pytest.param("launched", marks=pytest.mark.slow), "spawned"])
 def test_two_processes_have_the_same_omegas(
     first: dict[str, Any], data: Path, tmp_path: Path, how: str
 ) -> None:

@@ -103,6 +103,7 @@ def test_omegas_stand_beside_the_constants_of_the_papers() -> None:
     assert decoder["O(1)"] == f"{12**0.5:.3g}"
 
 
+@pytest.mark.slow
 def test_the_spread_is_that_of_repeated_profiles() -> None:
     found = omega_spread("out", depth=2, seeds=(1, 2), batch_sizes=(64, 256), batches=2, dim=16)
     spread = {(r["varied"], r["tokens"], r["seed"]): r["spread"] for r in found.rows}
