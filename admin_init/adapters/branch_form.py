@@ -74,8 +74,9 @@ class BranchSite(ResidualSite):
         parts = self._place.branch.split(".")
         around = (".".join(parts[:stop]) for stop in range(len(parts), -1, -1))
         modules = [self.norm, *(self._model.get_submodule(name) for name in around)]
-        parameters = (p for module in modules if module is not None for p in module.parameters())
-        return next((p for p in parameters if p.is_floating_point()), torch.empty(0))
+        named = (item for m in modules if m is not None for item in m.named_parameters())
+        weights = (p for name, p in named if name.rpartition(".")[2] != "omega")
+        return next((p for p in weights if p.is_floating_point()), torch.empty(0))
 
     @override
     def install_(self) -> None:

@@ -22,20 +22,21 @@ class Copy(NamedTuple):
 
 
 def split_copies(
-    model: nn.Module, sites: Sequence[ResidualSite]
+    model: nn.Module, sites: Sequence[ResidualSite], known: Sequence[ResidualSite] = ()
 ) -> tuple[list[ResidualSite], list[Copy]]:
     """Separate the sites in frozen copies from all others, and create those that are missing.
 
     Args:
         model: The model.
         sites: Its sites; those of a copy that did not run may be missing.
+        known: Sites of which some may be in copies.
 
     Returns:
         The sites that are to be profiled, and the copies.
     """
-    by_name = {site.name: site for site in sites}
+    by_name = {site.name: site for site in (*known, *sites)}
     copies: dict[str, Copy] = {}
-    for name, original in copied_modules(model).items():
+    for name, original in _apart(copied_modules(model), list(by_name.values())).items():
         for site in sites:
             if site.name.startswith(f"{original}.") and site.name not in copies:
                 found = copied_site(model, site, f"{original}.", f"{name}.", by_name)
@@ -43,9 +44,23 @@ def split_copies(
                     copies[found.name] = Copy(found, site.name)
     of = {copy.original: copy.site for copy in copies.values()}
     for copy in copies.values():
-        previous = by_name[copy.original].previous
-        copy.site.previous = None if previous is None else of.get(previous.name)
+        one = by_name[copy.original]
+        copy.site.previous = None if one.previous is None else of.get(one.previous.name)
+        copy.site.computed = one.computed
+        copy.site.computed_fold_problem = one.computed_fold_problem
     return [site for site in sites if site.name not in copies], list(copies.values())
+
+
+def copy_of_none(
+    model: nn.Module, sites: Sequence[ResidualSite]
+) -> Iterator[tuple[ResidualSite, str]]:
+    """Yield the sites in frozen copies whose originals are no sites, and the names of these."""
+    names = {site.name for site in sites}
+    for name, original in _apart(copied_modules(model), sites).items():
+        for site in sites:
+            other = f"{original}.{site.name.removeprefix(f'{name}.')}"
+            if site.name.startswith(f"{name}.") and other not in names:
+                yield site, other
 
 
 def copied_modules(model: nn.Module) -> dict[str, str]:
@@ -71,21 +86,33 @@ def copied_modules(model: nn.Module) -> dict[str, str]:
     return found
 
 
+def _apart(copies: dict[str, str], sites: Sequence[ResidualSite]) -> dict[str, str]:
+    """Leave out copies in a chain with other modules.
+
+    Such are the frozen layers of ``nn.TransformerEncoder``, which builds all its layers equal.
+    """
+    links = [(site.name, site.previous.name) for site in sites if site.previous is not None]
+    return {
+        name: original
+        for name, original in copies.items()
+        if all(a.startswith(f"{name}.") == b.startswith(f"{name}.") for a, b in links)
+    }
+
+
 def _is_frozen(module: nn.Module) -> bool:
     trained = [parameter.requires_grad for _, parameter in _parameters(module)]
     return bool(trained) and not any(trained)
 
 
 def _key(module: nn.Module) -> Any:
-    return own_class(module), tuple((name, p.shape) for name, p in _parameters(module))
+    return own_class(module), tuple(
+        (name, p.shape, p.dtype, p.device) for name, p in _parameters(module)
+    )
 
 
 def _equal(copy: nn.Module, original: nn.Module) -> bool:
     pairs = zip(_parameters(copy), _parameters(original), strict=True)
-    return all(
-        not left.is_meta and left.device == right.device and torch.equal(left, right)
-        for (_, left), (_, right) in pairs
-    )
+    return all(not left.is_meta and torch.equal(left, right) for (_, left), (_, right) in pairs)
 
 
 def _parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

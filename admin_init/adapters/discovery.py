@@ -20,7 +20,6 @@ from admin_init.adapters.computation.sites import (
     included,
     shorten_stacks,
 )
-from admin_init.adapters.copies import split_copies
 from admin_init.adapters.patterns import SitePattern, named_sites
 from admin_init.adapters.records import load_sites, stored_sites
 from admin_init.adapters.registry import adapter_of, served_layers
@@ -123,9 +122,7 @@ def find_sites(
         return included(_known_sites(model), exclude)
     computed = compute_sites(model, batch, forward=forward, exclude=exclude)
     warn_left_out(computed)
-    found = checked_sites(model, computed)
-    copies = [copy.site for copy in split_copies(model, found)[1]]
-    return included([*found, *(site for site in copies if site not in found)], exclude)
+    return checked_sites(model, computed) + [copy.site for copy in computed.copies]
 
 
 def compute_sites(

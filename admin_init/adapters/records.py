@@ -144,8 +144,6 @@ def copied_site(
     except AttributeError:
         return None  # its norm is outside of the module
     copy.stack = new + record.stack.removeprefix(old)
-    copy.computed = True
-    copy.computed_fold_problem = record.fold_problem
     return copy
 
 

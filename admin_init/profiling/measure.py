@@ -9,7 +9,7 @@ from torch import nn
 
 from admin_init.adapters.computation.claims import check_sites
 from admin_init.adapters.computation.observation import SiteVariances, observe_pass, some
-from admin_init.adapters.computation.sites import computed_sites, included, is_excluded
+from admin_init.adapters.computation.sites import computed_sites, included
 from admin_init.adapters.copies import Copy, split_copies
 from admin_init.adapters.discovery import (
     Sites,
@@ -80,14 +80,10 @@ def measure_computed(
     names = {site.name for site in [*known, *in_copies]}
     excluded = [site for site in there if site.name not in names]
     computed = computed_sites(model, observed.graph, [*known, *in_copies, *excluded], exclude)
-    computed.sites[:] = [site for site in computed.sites if site not in in_copies]
     if fixed is not None:
         computed.keep(fixed)
     found = checked_sites(model, computed)
     warn_left_out(computed)
-    if fixed is None:
-        found, copies = split_copies(model, [*found, *in_copies])
-        copies = [copy for copy in copies if not is_excluded(copy.site.name, exclude)]
     unseen = [s.name for s in known if s not in found and s.name not in computed.left_out]
     if unseen:
         raise UnsupportedModelError(
@@ -98,7 +94,7 @@ def measure_computed(
     if chain != {site: site.previous for site in found}:
         with installed(found):
             observed = observe_pass(model, found, run, rule=rule, train=fixed is None)
-    return Measured(found, observed.variances(found), tuple(computed.left_out), copies)
+    return Measured(found, observed.variances(found), tuple(computed.left_out), computed.copies)
 
 
 def measure(

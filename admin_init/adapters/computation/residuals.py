@@ -23,6 +23,7 @@ from admin_init.adapters.computation.paths import (
     same,
     scaled,
 )
+from admin_init.scaled_skip import ScaledSkip
 
 SUMS = frozenset({"add", "sub", "addcmul"})
 _ELEMENTWISE = frozenset({"add", "addcmul", "div", "lerp", "mul", "neg", "sub", "where"})
@@ -245,8 +246,13 @@ class _Norms:
         if output.shape != read.shape or not read.dtype.is_floating_point:
             return None
         if key not in self._axes:
-            fit = fit_norm(call.module, read.shape, read.dtype)
-            self._axes[key] = None if fit is None else fit.axis
+            if _is_function_of(output, read):
+                self._axes[key] = -1
+            elif isinstance(call.module, ScaledSkip) or path_back(output, read, factors=True):
+                self._axes[key] = None  # a multiple, as by dropout
+            else:
+                fit = fit_norm(call.module, read.shape, read.dtype)
+                self._axes[key] = None if fit is None else fit.axis
         axis = self._axes[key]
         return None if axis is None else Norm(call, read, output, axis)
 
@@ -260,6 +266,14 @@ class _Norms:
             return None
         self._formulas.add(computed)
         return Norm(None, value, computed, -1)
+
+
+def _is_function_of(output: Value, read: Value) -> bool:
+    """Return whether ``output`` is torch's norm of ``read`` over the last axis alone."""
+    if output.op not in _NORM_FUNCTIONS or path_back(output.inputs[0], read) is None:
+        return False
+    *sizes, _ = output.constants  # and eps
+    return sizes == [read.shape[-1]]
 
 
 def _index(value: Value) -> int:

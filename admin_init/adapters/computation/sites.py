@@ -20,6 +20,7 @@ from admin_init.adapters.computation.residuals import (
     mixed_sources,
     source,
 )
+from admin_init.adapters.copies import Copy, copy_of_none, split_copies
 from admin_init.errors import FoldError, UnsupportedModelError
 from admin_init.sites import BranchPlace, ResidualSite, layer_stack
 
@@ -34,6 +35,8 @@ class Computed:
     """The other Post-LN ones: what they are, and the reason why Admin cannot rescale them."""
     pre_ln: list[str] = field(default_factory=list)
     """The Pre-LN ones."""
+    copies: list[Copy] = field(default_factory=list)
+    """Those in frozen copies of modules, whether or not they ran."""
 
     def keep(self, sites: Sequence[ResidualSite]) -> None:
         """Leave out all others than ``sites``."""
@@ -45,6 +48,22 @@ class Computed:
         for site in self.sites:
             if site.previous not in self.sites:
                 site.previous = None
+        self.copies[:] = [copy for copy in self.copies if copy.site in sites]
+
+    def separate_copies(
+        self, model: nn.Module, known: Sequence[ResidualSite], exclude: Sequence[str]
+    ) -> None:
+        """Take the sites in frozen copies of modules from the others."""
+        for site, original in list(copy_of_none(model, self.sites)):
+            self.sites.remove(site)
+            self.left_out[site.name] = f"it is a copy of `{original}`, which has no omega"
+        self.sites[:], copies = split_copies(model, self.sites, known)
+        served = {copy.site.norm for copy in copies}
+        norms = (name for name, module in model.named_modules() if module in served)
+        # A copy may run several times.
+        for name in (*norms, *(copy.site.name for copy in copies)):
+            self.left_out.pop(name, None)
+        self.copies.extend(copy for copy in copies if not is_excluded(copy.site.name, exclude))
 
 
 def computed_sites(
@@ -126,6 +145,7 @@ def computed_sites(
     found.left_out.update(
         (name, _SCRIPTED) for name in _scripted(model) if not is_excluded(name, exclude)
     )
+    found.separate_copies(model, known, exclude)
     name_stacks(found.sites)
     return found
 

@@ -146,6 +146,46 @@ def test_a_copy_can_be_left_out() -> None:
     assert not omegas_in(model["teacher"])
 
 
+def test_a_copy_that_runs_several_times_is_served_unless_its_original_does() -> None:
+    x = torch.randn(2, 5, 16)
+    model = nn.ModuleDict({"student": stack_of(), "other": SubLayer()})
+    model["teacher"] = copy.deepcopy(model["student"]).requires_grad_(False)
+
+    def two_views(model: Any, x: Tensor) -> None:
+        model["other"](model["student"](x))
+        model["teacher"](x)
+        model["teacher"](x + 1)
+
+    profile = admin_init.profile(model, [x], forward=two_views)
+    assert sum("teacher" in site.name for site in profile.sites) == 3
+    assert not profile.left_out
+
+    def many_crops(model: Any, x: Tensor) -> None:
+        model["student"](x + 1)
+        model["other"](model["student"](x))
+        model["teacher"](x)
+
+    with pytest.warns(UserWarning, match="`teacher.layers.0.outer`: it is a copy of `student.lay"):
+        profile = admin_init.profile(model, [x], forward=many_crops)
+    assert [site.name for site in profile.sites] == ["other.outer"]
+
+
+def test_equal_layers_of_one_chain_are_no_copies_of_each_other() -> None:
+    x = torch.randn(2, 5, 16)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True)
+    model = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+    model.layers[0].requires_grad_(False)
+    profile = admin_init.profile(model, [x])
+    plain = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+    assert profile == admin_init.profile(plain, [x])
+    part = SubLayer()
+    chain = nn.Sequential(part, copy.deepcopy(part).requires_grad_(False), copy.deepcopy(part))
+    assert len(admin_init.initialize_(chain, x).sites) == 3
+    assert [site.previous is None for site in admin_init.find_sites(chain, x)] == [True] + [
+        False
+    ] * 2
+
+
 def test_two_ranks_rescale_a_teacher_alike() -> None:
     together(copied_models.train)
     first, second = (torch.load(f"rank{rank}.pt") for rank in (0, 1))
