@@ -103,6 +103,7 @@ class AdminCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Find the residual connections, and give each an omega of 1."""
         _check_settings(args)
+        self.profile = None  # that of another Trainer's model
         model = kwargs["model"]
         sites = self._find(model)
         install_(model, sites=sites)

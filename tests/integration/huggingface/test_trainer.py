@@ -92,6 +92,16 @@ def test_a_second_training_of_the_same_trainer_keeps_the_omegas() -> None:
     assert all(torch.equal(before[name], omega) for name, omega in omegas(done.model).items())
 
 
+def test_a_callback_that_was_used_before_profiles_another_model() -> None:
+    trainer(None, callback := AdminCallback()).train()
+    first = callback.profile
+    done = trainer(bert(initializer_range=0.5), callback)
+    done.train()
+    assert callback.profile is not None
+    assert callback.profile != first
+    assert all((omega != 1).any() for omega in list(omegas(done.model).values())[1:])
+
+
 def test_what_is_saved_afterwards_is_a_plain_model() -> None:
     done = trainer(None, AdminCallback())
     done.train()
