@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from admin_init.adapters.computation.padding import IgnorePadding
 from admin_init.adapters.discovery import Forward, Sites, resolve_sites
 from admin_init.admin_profile import AdminProfile
 from admin_init.omega import Rule, check_rule
@@ -23,6 +24,7 @@ def initialize_(
     trainable: bool = True,
     sites: Sites | None = None,
     exclude: Sequence[str] = (),
+    ignore_padding: IgnorePadding | None = None,
 ) -> AdminProfile:
     """Profile a model on one batch and rescale its residual connections.
 
@@ -37,6 +39,7 @@ def initialize_(
         sites: Residual sites, patterns that name them (see :func:`admin_init.named_sites`), or a
             file of :func:`admin_init.save_sites`. Default: those that the model computes.
         exclude: Patterns of connections to leave out, see :func:`admin_init.find_sites`.
+        ignore_padding: Positions to leave out of the variances, see :class:`admin_init.AdminInit`.
 
     Returns:
         The profile that was applied.
@@ -59,7 +62,13 @@ def initialize_(
     """
     check_rule(rule)
     measured, found = profile_sites(
-        model, [batch], forward=forward, rule=rule, sites=sites, exclude=exclude
+        model,
+        [batch],
+        forward=forward,
+        rule=rule,
+        sites=sites,
+        exclude=exclude,
+        ignore_padding=ignore_padding,
     )
     apply_(model, measured, sites=found)
     train_omegas_(found, trainable)

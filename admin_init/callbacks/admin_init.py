@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from admin_init.adapters.computation.padding import IgnorePadding, padding_of
 from admin_init.adapters.discovery import Forward, Sites
 from admin_init.admin_profile import PROFILE_FILE, AdminProfile
 from admin_init.callbacks.initialization import checks
@@ -22,7 +23,6 @@ from admin_init.callbacks.lightning_compat import (
     updates_held,
     wrap_hook_once,
 )
-from admin_init.errors import ProfileError
 from admin_init.omega import Rule, check_rule
 from admin_init.rescale import apply_, check_fold, train_omegas_
 from admin_init.sites import ResidualSite
@@ -45,8 +45,10 @@ class AdminInit(Callback):
 
     Args:
         rule: Formula for omega, see :func:`admin_init.omega.omega_from_variances`.
-        sites: Residual connections, as sites or as patterns of module names (see
-            :func:`admin_init.named_sites`). Default: those of all layers of supported libraries.
+        sites: Residual connections, as sites, as patterns of module names (see
+            :func:`admin_init.named_sites`), or a file of :func:`admin_init.save_sites`. Default:
+            those that the module computes.
+        exclude: Patterns of connections to leave out, see :func:`admin_init.find_sites`.
         profile: An :class:`AdminProfile`, or the path of one, to apply instead of profiling.
         forward: Called as ``forward(pl_module, batch)`` to profile. By default,
             ``training_step`` is called with logging switched off and, with manual optimization,
@@ -59,6 +61,10 @@ class AdminInit(Callback):
             weights without omegas, for the same module without this callback. The fold is checked
             on the last batch, see :func:`admin_init.folding.folded`. The module and the other
             checkpoints keep their omegas.
+        ignore_padding: Leaves padding out of the variances: a key of the batch whose value is 0 for
+            padding, such as ``"attention_mask"``, or a function of the batch that returns a boolean
+            mask, True for padding, of shape (N, T), or a mapping from patterns of connections (as
+            in ``exclude``) to masks. By default, padding counts, as in the authors' code.
 
     Raises:
         ValueError: ``rule`` is unknown, or ``sites`` is empty.
@@ -85,6 +91,7 @@ class AdminInit(Callback):
         weight_decay: bool = False,
         force: bool = False,
         fold_on_end: bool = False,
+        ignore_padding: IgnorePadding | None = None,
     ) -> None:
         check_rule(rule)
         if sites is not None and not sites:
@@ -98,6 +105,7 @@ class AdminInit(Callback):
         self.weight_decay = weight_decay
         self.force = force
         self.fold_on_end = fold_on_end
+        self.ignore_padding = ignore_padding
         self.profile: AdminProfile | None = None
         """The applied profile; None before the first batch."""
         self._settled = False
@@ -190,6 +198,7 @@ class AdminInit(Callback):
                 rule=self.rule,
                 given=self.sites is not None,
                 exclude=self.exclude,
+                padding=padding_of(self.ignore_padding, batch),
             )
         served = [site for site in sites if site.name not in profile.left_out]
         apply_(pl_module, profile, sites=served)
@@ -227,17 +236,7 @@ class AdminInit(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Refuse a checkpoint whose omegas the model would silently ignore."""
-        ours = pl_module.state_dict().keys()
-        lost = [
-            key
-            for key in checkpoint.get("state_dict", {})
-            if key.endswith(".omega") and key not in ours
-        ]
-        if lost:
-            raise ProfileError(
-                f"The checkpoint has {len(lost)} omegas that this model does not have "
-                f"({lost[0]} ...). Load it into the architecture that it was trained with."
-            )
+        checks.check_loaded(pl_module, checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the profile as primitives."""
@@ -289,12 +288,5 @@ class AdminInit(Callback):
         self._resumed = pl_module.trainer.ckpt_path is not None
         if self._resumed and not self._loaded:
             self.profile = None  # from an earlier run with this callback
-        try:
+        with checks.omega_explained():
             return hook()
-        except Exception as error:
-            if "omega" in str(error):
-                error.add_note(
-                    "AdminInit has added a parameter `...omega` to every residual connection. Put "
-                    "these with the biases, or build the groups with `admin_init.parameter_groups`."
-                )
-            raise

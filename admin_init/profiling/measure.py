@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from torch import nn
 
 from admin_init.adapters.computation.claims import check_sites
 from admin_init.adapters.computation.observation import SiteVariances, observe_pass, some
+from admin_init.adapters.computation.padding import Padding
 from admin_init.adapters.computation.sites import computed_sites, included
 from admin_init.adapters.copies import Copy, split_copies
 from admin_init.adapters.discovery import (
@@ -43,6 +45,7 @@ def measure_computed(
     rule: Rule,
     fixed: Sequence[ResidualSite] | None = None,
     exclude: Sequence[str] = (),
+    padding: Padding | None = None,
 ) -> Measured:
     """Find and measure the sites that ``run`` computes in one or two forward passes.
 
@@ -57,24 +60,28 @@ def measure_computed(
         fixed: In a training that has begun: the sites that are installed. No others can be any
             more, and the modules keep their modes.
         exclude: Patterns of connections to leave out, see :func:`admin_init.find_sites`.
+        padding: The batch's padding, if it is left out of the variances.
 
     Raises:
         UnsupportedModelError: The pass computes something else than ``sites``, or nothing that
             Admin can rescale.
         ProfileError: See :func:`measure`.
     """
+    observe = partial(observe_pass, model, rule=rule, train=fixed is None, padding=padding)
     if sites is not None:
         given, copies = split_copies(model, included(resolve_sites(model, sites), exclude))
         with installed(given):
-            observed = observe_pass(model, given, run, rule=rule, train=fixed is None)
+            observed = observe(given, run)
         measured = observed.variances(given)
         check_sites(model, observed.graph, given)
+        if padding is not None:
+            padding.check(given)
         return Measured(given, measured, copies=copies)
     there = known_sites(model)
     known, copies = split_copies(model, included(there if fixed is None else fixed, exclude))
     chain = {site: site.previous for site in known}
     with installed(known):
-        observed = observe_pass(model, known, run, rule=rule, train=fixed is None)
+        observed = observe(known, run)
     observed.check_ran(known)
     in_copies = [copy.site for copy in copies]
     names = {site.name for site in [*known, *in_copies]}
@@ -93,12 +100,19 @@ def measure_computed(
         )
     if chain != {site: site.previous for site in found}:
         with installed(found):
-            observed = observe_pass(model, found, run, rule=rule, train=fixed is None)
+            observed = observe(found, run)
+    if padding is not None:
+        padding.check(found)
     return Measured(found, observed.variances(found), tuple(computed.left_out), computed.copies)
 
 
 def measure(
-    model: nn.Module, sites: Sequence[ResidualSite], run: Callable[[], object], *, rule: Rule
+    model: nn.Module,
+    sites: Sequence[ResidualSite],
+    run: Callable[[], object],
+    *,
+    rule: Rule,
+    padding: Padding | None = None,
 ) -> list[SiteVariances]:
     """Measure each installed site while ``run`` makes one forward pass through ``model``.
 
@@ -109,7 +123,7 @@ def measure(
         ProfileError: A site did not run, ran more than once, or ran out of order.
         UnsupportedModelError: The model was built inside ``torch.inference_mode``.
     """
-    return observe_pass(model, sites, run, rule=rule).variances(sites)
+    return observe_pass(model, sites, run, rule=rule, padding=padding).variances(sites)
 
 
 def pool(left: Sequence[SiteVariances], right: Sequence[SiteVariances]) -> list[SiteVariances]:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from admin_init.adapters.computation.observation import SiteVariances
+from admin_init.adapters.computation.padding import IgnorePadding, padding_of
 from admin_init.adapters.discovery import Forward, Sites, call_model
 from admin_init.admin_profile import AdminProfile
 from admin_init.errors import ProfileError
@@ -27,6 +28,7 @@ def profile(
     rule: Rule = "reference",
     sites: Sites | None = None,
     exclude: Sequence[str] = (),
+    ignore_padding: IgnorePadding | None = None,
 ) -> AdminProfile:
     """Profile a model without changing it.
 
@@ -44,6 +46,7 @@ def profile(
             file of :func:`admin_init.save_sites`. Default: those that the model computes on
             the first batch.
         exclude: Patterns of connections to leave out, see :func:`admin_init.find_sites`.
+        ignore_padding: Positions to leave out of the variances, see :class:`admin_init.AdminInit`.
 
     Returns:
         The profile, to pass to :func:`admin_init.apply_`.
@@ -71,9 +74,16 @@ def profile(
             f"`batches` must be an iterable of batches, but is one {type(batches).__name__}. "
             "Pass a list: `profile(model, [batch])`."
         )
-    return profile_sites(model, batches, forward=forward, rule=rule, sites=sites, exclude=exclude)[
-        0
-    ]
+    measured, _ = profile_sites(
+        model,
+        batches,
+        forward=forward,
+        rule=rule,
+        sites=sites,
+        exclude=exclude,
+        ignore_padding=ignore_padding,
+    )
+    return measured
 
 
 def profile_sites(
@@ -84,6 +94,7 @@ def profile_sites(
     rule: Rule,
     sites: Sites | None,
     exclude: Sequence[str],
+    ignore_padding: IgnorePadding | None = None,
 ) -> tuple[AdminProfile, list[ResidualSite]]:
     """Profile a model, and return the profiled sites, too; see :func:`profile`."""
     run = forward or call_model
@@ -92,12 +103,16 @@ def profile_sites(
     passes = 0
     for batch in batches:
         once = partial(run, model, batch)
+        padding = padding_of(ignore_padding, batch)
         if first is None:
-            first = measure_computed(model, sites, once, rule=rule, exclude=exclude)
+            first = measure_computed(
+                model, sites, once, rule=rule, exclude=exclude, padding=padding
+            )
             total = first.variances
         else:
             with installed(first.sites):
-                total = pool(total, measure(model, first.sites, once, rule=rule))
+                again = measure(model, first.sites, once, rule=rule, padding=padding)
+            total = pool(total, again)
         passes += 1
     if first is None:
         raise ProfileError("`batches` must hold at least one batch, but is empty.")

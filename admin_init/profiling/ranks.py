@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from admin_init.adapters.computation.observation import SiteVariances
+from admin_init.adapters.computation.padding import Padding
 from admin_init.admin_profile import AdminProfile
 from admin_init.omega import PooledVariance, Rule
 from admin_init.profiling.from_variances import make_profile
@@ -56,6 +57,7 @@ def profile_ranks(
     ranks: Ranks,
     given: bool = False,
     exclude: Sequence[str] = (),
+    padding: Padding | None = None,
 ) -> AdminProfile:
     """Profile a model on every rank's batch; all ranks get the same profile.
 
@@ -68,6 +70,7 @@ def profile_ranks(
         given: Whether the user named the sites. Otherwise, they are linked as the model computes
             them, and those that Admin cannot rescale are left out.
         exclude: Patterns of connections that the user left out.
+        padding: Padding of this rank's batch, if it is left out of the variances.
 
     Returns:
         The profile.
@@ -77,7 +80,13 @@ def profile_ranks(
         UnsupportedModelError: The model computes something else than the given sites.
     """
     _, measured, left_out, copies = measure_computed(
-        model, sites if given else None, run, rule=rule, fixed=sites, exclude=exclude
+        model,
+        sites if given else None,
+        run,
+        rule=rule,
+        fixed=sites,
+        exclude=exclude,
+        padding=padding,
     )
     if ranks.count > 1:
         measured = _pool_ranks(measured, ranks.total, ranks.device)

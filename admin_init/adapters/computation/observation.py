@@ -14,6 +14,7 @@ from admin_init._utils.isolation import trial_pass, whole_pass
 from admin_init.adapters.branch_form import BranchSite
 from admin_init.adapters.computation.branch_ends import outputs_ending
 from admin_init.adapters.computation.graph import ForwardGraph, Value, hidden
+from admin_init.adapters.computation.padding import Padding
 from admin_init.adapters.computation.residuals import entering, terms
 from admin_init.errors import ProfileError, UnsupportedModelError
 from admin_init.omega import PooledVariance, Rule, variance
@@ -45,15 +46,16 @@ def observe_pass(
     *,
     rule: Rule,
     train: bool = True,
+    padding: Padding | None = None,
 ) -> ObservedPass:
     """Observe each installed site while ``run`` makes one forward pass through ``model``.
 
     Raises:
-        ProfileError: A site ran more than once.
+        ProfileError: A site ran more than once, or the mask of padding does not fit.
         UnsupportedModelError: The model was built inside ``torch.inference_mode``.
     """
     check_can_train(sites)
-    observed = ObservedPass(model, sites, rule)
+    observed = ObservedPass(model, sites, rule, padding)
     with ExitStack() as stack:
         stack.enter_context(trial_pass(model))
         stack.enter_context(whole_pass(model))
@@ -80,9 +82,16 @@ def check_can_train(sites: Sequence[ResidualSite]) -> None:
 class ObservedPass:
     """What one forward pass computed; values stay on the device until :meth:`variances`."""
 
-    def __init__(self, model: nn.Module, sites: Sequence[ResidualSite], rule: Rule) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[ResidualSite],
+        rule: Rule,
+        padding: Padding | None = None,
+    ) -> None:
         self.graph = ForwardGraph(model, self._before_operation)
         self._rule = rule
+        self._padding = padding
         self._branches = {site.branch: site for site in sites if isinstance(site, BranchSite)}
         self._branch: dict[str, Tensor] = {}
         self._shortcut: dict[str, Tensor] = {}
@@ -109,6 +118,8 @@ class ObservedPass:
             )
         with hidden(), torch.no_grad():
             dtype = _short(self._dtypes.get(site, branch.dtype))
+            if self._padding is not None:
+                shortcut, branch = (self._padding.leave_out(site, x) for x in (shortcut, branch))
             self._sites.append((site, branch.numel(), dtype))
             self._shortcut[site.name] = variance(shortcut)
             self._branch[site.name] = variance(branch)

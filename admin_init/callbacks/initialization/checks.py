@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,6 +82,32 @@ def check_fold(trainer: Any) -> None:
             f"`fold_on_end` would fold the weights before {type(first[0]).__name__} replaces them "
             "by its average. Fold the checkpoint that it saves with `admin-init fold`."
         )
+
+
+def check_loaded(pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Raise a ProfileError if the module would silently ignore omegas of a checkpoint."""
+    ours = pl_module.state_dict().keys()
+    saved = checkpoint.get("state_dict", {})
+    lost = [key for key in saved if key.endswith(".omega") and key not in ours]
+    if lost:
+        raise ProfileError(
+            f"The checkpoint has {len(lost)} omegas that this model does not have ({lost[0]} ...). "
+            "Load it into the architecture that it was trained with."
+        )
+
+
+@contextmanager
+def omega_explained() -> Iterator[None]:
+    """Add to an error that speaks of omega where this parameter comes from."""
+    try:
+        yield
+    except Exception as error:
+        if "omega" in str(error):
+            error.add_note(
+                "AdminInit has added a parameter `...omega` to every residual connection. Put "
+                "these with the biases, or build the groups with `admin_init.parameter_groups`."
+            )
+        raise
 
 
 def check_untrained(sites: list[ResidualSite]) -> None:

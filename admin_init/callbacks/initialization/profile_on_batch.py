@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from admin_init._utils.isolation import copy_of
+from admin_init.adapters.computation.padding import Padding
 from admin_init.admin_profile import AdminProfile
 from admin_init.callbacks.lightning_compat import (
     logging_disabled,
@@ -31,6 +32,7 @@ def profile_on_batch(
     rule: Rule,
     given: bool,
     exclude: Sequence[str],
+    padding: Padding | None,
 ) -> AdminProfile:
     """Profile a module on every rank's batch; all ranks get the same profile.
 
@@ -45,6 +47,7 @@ def profile_on_batch(
         rule: Formula for omega, see :func:`admin_init.omega.omega_from_variances`.
         given: Whether the user named the sites.
         exclude: Patterns of connections that the user left out.
+        padding: Padding of this rank's batch, if it is left out of the variances.
 
     Raises:
         ProfileError: The module cannot be profiled.
@@ -67,7 +70,14 @@ def profile_on_batch(
                 step(copied)
 
         return profile_ranks(
-            pl_module, sites, run, rule=rule, ranks=ranks, given=given, exclude=exclude
+            pl_module,
+            sites,
+            run,
+            rule=rule,
+            ranks=ranks,
+            given=given,
+            exclude=exclude,
+            padding=padding,
         )
 
     with logging_disabled(trainer, pl_module):
