@@ -16,7 +16,7 @@ _SELECTION = frozenset(
     {"as_strided", "chunk", "diagonal", "expand", "flip", "gather", "index", "index_select"}
     | {"narrow", "repeat", "roll", "select", "slice", "split", "split_with_sizes", "unbind"}
 )
-_PRODUCTS = frozenset({"addmm", "baddbmm", "bmm", "convolution", "mm"})
+_PRODUCTS = frozenset({"addmm", "baddbmm", "bmm", "convolution", "embedding", "mm"})
 _SMALL = 16
 """Number of operations that compute a mask or a factor, at most."""
 
