@@ -116,6 +116,18 @@ def test_the_data_path_is_measured(data: Path) -> None:
     assert row["seconds to the first batch"] > 0
 
 
+def test_what_padding_changes_is_measured() -> None:
+    small = ["--layers", 1, "--seeds", 1, "--lengths", 40, "--steps", 1, "--corpus", 400]
+    by_length, mixed, *trained = run("padding.py", *small)
+    assert abs(by_length["largest change, encoder"]) < abs(mixed["largest change, encoder"])
+    assert mixed["padding, decoder"] > 0.5
+    assert [row["padding"] for row in trained] == [
+        "counted",
+        "left out",
+        "control: left out, another batch",
+    ]
+
+
 def test_random_words_are_trained_on() -> None:
     shape = ["--layers", 1, "--dim", 16, "--threads", 1, "--rounds", 1, "--updates", 1]
     (row,) = run("training.py", "--synthetic", 300, *shape, "--engines", "ours")
