@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import textwrap
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -148,4 +149,4 @@ def _left_out(message: str) -> int:
 
 
 def short(message: object) -> str:
-    return " ".join(str(message).split())[:150]
+    return textwrap.shorten(str(message), 150, placeholder=" ...")
