@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 from typing_extensions import override
 
+from admin_init._utils.isolation import copy_of
 from admin_init.adapters.computation.sites import included
 from admin_init.adapters.discovery import Sites, find_sites, known_sites, resolve_sites
 from admin_init.adapters.pretrained import fold_when_saved_, save_as_is_
@@ -205,10 +206,7 @@ class _FirstPass:
         callback = self._callback
         profile = callback.given
         if profile is None:
-            # The model may change what it is given.
-            given, named = tree_map(
-                lambda item: item.clone() if isinstance(item, Tensor) else item, (args, kwargs)
-            )
+            given, named = copy_of((args, kwargs))
             profile = profile_ranks(
                 model,
                 self._sites,
