@@ -22,13 +22,17 @@ class Copy(NamedTuple):
 
 
 def split_copies(
-    model: nn.Module, sites: Sequence[ResidualSite], known: Sequence[ResidualSite] = ()
+    model: nn.Module,
+    sites: Sequence[ResidualSite],
+    modules: dict[str, str],
+    known: Sequence[ResidualSite] = (),
 ) -> tuple[list[ResidualSite], list[Copy]]:
     """Separate the sites in frozen copies from all others, and create those that are missing.
 
     Args:
         model: The model.
         sites: Its sites; those of a copy that did not run may be missing.
+        modules: Its :func:`copied_modules`.
         known: Sites of which some may be in copies.
 
     Returns:
@@ -36,7 +40,7 @@ def split_copies(
     """
     by_name = {site.name: site for site in (*known, *sites)}
     copies: dict[str, Copy] = {}
-    for name, original in _apart(copied_modules(model), list(by_name.values())).items():
+    for name, original in _apart(modules, list(by_name.values())).items():
         for site in sites:
             if site.name.startswith(f"{original}.") and site.name not in copies:
                 found = copied_site(model, site, f"{original}.", f"{name}.", by_name)
@@ -52,11 +56,11 @@ def split_copies(
 
 
 def copy_of_none(
-    model: nn.Module, sites: Sequence[ResidualSite]
+    sites: Sequence[ResidualSite], modules: dict[str, str]
 ) -> Iterator[tuple[ResidualSite, str]]:
     """Yield the sites in frozen copies whose originals are no sites, and the names of these."""
     names = {site.name for site in sites}
-    for name, original in _apart(copied_modules(model), sites).items():
+    for name, original in _apart(modules, sites).items():
         for site in sites:
             other = f"{original}.{site.name.removeprefix(f'{name}.')}"
             if site.name.startswith(f"{name}.") and other not in names:

@@ -12,7 +12,7 @@ from admin_init.adapters.computation.claims import check_sites
 from admin_init.adapters.computation.observation import SiteVariances, observe_pass, some
 from admin_init.adapters.computation.padding import Padding
 from admin_init.adapters.computation.sites import computed_sites, included
-from admin_init.adapters.copies import Copy, split_copies
+from admin_init.adapters.copies import Copy, copied_modules, split_copies
 from admin_init.adapters.discovery import (
     Sites,
     checked_sites,
@@ -69,7 +69,9 @@ def measure_computed(
     """
     observe = partial(observe_pass, model, rule=rule, train=fixed is None, padding=padding)
     if sites is not None:
-        given, copies = split_copies(model, included(resolve_sites(model, sites), exclude))
+        given, copies = split_copies(
+            model, included(resolve_sites(model, sites), exclude), copied_modules(model)
+        )
         with installed(given):
             observed = observe(given, run)
         measured = observed.variances(given)
@@ -78,7 +80,9 @@ def measure_computed(
             padding.check(given)
         return Measured(given, measured, copies=copies)
     there = known_sites(model)
-    known, copies = split_copies(model, included(there if fixed is None else fixed, exclude))
+    known, copies = split_copies(
+        model, included(there if fixed is None else fixed, exclude), copied_modules(model)
+    )
     chain = {site: site.previous for site in known}
     with installed(known):
         observed = observe(known, run)

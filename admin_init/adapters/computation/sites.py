@@ -20,7 +20,7 @@ from admin_init.adapters.computation.residuals import (
     mixed_sources,
     source,
 )
-from admin_init.adapters.copies import Copy, copy_of_none, split_copies
+from admin_init.adapters.copies import Copy, copied_modules, copy_of_none, split_copies
 from admin_init.errors import FoldError, UnsupportedModelError
 from admin_init.sites import BranchPlace, ResidualSite, layer_stack
 
@@ -54,10 +54,11 @@ class Computed:
         self, model: nn.Module, known: Sequence[ResidualSite], exclude: Sequence[str]
     ) -> None:
         """Take the sites in frozen copies of modules from the others."""
-        for site, original in list(copy_of_none(model, self.sites)):
+        modules = copied_modules(model)
+        for site, original in list(copy_of_none(self.sites, modules)):
             self.sites.remove(site)
             self.left_out[site.name] = f"it is a copy of `{original}`, which has no omega"
-        self.sites[:], copies = split_copies(model, self.sites, known)
+        self.sites[:], copies = split_copies(model, self.sites, modules, known)
         served = {copy.site.norm for copy in copies}
         norms = (name for name, module in model.named_modules() if module in served)
         # A copy may run several times.
