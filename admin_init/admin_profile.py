@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,14 @@ from admin_init._utils.atomic_files import parse_checked, write_checked
 from admin_init._utils.typed_json import from_json
 from admin_init._utils.version import __version__
 from admin_init.errors import AdminInitError, ProfileError
-from admin_init.omega import RULES, Rule
+from admin_init.omega import OmegaRule, Rule
 from admin_init.sites import SiteRecord
 
 PROFILE_FILE = "admin_profile.json"
 """File that a training run writes its profile to, beside its checkpoints."""
+
+_ADDED = {"share": None, "passes": 1}
+"""Fields that files of earlier versions lack, with the values that these mean."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,17 @@ class SiteProfile:
     site: SiteRecord | None = None
     """Where it is, as the forward pass showed it."""
 
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the numbers."""
+        if not (math.isfinite(self.omega) and self.omega > 0):
+            yield f"omega of `{self.name}` must be positive, but is {self.omega}"
+        if not (math.isfinite(self.variance) and self.variance >= 0):
+            yield f"variance of `{self.name}` is {self.variance}"
+        if not (math.isfinite(self.shortcut_variance) and self.shortcut_variance >= 0):
+            yield f"shortcut variance of `{self.name}` is {self.shortcut_variance}"
+        if self.elements < 0:
+            yield f"`{self.name}` has {self.elements} elements"
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdminProfile:
@@ -55,8 +69,12 @@ class AdminProfile:
     sites: tuple[SiteProfile, ...]
     """The residual connections, in the order of execution."""
     rule: Rule = "reference"
+    share: float | None = None
+    """Share of the stack's input, for the rule ``share``."""
     batches: int = 1
-    """Number of forward passes, over all ranks."""
+    """Number of batches, over all ranks."""
+    passes: int = 1
+    """Number of forward passes for each batch, or the largest of these numbers."""
     dtype: str = "fp32"
     """Type in which the branches were computed."""
     version: str = __version__
@@ -72,21 +90,18 @@ class AdminProfile:
         if unprintable := [text for text in texts if not text.isprintable()]:
             raise ProfileError(f"This is no valid profile: {unprintable[0]!a} cannot be printed.")
         problems = []
-        if self.rule not in RULES:
-            problems.append(f"`rule` is {self.rule!r}")
+        try:
+            rule = OmegaRule(self.rule, self.share)
+        except AdminInitError as error:
+            problems.append(str(error).rstrip("."))
+        else:
+            object.__setattr__(self, "share", rule.share)
         if not self.sites:
             problems.append("there are no sites")
-        if self.batches < 1:
-            problems.append(f"`batches` must be at least 1, but is {self.batches}")
-        for site in self.sites:
-            if not (math.isfinite(site.omega) and site.omega > 0):
-                problems.append(f"omega of `{site.name}` must be positive, but is {site.omega}")
-            if not (math.isfinite(site.variance) and site.variance >= 0):
-                problems.append(f"variance of `{site.name}` is {site.variance}")
-            if not (math.isfinite(site.shortcut_variance) and site.shortcut_variance >= 0):
-                problems.append(f"shortcut variance of `{site.name}` is {site.shortcut_variance}")
-            if site.elements < 0:
-                problems.append(f"`{site.name}` has {site.elements} elements")
+        for name in ("batches", "passes"):
+            if getattr(self, name) < 1:
+                problems.append(f"`{name}` must be at least 1, but is {getattr(self, name)}")
+        problems += [problem for site in self.sites for problem in site.problems()]
         if len({site.name for site in self.sites}) < len(self.sites):
             problems.append("two sites have the same name")
         if problems:
@@ -100,8 +115,9 @@ class AdminProfile:
     @property
     def signature(self) -> str:
         """The settings in one line, to report beside a result as with sacreBLEU."""
+        share = "" if self.share is None else f"|share:{self.share:g}|passes:{self.passes}"
         return (
-            f"rule:{self.rule}|batches:{self.batches}|elements:{self.elements}"
+            f"rule:{self.rule}{share}|batches:{self.batches}|elements:{self.elements}"
             f"|dtype:{self.dtype}|version:{self.version}"
         )
 
@@ -131,6 +147,8 @@ class AdminProfile:
         Raises:
             ProfileError: A field is missing, unknown or of the wrong type.
         """
+        if isinstance(values, dict):
+            values = {**_ADDED, **values}
         try:
             return from_json(cls, values, complete=True)
         except ProfileError:

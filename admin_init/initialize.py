@@ -10,7 +10,7 @@ from torch import nn
 from admin_init.adapters.computation.padding import IgnorePadding
 from admin_init.adapters.discovery import Forward, Sites, resolve_sites
 from admin_init.admin_profile import AdminProfile
-from admin_init.omega import Rule, check_rule
+from admin_init.omega import OmegaRule, Rule
 from admin_init.profiling.profile import profile_sites
 from admin_init.rescale import apply_, train_omegas_
 
@@ -21,6 +21,7 @@ def initialize_(
     *,
     forward: Forward | None = None,
     rule: Rule = "reference",
+    share: float | None = None,
     trainable: bool = True,
     sites: Sites | None = None,
     exclude: Sequence[str] = (),
@@ -35,6 +36,8 @@ def initialize_(
         batch: A training batch.
         forward: Called as ``forward(model, batch)``, see :func:`admin_init.profile`.
         rule: Formula for omega, see :func:`admin_init.omega.omega_from_variances`.
+        share: For the rule ``share``: the share of a stack's input in the variance of its output,
+            between 0 and 1; 0.5 by default.
         trainable: Whether omega is trained. The first omega of each stack never is.
         sites: Residual sites, patterns that name them (see :func:`admin_init.named_sites`), or a
             file of :func:`admin_init.save_sites`. Default: those that the model computes.
@@ -48,6 +51,7 @@ def initialize_(
         UnsupportedModelError: The model has no residual connection that Admin can rescale.
         ProfileError: The model cannot be profiled, or the type of its weights cannot hold an omega.
             The model is left unchanged.
+        ValueError: ``rule`` is unknown, or ``share`` does not fit it.
 
     Examples:
         >>> import torch
@@ -60,12 +64,12 @@ def initialize_(
         >>> groups = admin_init.parameter_groups(model, weight_decay=0.01)
         >>> optimizer = torch.optim.AdamW(groups, lr=1e-3)
     """
-    check_rule(rule)
+    checked = OmegaRule(rule, share)
     measured, found = profile_sites(
         model,
         [batch],
         forward=forward,
-        rule=rule,
+        rule=checked,
         sites=sites,
         exclude=exclude,
         ignore_padding=ignore_padding,

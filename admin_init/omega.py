@@ -5,23 +5,59 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-Rule = Literal["reference", "paper", "log", "constant"]
+from admin_init.errors import AdminInitError
+
+Rule = Literal["reference", "paper", "log", "constant", "share"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 
 
-def check_rule(rule: str) -> None:
-    """Raise a ValueError unless ``rule`` is one of :data:`RULES`."""
-    if rule not in RULES:
-        raise ValueError(f"`rule` must be one of {', '.join(RULES)}, but is {rule!r}.")
+@dataclass(frozen=True)
+class OmegaRule:
+    """A rule that computes omegas, and its setting.
+
+    Raises:
+        AdminInitError: The rule is unknown, or ``share`` does not fit it.
+    """
+
+    name: Rule = "reference"
+    """One of :data:`RULES`."""
+    share: float | None = None
+    """For the rule ``share``, the share of the input; 0.5 by default. None for the other rules."""
+
+    def __post_init__(self) -> None:
+        if self.name not in RULES:
+            raise AdminInitError(f"`rule` must be one of {', '.join(RULES)}, but is {self.name!r}.")
+        if self.name != "share":
+            if self.share is not None:
+                raise AdminInitError(
+                    f'`share` belongs to `rule="share"`, but `rule` is {self.name!r}. Leave one '
+                    "of them out."
+                )
+        elif self.share is None:
+            object.__setattr__(self, "share", 0.5)
+        elif not 0 < self.share < 1:
+            raise AdminInitError(
+                f"`share` must be between 0 and 1, both excluded, but is {self.share!r}."
+            )
+
+    @property
+    def in_place(self) -> bool:
+        """Whether variances are measured with the rule's own omegas, in repeated passes."""
+        return self.name == "share"
 
 
 def omega_from_variances(
-    branch: Sequence[float], *, shortcut: Sequence[float] | None = None, rule: Rule = "reference"
+    branch: Sequence[float],
+    *,
+    shortcut: Sequence[float] | None = None,
+    rule: Rule = "reference",
+    share: float | None = None,
 ) -> list[float]:
     r"""Compute the omegas of one stack from the variances of its sub-layers.
 
@@ -33,25 +69,35 @@ def omega_from_variances(
       and :math:`\omega_1 = 1`, where the sum is empty;
     * ``log`` and ``constant``, the closed forms of admin-torch 0.1.0 for output changes of
       O(log n) and O(1) in the number n of sub-layers:
-      :math:`\sqrt{(n + 1) / \ln(n + 1) - 1}` and :math:`\sqrt n`, the same for all sub-layers.
+      :math:`\sqrt{(n + 1) / \ln(n + 1) - 1}` and :math:`\sqrt n`, the same for all sub-layers;
+    * ``share``: the input :math:`x_0` keeps a share :math:`\rho` of the variance of
+      :math:`\omega_1 x_0 + f_1 + ... + f_n`. With :math:`K = \rho / (1 - \rho) \sum_j Var[f_j]`,
+      :math:`\omega_1 = \sqrt{K / Var[x_0]}` and
+      :math:`\omega_{i+1} = \sqrt{K + \sum_{j \le i} Var[f_j]}`. The variances are those measured
+      with these omegas in place, which :func:`admin_init.profile` finds.
 
     Args:
         branch: Var[f_i], in the order of execution.
-        shortcut: Var[x_{i-1}], in the same order. Only ``reference`` uses it. The default is 1
-            everywhere, the output variance of a freshly initialized layer norm.
+        shortcut: Var[x_{i-1}], in the same order. Only ``reference`` uses all of it, and ``share``
+            the first. The default is 1 everywhere, the output variance of a freshly initialized
+            layer norm.
         rule: One of :data:`RULES`.
+        share: The share of the rule ``share``, between 0 and 1; 0.5 by default.
 
     Returns:
         One omega per sub-layer, in the order of execution.
 
     Raises:
-        ValueError: ``rule`` is unknown, or the two sequences differ in length.
+        ValueError: ``rule`` is unknown, ``share`` does not fit it, the two sequences differ in
+            length, or the rule is ``share`` and the input is constant.
 
     Examples:
         >>> omega_from_variances([3.0, 5.0, 7.0])
         [1.0, 2.0, 3.0]
+        >>> omega_from_variances([3.0, 4.0, 2.0], shortcut=[9.0, 1.0, 1.0], rule="share", share=0.5)
+        [1.0, 3.46..., 4.0]
     """
-    check_rule(rule)
+    checked = OmegaRule(rule, share)
     shortcut = [1.0] * len(branch) if shortcut is None else shortcut
     if len(shortcut) != len(branch):
         raise ValueError(
@@ -60,6 +106,8 @@ def omega_from_variances(
         )
     if rule in ("log", "constant") and branch:
         return [closed_form(len(branch), rule)] * len(branch)
+    if checked.share is not None and branch:
+        return omega_of_input(branch, shortcut[0], input_variance(sum(branch), checked.share))
     omegas = [1.0] * len(branch)
     total = 0.0
     for i in range(1, len(branch)):
@@ -69,6 +117,31 @@ def omega_from_variances(
             total += branch[i - 1]
             omegas[i] = math.sqrt(total)
     return omegas
+
+
+def input_variance(branches: float, share: float) -> float:
+    """Compute the variance K that gives the input of a stack its share beside all branches."""
+    return branches * share / (1 - share)
+
+
+def omega_of_input(branch: Sequence[float], shortcut: float, scaled: float) -> list[float]:
+    r"""Compute the omegas of a stack whose scaled input has a given variance.
+
+    Args:
+        branch: Var[f_i], in the order of execution.
+        shortcut: Var[x_0].
+        scaled: K, the variance of :math:`\omega_1 x_0`.
+
+    Raises:
+        ValueError: The input is constant.
+    """
+    if shortcut <= 0:
+        raise ValueError(
+            f'The input of the stack must have a positive variance for `rule="share"`, but '
+            f"`shortcut` begins with {shortcut}."
+        )
+    first = math.sqrt(scaled / shortcut)
+    return [first, *(math.sqrt(scaled + total) for total in accumulate(branch[:-1]))]
 
 
 def closed_form(sublayers: int, rule: Literal["log", "constant"] = "log") -> float:

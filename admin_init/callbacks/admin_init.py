@@ -23,7 +23,7 @@ from admin_init.callbacks.lightning_compat import (
     updates_held,
     wrap_hook_once,
 )
-from admin_init.omega import Rule, check_rule
+from admin_init.omega import OmegaRule, Rule
 from admin_init.rescale import apply_, check_fold, train_omegas_
 from admin_init.sites import ResidualSite
 
@@ -45,6 +45,8 @@ class AdminInit(Callback):
 
     Args:
         rule: Formula for omega, see :func:`admin_init.omega.omega_from_variances`.
+        share: For the rule ``share``: the share of a stack's input in the variance of its output,
+            between 0 and 1; 0.5 by default.
         sites: Residual connections, as sites, as patterns of module names (see
             :func:`admin_init.named_sites`), or a file of :func:`admin_init.save_sites`. Default:
             those that the module computes.
@@ -67,7 +69,7 @@ class AdminInit(Callback):
             in ``exclude``) to masks. By default, padding counts, as in the authors' code.
 
     Raises:
-        ValueError: ``rule`` is unknown, or ``sites`` is empty.
+        ValueError: ``rule`` is unknown, ``share`` does not fit it, or ``sites`` is empty.
         UnsupportedModelError: Before training, if Admin can rescale no residual connection.
         TrainedModelError: Before the first batch, if the model looks trained.
         ProfileError: Before the first step, if the model cannot be profiled.
@@ -83,6 +85,7 @@ class AdminInit(Callback):
         self,
         *,
         rule: Rule = "reference",
+        share: float | None = None,
         sites: Sites | None = None,
         exclude: Sequence[str] = (),
         profile: AdminProfile | str | os.PathLike[str] | None = None,
@@ -93,10 +96,10 @@ class AdminInit(Callback):
         fold_on_end: bool = False,
         ignore_padding: IgnorePadding | None = None,
     ) -> None:
-        check_rule(rule)
         if sites is not None and not sites:
             raise ValueError("`sites` must name at least one residual connection, but is empty.")
         self.rule = rule
+        self.share = OmegaRule(rule, share).share
         self.sites = sites
         self.exclude = exclude
         self.given = profile
@@ -195,7 +198,7 @@ class AdminInit(Callback):
                     pl_module, trainer.strategy.training_step, batch, batch_idx
                 ),
                 batch,
-                rule=self.rule,
+                rule=OmegaRule(self.rule, self.share),
                 given=self.sites is not None,
                 exclude=self.exclude,
                 padding=padding_of(self.ignore_padding, batch),

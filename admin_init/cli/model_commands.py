@@ -11,7 +11,7 @@ from admin_init.errors import AdminInitError
 
 if TYPE_CHECKING:
     from admin_init.adapters.patterns import SitePattern
-    from admin_init.omega import Rule
+    from admin_init.omega import OmegaRule, Rule
 
 
 def profile(
@@ -19,6 +19,7 @@ def profile(
     output: str | None = None,
     batches: int = 1,
     rule: Rule = "reference",
+    share: float | None = None,
     model: str | None = None,
     sites: list[SitePattern] | None = None,
     batch: str | None = None,
@@ -30,7 +31,9 @@ def profile(
         output: Output JSON file, for `AdminInit(profile=...)`. Required with `--recipe`.
         batches: With `--recipe`: number of training batches to average over.
         rule: Formula for the omegas: `reference` (the authors' code) and `paper` use the measured
-            variances; `log` and `constant` are closed forms.
+            variances; `log` and `constant` are closed forms; `share` gives the input of each stack
+            a share of the variance of its output.
+        share: With `--rule share`: that share, between 0 and 1; 0.5 by default.
         model: Instead of `--recipe`: a function or class that builds a model, such as
             `my.module:build`. The residual connections that Admin finds are listed in order,
             followed by the reasons why other layers are not supported.
@@ -40,14 +43,17 @@ def profile(
             function that returns one, such as `my.module:batch`. By default, the LightningModule's
             `example_input_array`.
     """
+    from admin_init.omega import OmegaRule
+
+    checked = OmegaRule(rule, share)
     if model is not None and recipe is None:
-        return _profile_model(model, sites, batch, output, rule)
+        return _profile_model(model, sites, batch, output, checked)
     if model is not None or sites is not None or recipe is None or output is None:
         raise AdminInitError(
             "give either `--recipe FILE --output FILE`, to profile the model of a recipe, or "
             "`--model MODULE:BUILD` (and `--sites`), to see what Admin finds in a model."
         )
-    return _profile_recipe(recipe, output, batches, rule)
+    return _profile_recipe(recipe, output, batches, checked)
 
 
 def _profile_model(
@@ -55,7 +61,7 @@ def _profile_model(
     patterns: list[SitePattern] | None,
     batch: str | None,
     output: str | None,
-    rule: Rule,
+    rule: OmegaRule,
 ) -> int:
     from rich.console import Console
 
@@ -73,13 +79,13 @@ def _profile_model(
     if found.problem is not None:
         raise AdminInitError(found.problem)
     if output is not None:
-        measured = take_profile(model, [given], rule=rule, sites=patterns)
+        measured = take_profile(model, [given], rule=rule.name, share=rule.share, sites=patterns)
         measured.save(output)
         say(str(measured))
     return 0
 
 
-def _profile_recipe(recipe: str, output: str, batches: int, rule: Rule) -> int:
+def _profile_recipe(recipe: str, output: str, batches: int, rule: OmegaRule) -> int:
     from admin_init.profiling.profile import profile as take_profile
     from admin_init.translation.recipe_cli import recipe_cli
 
@@ -92,7 +98,8 @@ def _profile_recipe(recipe: str, output: str, batches: int, rule: Rule) -> int:
         built.model,
         loader,
         forward=lambda model, batch: model(batch.source, batch.target_input),
-        rule=rule,
+        rule=rule.name,
+        share=rule.share,
     )
     found.save(output)
     say(str(found))

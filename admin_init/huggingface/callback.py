@@ -27,7 +27,7 @@ from admin_init.callbacks.initialization.checks import (
 )
 from admin_init.callbacks.initialization.optimizer_groups import spare_from_weight_decay
 from admin_init.errors import AdminInitError, ProfileError
-from admin_init.omega import Rule, check_rule
+from admin_init.omega import OmegaRule, Rule
 from admin_init.profiling.ranks import Ranks, profile_ranks
 from admin_init.rescale import apply_, fold_, install_, profiled_sites, train_omegas_
 from admin_init.sites import ResidualSite
@@ -49,6 +49,8 @@ class AdminCallback(TrainerCallback, ExportableState):
     Args:
         example: A batch of the model, on which the connections are found.
         rule: Formula for omega, see :func:`admin_init.omega.omega_from_variances`.
+        share: For the rule ``share``: the share of a stack's input in the variance of its output,
+            between 0 and 1; 0.5 by default.
         sites: Residual connections, as sites, as patterns of module names (see
             :func:`admin_init.named_sites`), or a file of :func:`admin_init.save_sites`.
         exclude: Patterns of connections to leave out, see :func:`admin_init.find_sites`.
@@ -59,7 +61,7 @@ class AdminCallback(TrainerCallback, ExportableState):
         force: Also profile a model that looks trained, see :class:`~admin_init.AdminInit`.
 
     Raises:
-        ValueError: ``rule`` is unknown.
+        ValueError: ``rule`` is unknown, or ``share`` does not fit it.
         UnsupportedModelError: When the Trainer is built, if Admin can rescale no connection.
         AdminInitError: When the Trainer is built, if the callback is untested with its settings.
         ProfileError: Before the first update, if the model cannot be profiled.
@@ -77,6 +79,7 @@ class AdminCallback(TrainerCallback, ExportableState):
         *,
         example: Any = None,
         rule: Rule = "reference",
+        share: float | None = None,
         sites: Sites | None = None,
         exclude: Sequence[str] = (),
         profile: AdminProfile | str | os.PathLike[str] | None = None,
@@ -84,9 +87,9 @@ class AdminCallback(TrainerCallback, ExportableState):
         weight_decay: bool = False,
         force: bool = False,
     ) -> None:
-        check_rule(rule)
         self.example = example
         self.rule = rule
+        self.share = OmegaRule(rule, share).share
         self.sites = sites
         self.exclude = exclude
         self.given = (
@@ -151,7 +154,7 @@ class AdminCallback(TrainerCallback, ExportableState):
     @override
     def state(self) -> dict[str, Any]:
         """Return the profile and the settings as primitives."""
-        settings = ("rule", "trainable", "weight_decay", "force")
+        settings = ("rule", "share", "trainable", "weight_decay", "force")
         profile = None if self.profile is None else self.profile.to_dict()
         return {
             "args": {name: getattr(self, name) for name in settings},
@@ -206,12 +209,16 @@ class _FirstPass:
         callback = self._callback
         profile = callback.given
         if profile is None:
-            given, named = copy_of((args, kwargs))
+
+            def run() -> None:
+                given, named = copy_of((args, kwargs))
+                model(*given, **named)
+
             profile = profile_ranks(
                 model,
                 self._sites,
-                lambda: model(*given, **named),
-                rule=callback.rule,
+                run,
+                rule=OmegaRule(callback.rule, callback.share),
                 ranks=Ranks.of_process_group(self._args.device),
                 given=callback.sites is not None,
                 exclude=callback.exclude,

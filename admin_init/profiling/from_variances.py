@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import dropwhile
@@ -12,56 +12,42 @@ from admin_init.adapters.computation.observation import SiteVariances, some
 from admin_init.adapters.copies import Copy
 from admin_init.admin_profile import AdminProfile, SiteProfile
 from admin_init.errors import ProfileError
-from admin_init.omega import Rule, omega_from_variances
+from admin_init.omega import (
+    OmegaRule,
+    input_variance,
+    omega_from_variances,
+    omega_of_input,
+)
+
+_TOLERANCE = {"fp64": 1e-12, "fp32": 1e-6}
+_HALF = 1e-3
+"""Relative change of every omega at which passes with a rule's own omegas in place end, by the type
+of the branches. In half precision, the rounding of the branches moves omegas by 1e-4."""
+MAX_PASSES = 20
+"""Largest number of such passes."""
 
 
 def make_profile(
     measured: Sequence[SiteVariances],
     *,
-    rule: Rule,
+    rule: OmegaRule,
     batches: int,
+    passes: int = 1,
     left_out: Sequence[str] = (),
     copies: Sequence[Copy] = (),
 ) -> AdminProfile:
     """Compute the omegas of every stack from its measured variances; copies get the same.
 
     Raises:
-        ProfileError: A variance is not finite.
+        ProfileError: A variance is not finite, or an omega would be 0.
     """
-    broken = [
-        site.name
-        for site in measured
-        if not all(0 <= pooled.variance < float("inf") for pooled in (site.shortcut, site.branch))
-    ]
-    if broken:
-        raise ProfileError(
-            f"The variance of {some(broken)} is NaN or infinite, so no omega can be computed. "
-            "Look for NaN in the batch, an overflow in half precision, or a broken initialization."
-        )
-    omegas: dict[str, float] = {}
-    constant: list[str] = []
-    for whole in _chains(measured):
-        chain = list(dropwhile(partial(_is_constant, rule=rule), whole))
-        if chain:
-            constant += [site.name for site in whole[: len(whole) - len(chain)]]
-            omegas |= dict.fromkeys(constant, 1.0)
-        values = omega_from_variances(
-            [site.branch.variance for site in chain or whole],
-            shortcut=[site.shortcut.variance for site in chain or whole],
-            rule=rule,
-        )
-        omegas |= {site.name: omega for site, omega in zip(chain or whole, values, strict=True)}
+    omegas, constant = omegas_of(measured, rule)
     if constant:
+        what = "input" if rule.name == "share" else "sum"
         warnings.warn(
-            f"The sum of {some(constant)} is constant on this batch, as with queries that are all "
-            "zero: its omega is 1, and its chain begins after it.",
+            f"The {what} of {some(constant)} is constant on this batch, as with queries that are "
+            "all zero: its omega is 1, and its chain begins after it.",
             stacklevel=3,
-        )
-    collapsed = [name for name, omega in omegas.items() if omega == 0]
-    if collapsed:
-        raise ProfileError(
-            f"omega of {some(collapsed)} is 0, because the output of every branch before it is "
-            "constant. Profile a model whose branches are initialized at random."
         )
     profiles = {
         site.name: SiteProfile(
@@ -84,16 +70,115 @@ def make_profile(
         )
     return AdminProfile(
         sites=tuple(profiles.values()),
-        rule=rule,
+        rule=rule.name,
+        share=rule.share,
         batches=batches,
+        passes=passes,
         dtype=measured[0].dtype,
         left_out=tuple(left_out),
     )
 
 
-def _is_constant(site: SiteVariances, rule: Rule) -> bool:
-    """Return whether a connection gives the next one an omega of 0."""
-    shortcut = site.shortcut.variance if rule == "reference" else 0.0
+def omegas_of(
+    measured: Sequence[SiteVariances], rule: OmegaRule
+) -> tuple[dict[str, float], list[str]]:
+    """Compute the omegas of every chain from its variances.
+
+    Returns:
+        The omegas by the names of the sites, and the names of those sites at the begin of a chain
+        that are left at 1, because what the rule needs of them is constant.
+
+    Raises:
+        ProfileError: A variance is not finite, or an omega would be 0.
+    """
+    broken = [
+        site.name
+        for site in measured
+        if not all(0 <= pooled.variance < float("inf") for pooled in (site.shortcut, site.branch))
+    ]
+    if broken:
+        raise ProfileError(
+            f"The variance of {some(broken)} is NaN or infinite, so no omega can be computed. "
+            "Look for NaN in the batch, an overflow in half precision, or a broken initialization."
+        )
+    omegas: dict[str, float] = {}
+    constant: list[str] = []
+    chains: list[list[SiteVariances]] = []
+    for whole in _chains(measured):
+        chain = list(dropwhile(partial(_is_constant, rule=rule), whole))
+        if chain:
+            constant += [site.name for site in whole[: len(whole) - len(chain)]]
+            omegas |= dict.fromkeys(constant, 1.0)
+        chains.append(chain or whole)
+    inputs: dict[str, float] = {}
+    for chain in chains if rule.share is not None else ():
+        # Chains that fork have one input, which keeps at least its share in each of them.
+        scaled = input_variance(sum(site.branch.variance for site in chain), rule.share or 0)
+        inputs[chain[0].name] = max(scaled, inputs.get(chain[0].name, 0.0))
+    for chain in chains:
+        branch = [site.branch.variance for site in chain]
+        shortcut = [site.shortcut.variance for site in chain]
+        if inputs and shortcut[0] > 0:
+            values = omega_of_input(branch, shortcut[0], inputs[chain[0].name])
+        elif inputs:
+            values = [0.0] * len(chain)
+        else:
+            values = omega_from_variances(branch, shortcut=shortcut, rule=rule.name)
+        omegas |= {site.name: omega for site, omega in zip(chain, values, strict=True)}
+    collapsed = [name for name, omega in omegas.items() if omega == 0]
+    if collapsed:
+        raise ProfileError(
+            f"omega of {some(collapsed)} is 0, because the output of every branch before it is "
+            "constant. Profile a model whose branches are initialized at random."
+        )
+    return omegas, constant
+
+
+def settle(
+    measured: list[SiteVariances],
+    measure: Callable[[dict[str, float]], list[SiteVariances]],
+    rule: OmegaRule,
+) -> tuple[list[SiteVariances], int]:
+    """Repeat passes with a rule's own omegas in place until none of them moves any more.
+
+    Args:
+        measured: Variances of a first pass.
+        measure: Measures the variances in one more pass, with given omegas in place.
+        rule: The rule. One that needs no omegas in place needs no more passes.
+
+    Returns:
+        The variances of the last pass, and the number of all passes.
+
+    Raises:
+        ProfileError: See :func:`omegas_of`.
+    """
+    if not rule.in_place:
+        return measured, 1
+    tolerance = max(_TOLERANCE.get(site.dtype, _HALF) for site in measured)
+    omegas, _ = omegas_of(measured, rule)
+    for number in range(2, MAX_PASSES + 1):
+        measured = measure(omegas)
+        after, _ = omegas_of(measured, rule)
+        moved = {name: abs(after[name] / before - 1) for name, before in omegas.items()}
+        omegas = after
+        if max(moved.values()) <= tolerance:
+            return measured, number
+    last = max(moved, key=moved.__getitem__)
+    if moved[last] > max(tolerance, _TOLERANCE["fp32"]):
+        warnings.warn(
+            f"The omegas have not settled after {MAX_PASSES} passes: that of `{last}` still "
+            f"changed by {moved[last]:.1e} in the last one. The model may draw random numbers that "
+            "`torch.manual_seed` does not repeat.",
+            stacklevel=3,
+        )
+    return measured, MAX_PASSES
+
+
+def _is_constant(site: SiteVariances, rule: OmegaRule) -> bool:
+    """Return whether nothing can be computed from a connection at the begin of a chain."""
+    if rule.name == "share":
+        return site.shortcut.variance == 0.0
+    shortcut = site.shortcut.variance if rule.name == "reference" else 0.0
     return shortcut == site.branch.variance == 0.0
 
 

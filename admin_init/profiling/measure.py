@@ -21,7 +21,8 @@ from admin_init.adapters.discovery import (
     warn_left_out,
 )
 from admin_init.errors import UnsupportedModelError
-from admin_init.omega import Rule
+from admin_init.omega import OmegaRule
+from admin_init.profiling.from_variances import settle
 from admin_init.rescale import installed
 from admin_init.sites import ResidualSite
 
@@ -35,6 +36,8 @@ class Measured(NamedTuple):
     """Names of the other Post-LN connections."""
     copies: Sequence[Copy] = ()
     """The sites of frozen copies, which are not measured."""
+    passes: int = 1
+    """Number of passes that measured the variances."""
 
 
 def measure_computed(
@@ -42,7 +45,7 @@ def measure_computed(
     sites: Sites | None,
     run: Callable[[], object],
     *,
-    rule: Rule,
+    rule: OmegaRule,
     fixed: Sequence[ResidualSite] | None = None,
     exclude: Sequence[str] = (),
     padding: Padding | None = None,
@@ -50,13 +53,14 @@ def measure_computed(
     """Find and measure the sites that ``run`` computes in one or two forward passes.
 
     A second pass is made where the first shows other sites, or another chain, than are known from
-    the layers' classes.
+    the layers' classes. A rule that needs its own omegas in place takes more, see
+    :func:`admin_init.profiling.from_variances.settle`.
 
     Args:
         model: The model that ``run`` calls.
         sites: The sites, or patterns that name them; None to find them. Given ones are checked.
         run: Makes one forward pass through ``model``.
-        rule: Formula for omega.
+        rule: Rule for omega.
         fixed: In a training that has begun: the sites that are installed. No others can be any
             more, and the modules keep their modes.
         exclude: Patterns of connections to leave out, see :func:`admin_init.find_sites`.
@@ -68,17 +72,24 @@ def measure_computed(
         ProfileError: See :func:`measure`.
     """
     observe = partial(observe_pass, model, rule=rule, train=fixed is None, padding=padding)
+
+    def again(
+        sites: Sequence[ResidualSite],
+    ) -> Callable[[dict[str, float]], list[SiteVariances]]:
+        return lambda omegas: observe(sites, run, omegas=omegas).variances(sites)
+
     if sites is not None:
         given, copies = split_copies(
             model, included(resolve_sites(model, sites), exclude), copied_modules(model)
         )
         with installed(given):
             observed = observe(given, run)
-        measured = observed.variances(given)
-        check_sites(model, observed.graph, given)
-        if padding is not None:
-            padding.check(given)
-        return Measured(given, measured, copies=copies)
+            measured = observed.variances(given)
+            check_sites(model, observed.graph, given)
+            if padding is not None:
+                padding.check(given)
+            measured, passes = settle(measured, again(given), rule)
+        return Measured(given, measured, copies=copies, passes=passes)
     there = known_sites(model)
     known, copies = split_copies(
         model, included(there if fixed is None else fixed, exclude), copied_modules(model)
@@ -102,12 +113,13 @@ def measure_computed(
             "pass no norm reads such a sum, or something else reads it, too. Leave them out with "
             "`exclude=`, or name the sites with `sites=`."
         )
-    if chain != {site: site.previous for site in found}:
-        with installed(found):
+    with installed(found):
+        if chain != {site: site.previous for site in found}:
             observed = observe(found, run)
-    if padding is not None:
-        padding.check(found)
-    return Measured(found, observed.variances(found), tuple(computed.left_out), computed.copies)
+        if padding is not None:
+            padding.check(found)
+        measured, passes = settle(observed.variances(found), again(found), rule)
+    return Measured(found, measured, tuple(computed.left_out), computed.copies, passes)
 
 
 def measure(
@@ -115,19 +127,22 @@ def measure(
     sites: Sequence[ResidualSite],
     run: Callable[[], object],
     *,
-    rule: Rule,
+    rule: OmegaRule,
     padding: Padding | None = None,
-) -> list[SiteVariances]:
-    """Measure each installed site while ``run`` makes one forward pass through ``model``.
+) -> tuple[list[SiteVariances], int]:
+    """Measure each installed site while ``run`` makes forward passes through ``model``.
 
     Returns:
-        One entry per site, in the order of execution.
+        One entry per site, in the order of execution, and the number of passes.
 
     Raises:
         ProfileError: A site did not run, ran more than once, or ran out of order.
         UnsupportedModelError: The model was built inside ``torch.inference_mode``.
     """
-    return observe_pass(model, sites, run, rule=rule, padding=padding).variances(sites)
+    observe = partial(observe_pass, model, sites, run, rule=rule, padding=padding)
+    return settle(
+        observe().variances(sites), lambda omegas: observe(omegas=omegas).variances(sites), rule
+    )
 
 
 def pool(left: Sequence[SiteVariances], right: Sequence[SiteVariances]) -> list[SiteVariances]:

@@ -11,7 +11,7 @@ from torch import Tensor, distributed, nn
 from admin_init.adapters.computation.observation import SiteVariances
 from admin_init.adapters.computation.padding import Padding
 from admin_init.admin_profile import AdminProfile
-from admin_init.omega import PooledVariance, Rule
+from admin_init.omega import OmegaRule, PooledVariance
 from admin_init.profiling.from_variances import make_profile
 from admin_init.profiling.measure import measure_computed
 from admin_init.sites import ResidualSite
@@ -53,7 +53,7 @@ def profile_ranks(
     sites: Sequence[ResidualSite],
     run: Callable[[], object],
     *,
-    rule: Rule,
+    rule: OmegaRule,
     ranks: Ranks,
     given: bool = False,
     exclude: Sequence[str] = (),
@@ -65,7 +65,7 @@ def profile_ranks(
         model: A model whose ``sites`` are installed.
         sites: The residual sites.
         run: Makes one forward pass through ``model`` with this rank's batch.
-        rule: Formula for omega, see :func:`admin_init.omega.omega_from_variances`.
+        rule: Rule for omega.
         ranks: The ranks of this run. A single rank uses no collective.
         given: Whether the user named the sites. Otherwise, they are linked as the model computes
             them, and those that Admin cannot rescale are left out.
@@ -79,7 +79,7 @@ def profile_ranks(
         ProfileError: The model cannot be profiled, see :func:`measure_computed`.
         UnsupportedModelError: The model computes something else than the given sites.
     """
-    _, measured, left_out, copies = measure_computed(
+    _, measured, left_out, copies, passes = measure_computed(
         model,
         sites if given else None,
         run,
@@ -91,7 +91,12 @@ def profile_ranks(
     if ranks.count > 1:
         measured = _pool_ranks(measured, ranks.total, ranks.device)
     profile = make_profile(
-        measured, rule=rule, batches=ranks.count, left_out=left_out, copies=copies
+        measured,
+        rule=rule,
+        batches=ranks.count,
+        passes=passes,
+        left_out=left_out,
+        copies=copies,
     )
     # Ranks may add in different orders, so their sums may differ in the last bit.
     return profile if ranks.count == 1 else ranks.broadcast(profile)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from _helpers.small_lightning import encoder, trainer
 from admin_init import AdminInit, AdminInitError, SitePattern
 from admin_init.adapters.discovery import resolve_sites
+from admin_init.omega import Rule
 
 BRANCH_FORM = [
     SitePattern(
@@ -154,10 +155,12 @@ def fit(admin: AdminInit, build: Build, **settings: Any) -> tuple[Module, Watch]
     return module, watch
 
 
-def run(form: str, build: Build, precision: str, **settings: Any) -> dict[str, Any]:
+def run(
+    form: str, build: Build, precision: str, rule: Rule = "reference", **settings: Any
+) -> dict[str, Any]:
     """Train; in float32, once more with the profile as if it came from a file."""
     settings["precision"] = precision
-    admin = AdminInit(sites=FORMS[form])
+    admin = AdminInit(sites=FORMS[form], rule=rule)
     module, watch = fit(admin, build, **settings)
     assert admin.profile is not None
     result: dict[str, Any] = {
@@ -198,4 +201,7 @@ def train_all(processes: int, folder: str) -> None:
                 results[key] = run(form, build, precision, **arguments)
         for precision in REFUSED:
             results[f"{name}/{precision}"] = refusal(precision, build, **arguments)
+        if name == "DDP":
+            for form in FORMS:
+                results[f"share/{form}"] = run(form, build, "32-true", "share", **arguments)
     torch.save(results, f"{folder}/rank{rank}.pt")

@@ -23,6 +23,36 @@ def test_paper_rule_adds_up_the_branches_before() -> None:
     assert omegas == pytest.approx([1, math.sqrt(2), math.sqrt(2 + 3)])
 
 
+def test_share_rule_gives_the_input_its_share() -> None:
+    omegas = omega_from_variances(BRANCH, shortcut=[0.25, 1.0, 1.0], rule="share", share=0.75)
+    scaled = 0.75 / (1 - 0.75) * (2 + 3 + 4)
+    assert omegas == pytest.approx(
+        [math.sqrt(scaled / 0.25), math.sqrt(scaled + 2), math.sqrt(scaled + 2 + 3)]
+    )
+    assert scaled / (scaled + sum(BRANCH)) == pytest.approx(0.75)
+
+
+def test_share_rule_takes_a_half_where_no_share_is_given() -> None:
+    half = omega_from_variances(BRANCH, rule="share", share=0.5)
+    assert omega_from_variances(BRANCH, rule="share") == half
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5, 2.0, math.nan, math.inf])
+def test_a_share_outside_of_its_range_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=r"`share` must be between 0 and 1, both excluded, but is"):
+        omega_from_variances(BRANCH, rule="share", share=share)
+
+
+def test_a_share_for_another_rule_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`rule=\"share\"`, but `rule` is 'paper'. Leave one"):
+        omega_from_variances(BRANCH, rule="paper", share=0.5)
+
+
+def test_a_constant_input_has_no_share() -> None:
+    with pytest.raises(ValueError, match=r"must have a positive variance .* begins with 0.0"):
+        omega_from_variances(BRANCH, shortcut=[0.0, 1.0, 1.0], rule="share")
+
+
 @pytest.mark.parametrize("sublayers", [1, 2, 12, 200])
 def test_closed_forms_are_the_same_for_all_sublayers_whatever_their_variance(
     sublayers: int,
@@ -40,7 +70,7 @@ def test_log_form_of_a_hundred_layers(sublayers: int, published: float) -> None:
     assert closed_form(sublayers) == pytest.approx(published, abs=0.005)
 
 
-@pytest.mark.parametrize("rule", ["reference", "paper", "log", "constant"])
+@pytest.mark.parametrize("rule", ["reference", "paper", "log", "constant", "share"])
 def test_a_stack_of_one_and_of_none(rule: str) -> None:
     assert len(omega_from_variances([0.7], rule=rule)) == 1  # type: ignore[arg-type]
     assert omega_from_variances([], rule=rule) == []  # type: ignore[arg-type]
@@ -52,7 +82,7 @@ def test_the_first_omega_is_one(rule: str) -> None:
 
 
 def test_an_unknown_rule_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"reference, paper, log, constant, but is 'linear'"):
+    with pytest.raises(ValueError, match=r"paper, log, constant, share, but is 'linear'"):
         omega_from_variances(BRANCH, rule="linear")  # type: ignore[arg-type]
 
 

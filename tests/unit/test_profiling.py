@@ -12,7 +12,7 @@ import admin_init
 from admin_init import AdminProfile, ProfileError
 from admin_init.adapters.computation.observation import SiteVariances
 from admin_init.adapters.discovery import find_sites
-from admin_init.omega import PooledVariance, omega_from_variances
+from admin_init.omega import OmegaRule, PooledVariance, omega_from_variances
 from admin_init.profiling.from_variances import make_profile
 
 D = 16
@@ -358,7 +358,7 @@ def test_branches_without_variance_are_refused() -> None:
         )
 
     with pytest.raises(ProfileError, match=r"omega of `b` is 0.*initialized at random"):
-        make_profile([site("a", None), site("b", "a")], rule="paper", batches=1)
+        make_profile([site("a", None), site("b", "a")], rule=OmegaRule("paper"), batches=1)
 
 
 def test_a_model_that_keeps_gradients_off_can_be_profiled(model: Model, x: Tensor) -> None:

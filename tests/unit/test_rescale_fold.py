@@ -128,13 +128,15 @@ def test_fold_right_after_apply(x: Tensor) -> None:
     torch.testing.assert_close(admin_init.fold_(model)(x), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("rule", ["log", "constant"])
-def test_fold_of_a_closed_form_divides_the_first_branch(rule: Any) -> None:
+@pytest.mark.parametrize("rule", ["log", "constant", "share"])
+def test_fold_of_a_first_omega_that_is_not_one_divides_the_first_branch(rule: Any) -> None:
     # There is no norm before the first sub-layer: exact up to the eps of the one after it.
     torch.manual_seed(0)
     x = torch.randn(3, 5, D, dtype=torch.float64)
     model = encoder().double()
-    admin_init.apply_(model, admin_init.profile(model, [x], rule=rule))
+    profile = admin_init.profile(model, [x], rule=rule)
+    assert profile.sites[0].omega != 1
+    admin_init.apply_(model, profile)
     expected = model(x)
     torch.testing.assert_close(admin_init.fold_(model)(x), expected, atol=1e-4, rtol=1e-4)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from admin_init.adapters.computation.graph import ForwardGraph, Value, hidden
 from admin_init.adapters.computation.padding import Padding
 from admin_init.adapters.computation.residuals import entering, terms
 from admin_init.errors import ProfileError, UnsupportedModelError
-from admin_init.omega import PooledVariance, Rule, variance
+from admin_init.omega import OmegaRule, PooledVariance, variance
 from admin_init.sites import ResidualSite, SiteRecord, stacks
 
 
@@ -44,18 +44,29 @@ def observe_pass(
     sites: Sequence[ResidualSite],
     run: Callable[[], object],
     *,
-    rule: Rule,
+    rule: OmegaRule,
     train: bool = True,
     padding: Padding | None = None,
+    omegas: Mapping[str, float] | None = None,
 ) -> ObservedPass:
     """Observe each installed site while ``run`` makes one forward pass through ``model``.
+
+    Args:
+        model: The model that ``run`` calls.
+        sites: The sites.
+        run: Makes one forward pass through ``model``.
+        rule: Rule for omega. ``reference`` puts each omega in place during the pass.
+        train: Whether the model runs in train mode, or in the modes that its modules have.
+        padding: The batch's padding, if it is left out of the variances.
+        omegas: Omegas to put in place, by the names of the sites; otherwise, and for other sites,
+            they start at 1.
 
     Raises:
         ProfileError: A site ran more than once, or the mask of padding does not fit.
         UnsupportedModelError: The model was built inside ``torch.inference_mode``.
     """
     check_can_train(sites)
-    observed = ObservedPass(model, sites, rule, padding)
+    observed = ObservedPass(model, sites, rule, padding, omegas or {})
     with ExitStack() as stack:
         stack.enter_context(trial_pass(model))
         stack.enter_context(whole_pass(model))
@@ -86,11 +97,13 @@ class ObservedPass:
         self,
         model: nn.Module,
         sites: Sequence[ResidualSite],
-        rule: Rule,
-        padding: Padding | None = None,
+        rule: OmegaRule,
+        padding: Padding | None,
+        omegas: Mapping[str, float],
     ) -> None:
         self.graph = ForwardGraph(model, self._before_operation)
         self._rule = rule
+        self._omegas = omegas
         self._padding = padding
         self._branches = {site.branch: site for site in sites if isinstance(site, BranchSite)}
         self._branch: dict[str, Tensor] = {}
@@ -101,8 +114,10 @@ class ObservedPass:
 
     def omega(self, site: ResidualSite) -> Tensor:
         """Return the omega to use at ``site`` in this pass: a float32 or float64 scalar."""
-        one = site.template.new_ones((), dtype=torch.float32)
-        return one if site.previous is None else self._running.get(site.previous, one)
+        if site.previous in self._running:
+            return self._running[site.previous]
+        dtype = torch.promote_types(site.template.dtype, torch.float32)
+        return site.template.new_full((), self._omegas.get(site.name, 1.0), dtype=dtype)
 
     def computed_in(self, site: ResidualSite, dtype: torch.dtype) -> None:
         """Note the type in which the branch was computed, if it is not that of f(x) in the sum."""
@@ -123,7 +138,7 @@ class ObservedPass:
             self._sites.append((site, branch.numel(), dtype))
             self._shortcut[site.name] = variance(shortcut)
             self._branch[site.name] = variance(branch)
-            if self._rule == "reference":
+            if self._rule.name == "reference":
                 scaled = self.omega(site).square() * self._shortcut[site.name]
                 total = scaled + self._branch[site.name]
                 # Where both terms are constant, the chain begins after this site.

@@ -14,7 +14,7 @@ from admin_init.callbacks.lightning_compat import (
     logging_disabled,
     with_gradients_if_needed,
 )
-from admin_init.omega import Rule
+from admin_init.omega import OmegaRule
 from admin_init.profiling.ranks import Ranks, profile_ranks
 from admin_init.sites import ResidualSite
 
@@ -29,7 +29,7 @@ def profile_on_batch(
     step: Callable[[Any], object],
     batch: Any,
     *,
-    rule: Rule,
+    rule: OmegaRule,
     given: bool,
     exclude: Sequence[str],
     padding: Padding | None,
@@ -44,7 +44,7 @@ def profile_on_batch(
         sites: The residual sites.
         step: Makes one training step on a copy of ``batch``.
         batch: This rank's batch.
-        rule: Formula for omega, see :func:`admin_init.omega.omega_from_variances`.
+        rule: Rule for omega.
         given: Whether the user named the sites.
         exclude: Patterns of connections that the user left out.
         padding: Padding of this rank's batch, if it is left out of the variances.
@@ -63,9 +63,8 @@ def profile_on_batch(
     unsynchronized = getattr(trainer.strategy.model, "no_sync", nullcontext)
 
     def measure(gradients: AbstractContextManager[object]) -> AdminProfile:
-        copied = copy_of(batch)
-
         def run() -> None:
+            copied = copy_of(batch)
             with trainer.precision_plugin.train_step_context(), gradients, unsynchronized():
                 step(copied)
 

@@ -60,6 +60,43 @@ def test_omegas_are_those_of_profile_on_the_first_batch() -> None:
     assert callback.profile.signature.startswith("rule:reference|batches:1|")
 
 
+def test_the_share_rule_repeats_the_pass_on_the_same_batch_and_dropout() -> None:
+    seen: list[tuple[Tensor, bool]] = []
+
+    def spy(self: Any, batch: list[Tensor], batch_idx: int) -> None:
+        seen.append((batch[0].clone(), torch.is_grad_enabled()))
+
+    callback = AdminInit(rule="share", share=0.75)
+    model = module(spy=spy)
+    step = type(model).training_step
+
+    def use_up(self: Any, batch: list[Tensor], batch_idx: int) -> Any:
+        loss = step(self, batch, batch_idx)
+        if not torch.is_grad_enabled():
+            batch[0].zero_()
+        return loss
+
+    type(model).training_step = use_up
+    trainer(callbacks=[callback], max_steps=2).fit(model, data())
+    assert callback.profile is not None
+    passes = callback.profile.passes
+    assert [grad for _, grad in seen] == [False] * passes + [True] * 2
+    assert passes > 2
+    assert all(torch.equal(batch, seen[0][0]) for batch, _ in seen[: passes + 1])
+    first = callback.profile.sites[0]
+    branches = sum(site.variance for site in callback.profile.sites)
+    assert first.omega**2 * first.shortcut_variance == pytest.approx(3 * branches, rel=1e-5)
+    (site,) = [site for site in find_sites(model) if site.previous is None]
+    assert site.omega is not None
+    assert not site.omega.requires_grad
+    torch.testing.assert_close(site.omega, torch.full_like(site.omega, first.omega))
+
+
+def test_a_share_for_another_rule_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r"`share` belongs to `rule=\"share\"`"):
+        AdminInit(share=0.5)
+
+
 def test_training_after_it_is_bit_identical_to_training_from_a_file(
     lightning: ModuleType, tmp_path: Path
 ) -> None:

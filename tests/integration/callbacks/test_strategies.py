@@ -31,6 +31,7 @@ from torch import Tensor
 import admin_init
 from admin_init import AdminInit, AdminInitError, AdminProfile
 from admin_init.adapters.discovery import resolve_sites
+from admin_init.omega import Rule
 
 TABLE = "Strategies and precision"
 REFUSALS = "Refused strategies and precisions"
@@ -45,7 +46,9 @@ def furthest(profile: AdminProfile, expected: AdminProfile) -> float:
     return max(abs(site.omega / other.omega - 1) for site, other in pairs)
 
 
-def in_one_process(form: str, build: Build, batches: list[Tensor]) -> AdminProfile:
+def in_one_process(
+    form: str, build: Build, batches: list[Tensor], rule: Rule = "reference"
+) -> AdminProfile:
     """Profile in float64, without a Trainer."""
     model = Module(build).double()
     return admin_init.profile(
@@ -53,6 +56,7 @@ def in_one_process(form: str, build: Build, batches: list[Tensor]) -> AdminProfi
         [batch.double() for batch in batches],
         forward=lambda module, batch: module.model(batch),
         sites=resolve_sites(model, FORMS[form]),
+        rule=rule,
     )
 
 
@@ -125,6 +129,23 @@ def test_several_processes(processes: int, tmp_path: Path, cells: Callable[..., 
                 refusal = rank[f"{name}/{precision}"]
                 assert refusal.startswith(f"AdminInit has not been tested in precision {precision}")
             cells(TABLE, row, **{precision: "refused"})
+    for form in FORMS:
+        check_share(form, [rank[f"share/{form}"] for rank in ranks])
+
+
+def check_share(form: str, ranks: list[dict[str, Any]]) -> None:
+    """See that every rank made passes of its own, and that all have the same omegas."""
+    profile = AdminProfile.from_dict(ranks[0]["profile"])
+    for rank in ranks:
+        assert rank["profile"] == ranks[0]["profile"]
+        assert all(map(torch.equal, rank["omegas"], ranks[0]["omegas"]))
+        assert 3 <= rank["trained"].index(True) < 12
+        assert rank["trained"].count(True) == strategy_runs.STEPS
+        assert rank["as from a file"]
+    assert profile.passes == ranks[0]["trained"].index(True)
+    batches = [inputs(rank)[: size(rank)] for rank in range(len(ranks))]
+    expected = in_one_process(form, DDP["DDP"][0], batches, "share")
+    assert furthest(profile, expected) < 1e-5
 
 
 UNTRIED: dict[str, Any] = {

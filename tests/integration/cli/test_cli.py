@@ -246,6 +246,12 @@ def test_the_profile_is_that_of_the_fit(folder: Path) -> None:
     several = AdminProfile.load("3.json")
     assert (several.batches, several.rule) == (3, "paper")
     assert several.elements > fitted.elements
+    share = ("--rule", "share", "--share")
+    assert call("profile", "--recipe", "small.yaml", "--output", "s.json", *share, "0.75").code == 0
+    assert AdminProfile.load("s.json").share == 0.75
+    refused = call("profile", "--recipe", "small.yaml", "--output", "s.json", *share, "1.5")
+    assert refused.code == 2
+    assert "`share` must be between 0 and 1, both excluded, but is 1.5." in refused.err
 
 
 def test_the_search_of_a_checkpoint_can_be_overruled(folder: Path) -> None:

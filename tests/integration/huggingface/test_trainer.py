@@ -55,6 +55,18 @@ def test_the_first_batch_is_profiled_and_trained_on() -> None:
     assert AdminProfile.load("out/admin_profile.json") == callback.profile
 
 
+def test_the_share_rule() -> None:
+    done = trainer(None, callback := AdminCallback(rule="share", share=0.25))
+    done.train()
+    profile = callback.profile
+    assert profile is not None
+    assert profile.passes > 2
+    assert callback.state()["args"]["share"] == 0.25
+    first = profile.sites[0]
+    branches = sum(site.variance for site in profile.sites)
+    assert first.omega**2 * first.shortcut_variance == pytest.approx(branches / 3, rel=1e-5)
+
+
 def test_training_is_that_of_a_model_with_the_omegas_of_a_file() -> None:
     profiled = trainer(None, callback := AdminCallback())
     profiled.train()
