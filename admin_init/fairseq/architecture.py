@@ -17,7 +17,7 @@ from admin_init.fairseq.plain import NotPlainError
 from admin_init.nn import TransformerConfig
 from admin_init.nn.config import Sharing
 
-_NORMALIZE_BEFORE = {"post": False, "admin": False, "pre": True}
+_NORMALIZE_BEFORE = {"post": False, "admin": False, "admin-share": False, "pre": True}
 _REFUSED = {
     "adaptive_softmax_cutoff": "such a model has no logits, but a loss of its own",
     "encoder_embed_path": "embeddings are found by the tokens, which only the data know",
@@ -79,7 +79,7 @@ def config_from_options(options: Namespace, config: TransformerConfig) -> Transf
         if options.share_decoder_input_output_embed
         else "none"
     )
-    post = config.residual if config.residual in ("post", "admin") else "post"
+    post = "post" if _NORMALIZE_BEFORE.get(config.residual, True) else config.residual
     return replace(
         config,
         dim=options.encoder_embed_dim,

@@ -27,7 +27,7 @@ from admin_init.adapters.discovery import find_sites
 from admin_init.admin_profile import AdminProfile
 from admin_init.callbacks.initialization.checks import check_untrained
 from admin_init.errors import NotPostLNError, TrainedModelError
-from admin_init.omega import Rule
+from admin_init.omega import OmegaRule
 from admin_init.profiling.ranks import Ranks, profile_ranks
 from admin_init.rescale import apply_, install_
 
@@ -50,13 +50,19 @@ class AdminTransformerModel(TransformerModel):  # type: ignore[misc]
     @staticmethod
     @override
     def add_args(parser: ArgumentParser) -> None:
-        """Add ``--admin-rule`` to the arguments of ``transformer``."""
+        """Add ``--admin-rule`` and ``--admin-share`` to the arguments of ``transformer``."""
         TransformerModel.add_args(parser)
         parser.add_argument(
             "--admin-rule",
             default="reference",
-            choices=("reference", "paper"),
+            choices=("reference", "paper", "share"),
             help="how omegas follow from the variances of the branches",
+        )
+        parser.add_argument(
+            "--admin-share",
+            type=float,
+            help="share of a stack's input in the variance of its output, between 0 and 1, for "
+            "--admin-rule share (default: 0.5)",
         )
 
     @classmethod
@@ -66,12 +72,15 @@ class AdminTransformerModel(TransformerModel):  # type: ignore[misc]
 
         Raises:
             NotPostLNError: The arguments ask for Pre-LN, in the encoder or in the decoder.
+            ValueError: ``--admin-share`` is out of range, or ``--admin-rule`` is another one.
         """
         _check_post_ln(args)
+        rule = OmegaRule(
+            getattr(args, "admin_rule", "reference"), getattr(args, "admin_share", None)
+        )
         model: AdminTransformerModel = super().build_model(args, task)
         install_(model)
         if not getattr(args, "admin_profiled", False) and _to_profile(model, args):
-            rule: Rule = getattr(args, "admin_rule", "reference")
             profile = _profiled(model, task, args, rule)
             apply_(model, profile)
             _log.info(f"Admin: the omegas of the residual connections\n{profile}")
@@ -161,7 +170,7 @@ def _to_profile(model: nn.Module, args: Namespace) -> bool:
     return True
 
 
-def _profiled(model: nn.Module, task: Any, args: Namespace, rule: Rule) -> AdminProfile:
+def _profiled(model: nn.Module, task: Any, args: Namespace, rule: OmegaRule) -> AdminProfile:
     together = distributed.is_available() and distributed.is_initialized()
     ranks = distributed.get_world_size() if together else 1
     rank = distributed.get_rank() if together else 0

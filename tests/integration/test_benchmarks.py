@@ -128,6 +128,16 @@ def test_what_padding_changes_is_measured() -> None:
     ]
 
 
+def test_how_the_share_rule_settles_is_measured() -> None:
+    small = ["--layers", 2, "--widths", 16, "--shares", 0.5, "--seeds", 1]
+    (row,) = run("share.py", *small)
+    assert 3 <= row["passes"] <= 10
+    errors = row["error after passes"]
+    assert errors == sorted(errors, reverse=True)
+    near, raw = (row[f"distance from Pre-LN, input {x}"] for x in ("normalized", "as it is"))
+    assert 0 < near < raw < 1
+
+
 def test_random_words_are_trained_on() -> None:
     shape = ["--layers", 1, "--dim", 16, "--threads", 1, "--rounds", 1, "--updates", 1]
     (row,) = run("training.py", "--synthetic", 300, *shape, "--engines", "ours")

@@ -14,6 +14,7 @@ from admin_init._utils.typed_json import from_json
 from admin_init._utils.validation import (
     POSITIVE,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     Probability,
     at_least,
@@ -56,6 +57,13 @@ class Comparison:
     fairseq: FairseqConfig | None = None
     """Build the models with fairseq. `{}` selects fairseq's Transformer with the dimensions that
     `transformer` gives."""
+
+    admin: dict[str, Any] = field(default_factory=dict)
+    """Options of AdminInit, such as `rule` and `share`, for the styles that a profile belongs to.
+    `share` only counts where the rule is `share`."""
+
+    omega: PositiveFloat | None = None
+    """One constant omega for all sub-layers of these styles, in place of a profile."""
 
     optimization: dict[str, Any] = field(default_factory=dict)
     """Options of OptimizationConfig for all runs, except the learning rate, which the grid

@@ -11,6 +11,7 @@ from admin_init._utils.typed_json import from_json
 from admin_init._utils.validation import PositiveInt, Seed
 from admin_init.errors import AdminInitError
 from admin_init.nn import TransformerConfig
+from admin_init.omega import Rule
 from admin_init.translation.optimization import OptimizationConfig
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"]
@@ -90,6 +91,10 @@ def _warmup_steps(common: Mapping[str, Any], steps: int) -> dict[str, Any]:
     return {"optimization": common["optimization"] | {"warmup_steps": steps}}
 
 
+def _admin(name: str) -> Callable[[Mapping[str, Any], Any], dict[str, Any]]:
+    return lambda common, value: {"admin": common["admin"] | {name: value}}
+
+
 def _beta2(common: Mapping[str, Any], beta2: float) -> dict[str, Any]:
     beta1, _ = common["optimization"].get("betas", OptimizationConfig().betas)
     return {"optimization": common["optimization"] | {"betas": (beta1, beta2)}}
@@ -139,6 +144,22 @@ class Grid:
         default=None, metadata={"axis": Axis("beta{:g}", "beta2 {:g}", _beta2)}
     )
     """Values of Adam's beta2, the second of `optimization.betas`."""
+
+    rule: list[Rule] | None = field(
+        default=None, metadata={"axis": Axis("{}", "rule {}", _admin("rule"))}
+    )
+    """Values of `admin.rule`."""
+
+    input_share: list[float] | None = field(
+        default=None, metadata={"axis": Axis("share{:g}", "share {:g}", _admin("share"))}
+    )
+    """Values of `admin.share`."""
+
+    omega: list[float] | None = field(
+        default=None,
+        metadata={"axis": Axis("omega{:g}", "omega {:g}", lambda _, value: {"omega": value})},
+    )
+    """Values of `omega`."""
 
     def variants(self) -> list[Variant]:
         """List the runs by seed; within a setting, the residual styles follow each other.

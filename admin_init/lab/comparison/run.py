@@ -18,6 +18,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from admin_init._utils.atomic_files import write_checked
 from admin_init._utils.memory import keep_freed_memory
 from admin_init._utils.weight_averaging import average_checkpoints
+from admin_init.adapters.discovery import find_sites
+from admin_init.admin_profile import AdminProfile, SiteProfile
 from admin_init.callbacks.admin_init import AdminInit
 from admin_init.callbacks.atomic_checkpoint_io import WholeCheckpointIO
 from admin_init.callbacks.random_state import RandomState
@@ -27,6 +29,7 @@ from admin_init.lab.comparison.grid import Variant
 from admin_init.lab.comparison.history import History
 from admin_init.lab.comparison.result import RESULT, Result, make_result
 from admin_init.nn import TransformerConfig
+from admin_init.nn.residual import RESIDUAL_STYLES
 from admin_init.translation.data.datamodule import TranslationDataModule
 from admin_init.translation.module import TranslationModule
 from admin_init.translation.optimization import OptimizationConfig
@@ -48,7 +51,7 @@ def build(
     own = comparison.of(variant)
     encoder_layers, decoder_layers = variant.layers
     ramp = {"warmup_steps": own.max_steps, "initial_learning_rate": 0.0} if own.ramp else {}
-    return TranslationModule(
+    module = TranslationModule(
         TransformerConfig(
             **own.transformer,
             vocabulary_size=vocabulary_size,
@@ -61,6 +64,8 @@ def build(
         label_smoothing=own.label_smoothing,
         fairseq=own.fairseq,
     )
+    _admin(own, variant)  # refuses wrong options
+    return module
 
 
 def train(
@@ -88,6 +93,10 @@ def train(
         seed=variant.seed,
     )
     module = build(comparison, variant, data.vocabulary_size)
+    admin = _admin(own, variant)
+    for callback in admin:
+        if own.omega is not None:
+            callback.given = _constant_profile(module, own.omega)
     history = History(
         on_update,
         max_seconds=60 * (comparison.max_minutes or math.inf),
@@ -95,7 +104,7 @@ def train(
         initial=comparison.sensitivity,
     )
     callbacks = [
-        *([AdminInit()] if variant.residual == "admin" else []),
+        *admin,
         history,
         RandomState(),
         *([StabilityMonitor(comparison.monitor_every)] if comparison.monitor_every else []),
@@ -143,6 +152,31 @@ def train(
     _log_outcome(trainer.logger, variant, result)
     write_checked(folder / RESULT, result.to_dict())
     return result
+
+
+def _admin(comparison: Comparison, variant: Variant) -> list[AdminInit]:
+    """Return the callback that sets the omegas, if a profile belongs to the style.
+
+    Raises:
+        TypeError: An option is unknown.
+        ValueError: An option is out of range.
+    """
+    rule = RESIDUAL_STYLES[variant.residual].profiled_by
+    if rule is None:
+        return []
+    options = {"rule": rule, **comparison.admin}
+    if options["rule"] != "share":
+        options.pop("share", None)
+    return [AdminInit(**options)]
+
+
+def _constant_profile(module: TranslationModule, omega: float) -> AdminProfile:
+    return AdminProfile(
+        sites=tuple(
+            SiteProfile(site.name, site.stack, variance=0, omega=omega, elements=0)
+            for site in find_sites(module)
+        )
+    )
 
 
 def _log_outcome(logger: Any, variant: Variant, result: Result) -> None:

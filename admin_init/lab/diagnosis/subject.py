@@ -15,6 +15,7 @@ from admin_init.callbacks.admin_init import AdminInit
 from admin_init.errors import AdminInitError
 from admin_init.initialize import initialize_
 from admin_init.lab.diagnosis.measured import require_transformer
+from admin_init.nn.residual import RESIDUAL_STYLES
 from admin_init.rescale import apply_, train_omegas_
 from admin_init.translation.checkpoint import load_module
 from admin_init.translation.data.batching import TranslationBatch
@@ -98,9 +99,10 @@ def _rescale(built: RecipeCLI, module: TranslationModule, batch: TranslationBatc
     callbacks = built.trainer.callbacks  # type: ignore[attr-defined]
     admin = next((callback for callback in callbacks if isinstance(callback, AdminInit)), None)
     if admin is None:
-        if module.config.residual != "admin":
+        rule = RESIDUAL_STYLES[module.config.residual].profiled_by
+        if rule is None:
             return False
-        admin = AdminInit()
+        admin = AdminInit(rule=rule)
     given = admin.given
     if given is None:
         initialize_(
@@ -108,6 +110,7 @@ def _rescale(built: RecipeCLI, module: TranslationModule, batch: TranslationBatc
             batch,
             forward=admin.forward or _forward,
             rule=admin.rule,
+            share=admin.share,
             trainable=admin.trainable,
             sites=admin.sites,
         )

@@ -14,6 +14,7 @@ _TITLES = {
     "post": "Post-LN",
     "pre": "Pre-LN",
     "admin": "Admin",
+    "admin-share": "Admin, share",
     "admin-closed": "Admin O(log n)",
     "admin-closed-constant": "Admin O(1)",
     "deepnorm": "DeepNorm",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from admin_init.admin_profile import AdminProfile
 from admin_init.errors import require_extra
 from admin_init.nn import LanguageModel, MaskedLanguageModel, Transformer, TransformerConfig
+from admin_init.nn.residual import RESIDUAL_STYLES
 from admin_init.profiling.profile import profile
 from admin_init.rescale import apply_
 from admin_init.translation.corpora.config import CorpusConfig
@@ -80,8 +81,9 @@ class Bench:
             model: nn.Module = MaskedLanguageModel(self.config(residual, layers, 0))
         else:
             model = LanguageModel(self.config(residual, 0, layers))
-        if residual == "admin":
-            apply_(model, profile(model, [tokens]))
+        rule = RESIDUAL_STYLES[residual].profiled_by
+        if rule is not None:
+            apply_(model, profile(model, [tokens], rule=rule))
         return OneStack(model, tokens)
 
     def translator(self, seed: int, layers: int) -> Transformer:

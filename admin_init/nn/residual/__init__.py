@@ -1,6 +1,11 @@
 """Residual styles, one file each; importing this package registers them all."""
 
-from admin_init.nn.residual.admin import AdminStyle, ClosedAdminStyle, ConstantAdminStyle
+from admin_init.nn.residual.admin import (
+    AdminStyle,
+    ClosedAdminStyle,
+    ConstantAdminStyle,
+    ShareAdminStyle,
+)
 from admin_init.nn.residual.b2t import B2TResidual, B2TStyle, ScaledB2TStyle
 from admin_init.nn.residual.base import (
     RESIDUAL_STYLES,
@@ -60,6 +65,7 @@ __all__ = [
     "ResidualConnection",
     "ResidualStyle",
     "ScaledB2TStyle",
+    "ShareAdminStyle",
     "SkipConnection",
     "StackEnd",
     "StackKind",

@@ -8,7 +8,7 @@ from torch import nn
 
 from admin_init.nn.residual.base import ResidualStyle, SublayerKind, register_style
 from admin_init.nn.residual.post import PostResidual
-from admin_init.omega import closed_form
+from admin_init.omega import Rule, closed_form
 from admin_init.scaled_skip import ScaledSkip
 
 
@@ -18,6 +18,8 @@ class AdminStyle(ResidualStyle):
 
     The first omega of a stack stays 1 and is not trained, so that all omegas can be folded.
     """
+
+    profiled_by: ClassVar[Rule | None] = "reference"
 
     def connection(self, layer: int, sublayer: SublayerKind) -> PostResidual:
         """See :class:`ResidualStyle`."""
@@ -59,3 +61,13 @@ class ConstantAdminStyle(ClosedAdminStyle):
     """Admin in closed form for an output change of O(1)."""
 
     rule = "constant"
+
+
+@register_style("admin-share")
+class ShareAdminStyle(AdminStyle):
+    """Admin whose profile gives the input of the stack a share of the output's variance.
+
+    This is the rule ``share`` of :func:`admin_init.omega.omega_from_variances`, which is ours.
+    """
+
+    profiled_by = "share"

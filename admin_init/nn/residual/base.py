@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from torch import Tensor, nn
+
+from admin_init.omega import Rule
 
 SublayerKind = Literal["self_attn", "cross_attn", "ffn"]
 """Kind of a sub-layer, in the order of execution. Every layer starts with ``self_attn`` and ends
@@ -98,6 +100,9 @@ class ResidualStyle(ABC):
     Args:
         shape: Shape of the stack.
     """
+
+    profiled_by: ClassVar[Rule | None] = None
+    """The rule by which a profile completes the initialization, if one does."""
 
     def __init__(self, shape: StackShape) -> None:
         self.shape = shape

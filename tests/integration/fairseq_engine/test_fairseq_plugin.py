@@ -218,3 +218,16 @@ def test_the_paper_rule(data: Path, tmp_path: Path, fairseq: Callable[..., None]
     models_omegas = omegas(saved["model"])
     # sqrt(Var f_1) alone, where the reference rule adds the variance of x.
     assert models_omegas["encoder.layers.0.ffn_skip.omega"][0] < 1
+
+
+def test_the_share_rule(data: Path, tmp_path: Path, fairseq: Callable[..., None]) -> None:
+    share = ("--admin-rule", "share", "--admin-share", 0.75)
+    fairseq(*training(data, tmp_path, "--max-update", 1, "--lr", 0, *share))
+    saved = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "checkpoint_last.pt"))
+    found = omegas(saved["model"])
+    first, *_, last = [found[name][0] for name in found if name.startswith("encoder.")]
+    # The last one is the root of K and all branches but its own, K three times all branches.
+    assert first > 1
+    assert last / found["encoder.layers.0.ffn_skip.omega"][0] < (4 / 3) ** 0.5
+    with pytest.raises(SystemExit, match=r"`share` must be between 0 and 1"):
+        fairseq(*training(data, tmp_path / "2", "--admin-rule", "share", "--admin-share", 1))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from admin_init import AdminProfile
 from admin_init.lab.comparison.config import Comparison
 from admin_init.lab.comparison.grid import Variant
 from admin_init.lab.comparison.history import Course
@@ -52,6 +53,33 @@ def course(result: Result, **changed: Any) -> Course:
 
 def timeless(result: Result, **changed: Any) -> Result:
     return replace(result, history=course(result, **changed))
+
+
+def profile_of(folder: Path) -> AdminProfile:
+    (saved,) = folder.rglob("admin_profile.json")
+    return AdminProfile.load(saved)
+
+
+def test_omegas_by_rule(data: Path) -> None:
+    found = []
+    for number, changed in enumerate(
+        (
+            {},
+            {"admin": {"share": 0.75}},
+            {"admin": {"rule": "share", "share": 0.75}},
+            {"omega": 3.0},
+        )
+    ):
+        run(data, replace(POST, residual="admin"), max_steps=1, **changed)
+        found.append(profile_of(Path(f"out-{number}")))
+    assert [profile.rule for profile in found] == ["reference", "reference", "share", "reference"]
+    assert found[0] == found[1]
+    assert found[2].share == 0.75
+    assert {site.omega for site in found[3].sites} == {3.0}
+    run(data, replace(POST, residual="admin-share"), max_steps=1, admin={"share": 0.75})
+    assert profile_of(Path("out-4")) == found[2]
+    run(data, replace(POST, residual="admin-share"), max_steps=1)
+    assert profile_of(Path("out-5")).share == 0.5
 
 
 def test_a_budget_in_minutes_alone(data: Path) -> None:

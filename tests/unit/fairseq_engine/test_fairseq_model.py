@@ -85,7 +85,12 @@ BUILT = "fairseq's transformer cannot be built with these options: "
         ({}, None, {"encoder_attention_heads": 3}, f"{BUILT}embed_dim must be divisible"),
         ({}, None, {"decoder_embed_dim": 8}, f"{BUILT}--share-all-embeddings requires"),
         ({}, None, {"dropout": 1.5}, f"{BUILT}.*`dropout` must be"),
-        ({"residual": "admin-closed"}, None, {}, "post, admin, pre, but `residual` is 'admin-clo"),
+        (
+            {"residual": "admin-closed"},
+            None,
+            {},
+            "admin-share, pre, but `residual` is 'admin-closed",
+        ),
         ({"residual": "admin-closed"}, "transformer_tiny", {}, "but `residual` is 'admin-closed'"),
         # Otherwise one half of a comparison would silently be the other.
         ({"residual": "pre"}, "transformer_tiny", {}, "`residual` is 'pre', but `encoder_normal"),

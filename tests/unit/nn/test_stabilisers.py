@@ -121,6 +121,7 @@ FORMULAS: dict[str, Formula] = {
     "post": lambda sublayers, x, end: post(sublayers, x, 1.0),
     "pre": pre,
     "admin": admin,
+    "admin-share": admin,
     "admin-closed": admin,
     "admin-closed-constant": admin,
     "rezero": rezero,
@@ -135,7 +136,7 @@ FORMULAS: dict[str, Formula] = {
     "keel": keel,
 }
 
-POST_LN = {"post", "admin", "admin-closed", "admin-closed-constant"}
+POST_LN = {"post", "admin", "admin-share", "admin-closed", "admin-closed-constant"}
 """The styles that Admin is, or can be installed in."""
 
 DEEPNORM_ALPHA = {
@@ -327,7 +328,7 @@ def test_resi_dual_keeps_half_precision_in_its_range() -> None:
 
 @pytest.mark.parametrize(
     "residual",
-    sorted(set(RESIDUAL_STYLES) - {"post", "admin", "admin-closed-constant"} - {"admin-closed"}),
+    sorted(set(RESIDUAL_STYLES) - POST_LN),
 )
 def test_admin_does_not_rescale_another_stabiliser(residual: str) -> None:
     model = build(residual, 2, 2)

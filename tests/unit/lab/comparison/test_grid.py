@@ -35,9 +35,12 @@ def test_every_axis_multiplies() -> None:
         "max_tokens": [512, 8192],
         "precision": ["32-true", "bf16-mixed"],
         "beta2": [0.98, 0.999],
+        "rule": ["reference", "share"],
+        "input_share": [0.25, 0.75],
+        "omega": [2.0, 3.5],
     }
     variants = Grid(residual=["post"], **axes).variants()
-    assert len(set(variants)) == len({variant.name for variant in variants}) == 2**5
+    assert len(set(variants)) == len({variant.name for variant in variants}) == 2**8
     for axis, values in axes.items():
         assert sorted({variant.others[axis] for variant in variants}) == sorted(values)
 
@@ -48,6 +51,9 @@ OTHERS = {
     "max_tokens": 4096,
     "precision": "bf16-mixed",
     "beta2": 0.999,
+    "rule": "share",
+    "input_share": 0.75,
+    "omega": 3.5,
 }
 
 
@@ -56,7 +62,8 @@ def test_names() -> None:
     assert plain.layers == (18, 2)
     assert plain.name == "admin-closed_18-2_lr0.0005_seed3"
     full = Variant("post", "18-18", 1e-3, 1, OTHERS)
-    assert full.name == "post_18-18_lr0.001_d64_warmup0_tokens4096_bf16-mixed_beta0.999_seed1"
+    others = "d64_warmup0_tokens4096_bf16-mixed_beta0.999_share_share0.75_omega3.5"
+    assert full.name == f"post_18-18_lr0.001_{others}_seed1"
     assert full.name == f"{full.group}_seed1"
     wider = replace(full, others=OTHERS | {"width": 128})
     assert full.group == replace(full, seed=2).group != wider.group
@@ -99,6 +106,31 @@ def test_the_settings_of_a_run_are_those_of_all_but_for_its_axes() -> None:
     assert (mixed.max_tokens, mixed.precision) == (99, "16-mixed")
     assert plain == replace(common, grid=plain.grid)
     assert [variant.others for variant in mixed.variants()] == [both]
+
+
+def test_the_options_of_admin() -> None:
+    common = Comparison(admin={"rule": "share", "share": 0.75, "trainable": False})
+    assert common.of(Variant("admin", "1-1", 1e-3, 1)).admin == common.admin
+    others = {"rule": "paper", "input_share": 0.25}
+    changed = common.of(Variant("admin", "1-1", 1e-3, 1, others))
+    assert changed.admin == {"rule": "paper", "share": 0.25, "trainable": False}
+    assert common.of(Variant("admin", "1-1", 1e-3, 1, {"omega": 3.0})).omega == 3
+
+
+@pytest.mark.parametrize(
+    ("admin", "error"),
+    [
+        ({"rule": "shares"}, r"`rule` must be one of .*share, but is 'shares'"),
+        ({"rule": "share", "share": 2}, r"`share` must be between 0 and 1"),
+        ({"rules": "share"}, r"unexpected keyword argument 'rules'"),
+    ],
+)
+def test_wrong_options_of_admin_are_refused_when_the_module_is_built(
+    admin: dict[str, Any], error: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=error):
+        built(Variant("admin", "1-1", 1e-3, 1), admin=admin)
+    built(Variant("pre", "1-1", 1e-3, 1), admin=admin)  # has no profile
 
 
 DROPOUT = Axis(
