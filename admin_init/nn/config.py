@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from admin_init._utils.validation import (
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     Probability,
     at_least,
@@ -17,6 +18,7 @@ from admin_init.nn.residual import RESIDUAL_STYLES
 
 Sharing = Literal["all", "target", "none"]
 Positions = Literal["sinusoidal", "learned"]
+Initialization = Literal["xavier", "torch", "normal", "gpt2"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,19 @@ class TransformerConfig:
 
     residual: str = "post"
     """Residual style: `post`, `pre`, `admin` or another key of `admin_init.nn.RESIDUAL_STYLES`."""
+
+    initialization: Initialization = "xavier"
+    """Initialization of the sub-layers: fairseq's (`xavier`), that of `nn.Linear` (`torch`), normal
+    with standard deviation 0.02 as in BERT (`normal`), or with output projections also scaled by
+    1 / sqrt(number of sub-layers of the stack) as in GPT-2 (`gpt2`). Some residual styles then draw
+    or scale weights anew."""
+
+    branch_scale: PositiveFloat = 1.0
+    """Factor of the output projection of every branch, after all other initialization."""
+
+    input_scale: PositiveFloat = 1.0
+    """Factor of the input of each stack, the sum of token and position embeddings. It is part of
+    the forward pass, so tied embeddings do not change."""
 
     share_embeddings: Sharing = "all"
     """Embedding matrices that are tied: source, target and output (`all`); target and output

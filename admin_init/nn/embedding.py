@@ -69,7 +69,7 @@ class SinusoidalEmbedding(nn.Module):
 
 
 class InputEmbedding(nn.Module):
-    """``sqrt(D) * token embedding + position embedding``, then dropout.
+    """``input_scale * (sqrt(D) * token embedding + position embedding)``, then dropout.
 
     Args:
         tokens: The token embedding, V x D, which may be shared.
@@ -77,6 +77,7 @@ class InputEmbedding(nn.Module):
         max_positions: Length of the longest sequence, in tokens.
         learned: Whether positions are learned instead of sinusoidal.
         dropout: Probability of dropping a channel.
+        input_scale: Factor of the output.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class InputEmbedding(nn.Module):
         max_positions: int,
         learned: bool,
         dropout: float,
+        input_scale: float = 1.0,
     ) -> None:
         super().__init__()
         dim = tokens.embedding_dim
@@ -94,6 +96,7 @@ class InputEmbedding(nn.Module):
         self.max_positions = max_positions
         self.scale = math.sqrt(dim)
         self.dropout = dropout
+        self.input_scale = input_scale
         self.tokens = tokens
         kind = nn.Embedding if learned else SinusoidalEmbedding
         self.positions = kind(max_positions + padding_idx + 1, dim, padding_idx)
@@ -119,11 +122,16 @@ class InputEmbedding(nn.Module):
             )
         positions = self.positions(position_ids(tokens, self.padding_idx) + offset)
         x = torch.add(positions, self.tokens(tokens), alpha=self.scale)
+        if self.input_scale != 1.0:
+            x = self.input_scale * x
         return dropout(x, self.dropout, self.training)
 
     def extra_repr(self) -> str:
         """Return the settings that ``print(model)`` shows."""
-        return f"max_positions={self.max_positions}, dropout={self.dropout}"
+        return (
+            f"max_positions={self.max_positions}, dropout={self.dropout}, "
+            f"input_scale={self.input_scale}"
+        )
 
 
 def token_embedding(config: TransformerConfig) -> nn.Embedding:
@@ -145,4 +153,5 @@ def input_embedding(config: TransformerConfig, tokens: nn.Embedding) -> InputEmb
         max_positions=config.max_positions,
         learned=config.positions == "learned",
         dropout=config.dropout,
+        input_scale=config.input_scale,
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from admin_init.nn.attention import any_padding, padding_before_tokens
 from admin_init.nn.config import TransformerConfig
 from admin_init.nn.embedding import input_embedding, token_embedding
-from admin_init.nn.initialization import initialize_
+from admin_init.nn.initialization import initialize_, scale_branches_
 from admin_init.nn.residual import StackKind
 from admin_init.nn.stacks import CausalDecoder, TransformerEncoder
 
@@ -37,12 +37,13 @@ class _OneStack(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialize all weights; also needed after building the model on the meta device."""
-        initialize_(self)
+        initialize_(self, self.config.initialization)
         if self.config.share_embeddings == "none":
             nn.init.normal_(self.output_proj.weight, std=self.config.dim**-0.5)
         else:
             self.output_proj.weight = self.embedding.tokens.weight
         self.stack.style.initialize_(self.stack, self.embedding)
+        scale_branches_(self, self.config.branch_scale)
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """Compute the hidden states before the output projection.

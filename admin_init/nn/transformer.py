@@ -14,7 +14,7 @@ from admin_init.nn.attention import any_padding, padding_before_tokens
 from admin_init.nn.cache import DecoderCache
 from admin_init.nn.config import TransformerConfig
 from admin_init.nn.embedding import input_embedding, token_embedding
-from admin_init.nn.initialization import initialize_
+from admin_init.nn.initialization import initialize_, scale_branches_
 from admin_init.nn.stacks import TransformerDecoder, TransformerEncoder
 
 
@@ -68,7 +68,7 @@ class Transformer(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialize all weights; also needed after building the model on the meta device."""
-        initialize_(self)
+        initialize_(self, self.config.initialization)
         if self.config.share_embeddings == "none":
             nn.init.normal_(self.output_proj.weight, std=self.config.dim**-0.5)
         else:
@@ -76,6 +76,7 @@ class Transformer(nn.Module):
         shared = self.config.share_embeddings == "all"
         self.encoder.style.initialize_(self.encoder, self.encoder_embedding)
         self.decoder.style.initialize_(self.decoder, None if shared else self.decoder_embedding)
+        scale_branches_(self, self.config.branch_scale)
 
     def forward(self, source: Tensor, target_input: Tensor) -> Tensor:
         """Predict every next target token from the source and the target tokens before it.

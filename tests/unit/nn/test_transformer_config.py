@@ -20,6 +20,11 @@ from admin_init.nn import RESIDUAL_STYLES, TransformerConfig
         ({"residual": "psot"}, "`residual` must be one of admin, admin-closed, .*but is 'psot'"),
         ({"share_embeddings": "both"}, "`share_embeddings` must be one of all, target, none"),
         ({"positions": "rotary"}, "`positions` must be one of sinusoidal, learned"),
+        ({"initialization": "he"}, "`initialization` must be one of xavier, torch, normal, gpt2"),
+        ({"branch_scale": 0.0}, "`branch_scale` must be positive, but is 0.0"),
+        ({"branch_scale": float("nan")}, "`branch_scale` must be finite, but is nan"),
+        ({"input_scale": -3}, "`input_scale` must be positive, but is -3"),
+        ({"input_scale": float("inf")}, "`input_scale` must be finite, but is inf"),
         ({"padding_idx": 100}, "`padding_idx` must be a token id, .*100, but is 100"),
     ],
 )
