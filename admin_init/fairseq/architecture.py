@@ -16,6 +16,7 @@ from admin_init.errors import AdminInitError
 from admin_init.fairseq.plain import NotPlainError
 from admin_init.nn import TransformerConfig
 from admin_init.nn.config import Sharing
+from admin_init.translation.backend import check_fairseq
 
 _NORMALIZE_BEFORE = {"post": False, "admin": False, "admin-share": False, "pre": True}
 _REFUSED = {
@@ -138,6 +139,7 @@ def complete_options(
         AdminInitError: fairseq does not have the residual style, architecture or option, or the
             option is not supported here.
     """
+    check_fairseq(config)
     if config.residual not in _NORMALIZE_BEFORE:
         raise AdminInitError(
             f"fairseq's Transformer has the residual styles {', '.join(_NORMALIZE_BEFORE)}, but "

@@ -151,7 +151,11 @@ def to_fairseq_checkpoint(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], f
         weights = to_fairseq(theirs.state_dict())
         # In fairseq, the closed forms of Admin differ from Admin only in the omegas.
         residual = "admin" if has_omegas(weights) else module.config.residual
-        theirs = FairseqTransformer(replace(module.config, residual=residual)).eval()
+        # The initialization is over; the weights have it.
+        config = replace(
+            module.config, residual=residual, initialization="xavier", branch_scale=1.0
+        )
+        theirs = FairseqTransformer(config).eval()
         if has_omegas(weights):
             install_(theirs)
         theirs.model.load_state_dict(weights)

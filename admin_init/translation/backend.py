@@ -27,6 +27,28 @@ class FairseqConfig:
     """fairseq options that override those of the architecture, such as `{encoder_layers: 12}`."""
 
 
+_OURS_ALONE = ("initialization", "branch_scale", "input_scale")
+
+
+def check_fairseq(config: TransformerConfig) -> None:
+    """Check that a configuration has no option that fairseq's Transformer does not have.
+
+    Raises:
+        AdminInitError: It has some; the message names them.
+    """
+    default = TransformerConfig()
+    given = [
+        f"`{name}` is {value!r}"
+        for name in _OURS_ALONE
+        if (value := getattr(config, name)) != getattr(default, name)
+    ]
+    if given:
+        raise AdminInitError(
+            f"fairseq's Transformer does not have the options {', '.join(_OURS_ALONE)}, but "
+            f"{', '.join(given)}. Leave out `fairseq` to train our Transformer."
+        )
+
+
 def build_transformer(config: TransformerConfig, fairseq: FairseqConfig | None) -> nn.Module:
     """Build our own :class:`Transformer`, or a fairseq Transformer with the same interface.
 

@@ -10,7 +10,12 @@ from typing_extensions import override
 from admin_init._utils.checkpoints import has_omegas
 from admin_init.nn import TransformerConfig
 from admin_init.rescale import install_
-from admin_init.translation.backend import FairseqConfig, build_transformer, search
+from admin_init.translation.backend import (
+    FairseqConfig,
+    build_transformer,
+    check_fairseq,
+    search,
+)
 from admin_init.translation.data.prepared import PreparedFolder
 from admin_init.translation.search import SearchConfig
 
@@ -42,6 +47,8 @@ class TranslationModel(nn.Module):
 
     def _build(self, config: TransformerConfig) -> None:
         self.config = config
+        if self.fairseq is not None:
+            check_fairseq(config)
         if config.vocabulary_size is not None:
             transformer: Any = build_transformer(config, self.fairseq)
             self.transformer: nn.Module = transformer

@@ -262,6 +262,7 @@ def checkpoint(folder: Path, *, fairseq: bool = False, **changes: Any) -> Transl
     [
         {"share_embeddings": "none", "positions": "learned"},
         {"residual": "pre", "share_embeddings": "target"},
+        {"initialization": "torch", "branch_scale": 2.0},
         {"fairseq": True},
     ],
 )
@@ -297,6 +298,13 @@ def test_fairseq_loads_and_generates_from_ours(
         tokens = [data.target_dictionary[i] for i in best.tokens.tolist()[:-1]]
         assert found[index] == tokens
     assert len(found) == 20
+
+
+def test_a_scaled_input_has_no_place_in_fairseq(folder: Path) -> None:
+    checkpoint(folder, input_scale=3.0)
+    with pytest.raises(AdminInitError, match=r"not have .*, but `input_scale` is 3\.0"):
+        convert_checkpoint("model.ckpt", "theirs.pt")
+    assert not Path("theirs.pt").exists()
 
 
 @pytest.mark.parametrize("fairseq", [False, True])

@@ -95,6 +95,13 @@ BUILT = "fairseq's transformer cannot be built with these options: "
         # Otherwise one half of a comparison would silently be the other.
         ({"residual": "pre"}, "transformer_tiny", {}, "`residual` is 'pre', but `encoder_normal"),
         ({"residual": "admin"}, "transformer_wmt_en_de_big_t2t", {}, "`residual` is 'admin', but"),
+        (
+            {"initialization": "gpt2"},
+            None,
+            {},
+            "have .*, but `initialization` is 'gpt2'. Leave out",
+        ),
+        ({"input_scale": 3.0}, "transformer_tiny", {}, "have .*, but `input_scale` is 3.0. Leave"),
         ({"padding_idx": 0}, None, {}, "`padding_idx` is 1 in fairseq, but is 0"),
     ],
 )

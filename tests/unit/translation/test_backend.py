@@ -1,11 +1,13 @@
 """Which library a translation module's Transformer comes from."""
 
+from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
 import torch
 
 from admin_init._utils.checkpoints import read_checkpoint
+from admin_init.errors import AdminInitError
 from admin_init.nn import Transformer, TransformerConfig
 from admin_init.translation.backend import FairseqConfig, build_transformer, search
 from admin_init.translation.checkpoint import load_module
@@ -70,6 +72,30 @@ def test_a_module_remembers_it(fairseq: FairseqConfig) -> None:
         assert again.config.dropout == (0.1 if fairseq.arch is None else 0.2)
         logits = again(SOURCE, TARGET)
         assert torch.equal(logits, module.eval()(SOURCE, TARGET))
+
+
+def test_what_fairseq_lacks_is_refused_before_the_vocabulary_is_known() -> None:
+    config = replace(CONFIG, vocabulary_size=None, branch_scale=4.0, input_scale=3.0)
+    assert TranslationModule(config).config == config
+    with pytest.raises(AdminInitError, match=r"`branch_scale` is 4\.0, `input_scale` is 3\.0\."):
+        TranslationModule(config, fairseq=FairseqConfig())
+
+
+def test_a_checkpoint_from_before_a_model_could_be_scaled() -> None:
+    module = TranslationModule(CONFIG)
+    save("model.ckpt", module)
+    saved = read_checkpoint("model.ckpt")
+    for name in ("initialization", "branch_scale", "input_scale"):
+        del saved["hyper_parameters"]["transformer"][name]
+    assert torch.equal(load_module(saved)(SOURCE, TARGET), module.eval()(SOURCE, TARGET))
+
+
+def test_a_checkpoint_of_a_scaled_model() -> None:
+    module = TranslationModule(replace(CONFIG, branch_scale=4.0, input_scale=3.0))
+    save("model.ckpt", module)
+    again = load_module(read_checkpoint("model.ckpt"))
+    assert again.config == module.config
+    assert torch.equal(again(SOURCE, TARGET), module.eval()(SOURCE, TARGET))
 
 
 def test_a_checkpoint_from_before_there_was_a_choice() -> None:
