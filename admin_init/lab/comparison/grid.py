@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
 from admin_init._utils.typed_json import from_json
-from admin_init._utils.validation import PositiveInt, Seed
+from admin_init._utils.validation import PositiveFloat, PositiveInt, Seed
 from admin_init.errors import AdminInitError
 from admin_init.nn import TransformerConfig
+from admin_init.nn.config import Initialization, Sharing
 from admin_init.omega import Rule
 from admin_init.translation.optimization import OptimizationConfig
 
@@ -87,12 +88,8 @@ def _width(common: Mapping[str, Any], dim: int) -> dict[str, Any]:
     return {"transformer": shape | {"dim": dim, "ffn_dim": round(dim * ratio)}}
 
 
-def _warmup_steps(common: Mapping[str, Any], steps: int) -> dict[str, Any]:
-    return {"optimization": common["optimization"] | {"warmup_steps": steps}}
-
-
-def _admin(name: str) -> Callable[[Mapping[str, Any], Any], dict[str, Any]]:
-    return lambda common, value: {"admin": common["admin"] | {name: value}}
+def _within(setting: str, option: str) -> Callable[[Mapping[str, Any], Any], dict[str, Any]]:
+    return lambda common, value: {setting: common[setting] | {option: value}}
 
 
 def _beta2(common: Mapping[str, Any], beta2: float) -> dict[str, Any]:
@@ -125,7 +122,8 @@ class Grid:
     """Values of `transformer.dim`; `transformer.ffn_dim` is scaled in proportion."""
 
     warmup_steps: list[int] | None = field(
-        default=None, metadata={"axis": Axis("warmup{}", "warm-up {}", _warmup_steps)}
+        default=None,
+        metadata={"axis": Axis("warmup{}", "warm-up {}", _within("optimization", "warmup_steps"))},
     )
     """Values of `optimization.warmup_steps`."""
 
@@ -146,12 +144,12 @@ class Grid:
     """Values of Adam's beta2, the second of `optimization.betas`."""
 
     rule: list[Rule] | None = field(
-        default=None, metadata={"axis": Axis("{}", "rule {}", _admin("rule"))}
+        default=None, metadata={"axis": Axis("{}", "rule {}", _within("admin", "rule"))}
     )
     """Values of `admin.rule`."""
 
     input_share: list[float] | None = field(
-        default=None, metadata={"axis": Axis("share{:g}", "share {:g}", _admin("share"))}
+        default=None, metadata={"axis": Axis("share{:g}", "share {:g}", _within("admin", "share"))}
     )
     """Values of `admin.share`."""
 
@@ -160,6 +158,38 @@ class Grid:
         metadata={"axis": Axis("omega{:g}", "omega {:g}", lambda _, value: {"omega": value})},
     )
     """Values of `omega`."""
+
+    initialization: list[Initialization] | None = field(
+        default=None,
+        metadata={
+            "axis": Axis("init-{}", "{} initialization", _within("transformer", "initialization"))
+        },
+    )
+    """Values of `transformer.initialization`."""
+
+    branch_scale: list[PositiveFloat] | None = field(
+        default=None,
+        metadata={
+            "axis": Axis("branch{:g}", "branches x {:g}", _within("transformer", "branch_scale"))
+        },
+    )
+    """Values of `transformer.branch_scale`."""
+
+    input_scale: list[PositiveFloat] | None = field(
+        default=None,
+        metadata={"axis": Axis("input{:g}", "input x {:g}", _within("transformer", "input_scale"))},
+    )
+    """Values of `transformer.input_scale`."""
+
+    share_embeddings: list[Sharing] | None = field(
+        default=None,
+        metadata={
+            "axis": Axis(
+                "tied-{}", "tied embeddings: {}", _within("transformer", "share_embeddings")
+            )
+        },
+    )
+    """Values of `transformer.share_embeddings`."""
 
     def variants(self) -> list[Variant]:
         """List the runs by seed; within a setting, the residual styles follow each other.

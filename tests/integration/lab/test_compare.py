@@ -208,6 +208,16 @@ def test_what_no_run_could_start_with(option: str, value: Any, message: str) -> 
     assert not Path("out/comparison.json").exists()
 
 
+def test_what_fairseq_does_not_have() -> None:
+    recipe = Path("recipe.yaml")
+    recipe.write_text("{output: out, fairseq: {}, grid: {residual: [post], branch_scale: [1, 4]}}")
+    refused = compare(str(recipe))
+    assert refused.code == 2
+    assert "for post_18-18_lr0.001_branch4_seed1: fairseq's Transformer does not" in refused.err
+    assert "`branch_scale` is 4.0. Leave out `fairseq` to train our Transformer." in refused.err
+    assert not Path("out").exists()
+
+
 def train_good(output: Path, **changed: Any) -> None:
     """Train a run here, without a process of its own."""
     settings: dict[str, Any] = {

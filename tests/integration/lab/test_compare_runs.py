@@ -156,6 +156,14 @@ def test_bf16_weights(data: Path, residual: str) -> None:
     assert result.val_nll < result.history.initial_nll
 
 
+def test_scales_and_tied_embeddings(data: Path) -> None:
+    others = {"branch_scale": 4.0, "input_scale": 3.0, "share_embeddings": "none"}
+    scaled = run(data, replace(POST, others={"initialization": "torch", **others}))
+    options = COMMON["transformer"] | others | {"initialization": "torch"}
+    assert course(scaled) == course(run(data, transformer=options)) != course(run(data))
+    assert scaled.variant.name == "post_1-1_lr0.005_init-torch_branch4_input3_tied-none_seed1"
+
+
 def test_spikes_are_updates_above_the_running_median(data: Path) -> None:
     result = run(data, replace(POST, learning_rate=0.5), max_steps=40, validate_every=20)
     losses, spikes = result.history.train_loss, []
@@ -178,6 +186,10 @@ def test_a_result_of_an_earlier_version_can_be_read(data: Path) -> None:
         "max_tokens",
         "precision",
         "beta2",
+        "initialization",
+        "branch_scale",
+        "input_scale",
+        "share_embeddings",
         "initial_nll",
         "checksum",
     ):

@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import pytest
@@ -45,6 +46,10 @@ def test_what_must_be_positive(name: str) -> None:
         ({"precision": "8"}, "`precision` must be one of 32-true, .*, but is '8'"),
         ({"grid": Grid(precision=["32"])}, "`grid.precision` must be one of"),  # type: ignore[list-item]
         ({"grid": Grid(max_tokens=[0])}, "`grid.max_tokens` must be at least 1, but is 0"),
+        ({"grid": Grid(branch_scale=[1.0, 0.0])}, "`grid.branch_scale` must be positive, but is 0"),
+        ({"grid": Grid(input_scale=[math.inf])}, "`grid.input_scale` must be finite, but is inf"),
+        ({"grid": Grid(initialization=["he"])}, "`grid.initialization` must be one of xavier, "),  # type: ignore[list-item]
+        ({"grid": Grid(share_embeddings=["both"])}, "`grid.share_embeddings` must be one of all"),  # type: ignore[list-item]
     ],
 )
 def test_what_is_out_of_range(settings: dict[str, Any], message: str) -> None:

@@ -28,19 +28,28 @@ def test_a_run_for_each_combination_those_of_a_seed_together() -> None:
     ]
 
 
-def test_every_axis_multiplies() -> None:
-    axes: dict[str, Any] = {
-        "width": [32, 64],
-        "warmup_steps": [0, 100],
-        "max_tokens": [512, 8192],
-        "precision": ["32-true", "bf16-mixed"],
-        "beta2": [0.98, 0.999],
-        "rule": ["reference", "share"],
-        "input_share": [0.25, 0.75],
-        "omega": [2.0, 3.5],
-    }
+VALUES: dict[str, Any] = {
+    "width": [32, 64],
+    "warmup_steps": [0, 100],
+    "max_tokens": [512, 8192],
+    "precision": ["32-true", "bf16-mixed"],
+    "beta2": [0.98, 0.999],
+    "rule": ["reference", "share"],
+    "input_share": [0.25, 0.75],
+    "omega": [2.0, 3.5],
+    "initialization": ["xavier", "gpt2"],
+    "branch_scale": [1.0, 4.0],
+    "input_scale": [1.0, 3.0],
+    "share_embeddings": ["all", "none"],
+}
+
+
+# Not all at once, as there is a run for each combination.
+@pytest.mark.parametrize("some", [slice(0, 6), slice(6, None)])
+def test_every_axis_multiplies(some: slice) -> None:
+    axes = {name: VALUES[name] for name in list(AXES)[some]}
     variants = Grid(residual=["post"], **axes).variants()
-    assert len(set(variants)) == len({variant.name for variant in variants}) == 2**8
+    assert len(set(variants)) == len({variant.name for variant in variants}) == 2 ** len(axes)
     for axis, values in axes.items():
         assert sorted({variant.others[axis] for variant in variants}) == sorted(values)
 
@@ -54,6 +63,10 @@ OTHERS = {
     "rule": "share",
     "input_share": 0.75,
     "omega": 3.5,
+    "initialization": "gpt2",
+    "branch_scale": 0.25,
+    "input_scale": 3.0,
+    "share_embeddings": "none",
 }
 
 
@@ -62,7 +75,10 @@ def test_names() -> None:
     assert plain.layers == (18, 2)
     assert plain.name == "admin-closed_18-2_lr0.0005_seed3"
     full = Variant("post", "18-18", 1e-3, 1, OTHERS)
-    others = "d64_warmup0_tokens4096_bf16-mixed_beta0.999_share_share0.75_omega3.5"
+    others = (
+        "d64_warmup0_tokens4096_bf16-mixed_beta0.999_share_share0.75_omega3.5_init-gpt2_branch0.25_"
+        "input3_tied-none"
+    )
     assert full.name == f"post_18-18_lr0.001_{others}_seed1"
     assert full.name == f"{full.group}_seed1"
     wider = replace(full, others=OTHERS | {"width": 128})
@@ -83,6 +99,45 @@ def test_an_axis_replaces_the_common_setting() -> None:
     assert module.optimization.betas == (0.9, 0.999)
     other = {**common, "optimization": {"betas": (0.8, 0.9), "warmup_steps": 7}}
     assert built(variant, **other).optimization.betas == (0.8, 0.999)
+
+
+def test_initialization_scales_and_tied_embeddings_replace_those_of_the_transformer() -> None:
+    others = {
+        "width": 64,
+        "initialization": "gpt2",
+        "branch_scale": 0.25,
+        "input_scale": 3.0,
+        "share_embeddings": "none",
+    }
+    common = {"dim": 32, "heads": 2, "branch_scale": 7.0, "share_embeddings": "target"}
+    config = built(Variant("post", "1-1", 1e-3, 1, others), transformer=common).config
+    given = (config.initialization, config.branch_scale, config.input_scale)
+    assert given == ("gpt2", 0.25, 3.0)
+    assert (config.dim, config.heads, config.share_embeddings) == (64, 2, "none")
+    config = built(Variant("post", "1-1", 1e-3, 1), transformer=common).config
+    assert (config.branch_scale, config.share_embeddings) == (7.0, "target")
+
+
+def test_scaled_runs_are_written_read_and_reported() -> None:
+    grid = Grid(
+        residual=["admin"],
+        depth=["1-1"],
+        initialization=["xavier", "torch"],
+        branch_scale=[1, 4],
+        input_scale=[0.5, 1],
+        share_embeddings=["all", "target"],
+    )
+    course = Course(train_loss=[], grad_norm=[], validation=[Validation(0, 1.0, 0.0)], seconds=0.0)
+    comparison = Comparison(grid=grid, output="out")
+    results = [make_result(comparison, one, course, 4.0, None) for one in comparison.variants()]
+    for result in results:
+        path = Path("out", result.variant.name, "result.json")
+        write_checked(path, result.to_dict())
+        assert Result.load(path).variant == result.variant
+    assert len({group.setting for group in groups(results)}) == len(results) == 2**4
+    assert groups(results)[-1].setting == (
+        "1-1 layers, torch initialization, branches x 4, input x 1, tied embeddings: target"
+    )
 
 
 def test_an_axis_that_is_left_out_takes_the_common_setting() -> None:
