@@ -156,12 +156,16 @@ def test_bf16_weights(data: Path, residual: str) -> None:
     assert result.val_nll < result.history.initial_nll
 
 
-def test_scales_and_tied_embeddings(data: Path) -> None:
+@pytest.mark.parametrize("residual", ["post", "admin"])
+def test_scales_and_tied_embeddings(data: Path, residual: str) -> None:
+    one = replace(POST, residual=residual)
     others = {"branch_scale": 4.0, "input_scale": 3.0, "share_embeddings": "none"}
-    scaled = run(data, replace(POST, others={"initialization": "torch", **others}))
+    scaled = run(data, replace(one, others={"initialization": "torch", **others}))
     options = COMMON["transformer"] | others | {"initialization": "torch"}
-    assert course(scaled) == course(run(data, transformer=options)) != course(run(data))
-    assert scaled.variant.name == "post_1-1_lr0.005_init-torch_branch4_input3_tied-none_seed1"
+    assert course(scaled) == course(run(data, one, transformer=options)) != course(run(data, one))
+    assert scaled.variant.name == (
+        f"{residual}_1-1_lr0.005_init-torch_branch4_input3_tied-none_seed1"
+    )
 
 
 def test_spikes_are_updates_above_the_running_median(data: Path) -> None:
