@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_any
@@ -40,7 +40,7 @@ def imap_unordered(
     if workers == 1:
         yield from map(job, tasks)
         return
-    with Processes(workers, _enter, (job,), preload=job.__module__) as pool:
+    with Processes(workers, _enter, (job,), preload=(job.__module__,)) as pool:
         waiting: set[Future[Result]] = set()
         for task in tasks:
             waiting.add(pool.submit(_work, task))
@@ -74,7 +74,7 @@ class Processes(ThreadPoolExecutor):
         initializer: Called in each process before its tasks.
         initargs: Arguments of ``initializer``.
         fresh: Start a new process for every task.
-        preload: Module to import before the first process starts, so that all of them have it.
+        preload: Modules to import before the first process starts, so that all of them have them.
         on_report: Called in a thread of this process with each value that a task passes to
             :func:`report`.
     """
@@ -86,7 +86,7 @@ class Processes(ThreadPoolExecutor):
         initargs: tuple[Any, ...],
         *,
         fresh: bool = False,
-        preload: str | None = None,
+        preload: Sequence[str] = (),
         on_report: Callable[[Any], object] | None = None,
     ) -> None:
         super().__init__(workers)
@@ -96,8 +96,8 @@ class Processes(ThreadPoolExecutor):
         self._ending = False
         self._running: set[_Worker] = set()
         self._own = threading.local()  # each thread's worker
-        if preload is not None:
-            _CONTEXT.set_forkserver_preload([preload])
+        if preload:
+            _CONTEXT.set_forkserver_preload(list(preload))
 
     def submit(
         self, fn: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs

@@ -26,6 +26,9 @@ from admin_init.lab.studies.steps import run_studies
 from admin_init.translation.data.databin import IndexedDataset
 from admin_init.translation.preparation.prepare import prepare
 
+_IMPORTED_LATER = ("omegaconf", "tensorboard.plugins.hparams.api_pb2", "torch.utils.tensorboard")
+"""What every run would otherwise import when it logs."""
+
 
 class Outcome(NamedTuple):
     """Results of a comparison."""
@@ -131,7 +134,7 @@ def _executor(comparison: Comparison) -> Iterator[tuple[Executor, queue.SimpleQu
         enter_worker,
         (comparison.threads,),
         fresh=True,
-        preload=train.__module__,
+        preload=(train.__module__, *_IMPORTED_LATER),
         on_report=updates.put,
     ) as executor:
         yield executor, updates

@@ -114,6 +114,19 @@ def test_a_process_is_kept_or_fresh_and_reports() -> None:
         assert got == [0, 1, 2]
 
 
+def test_what_all_processes_need_is_imported_before_they_start() -> None:
+    code = """
+import sys
+from admin_init._utils.processes import Processes
+
+with Processes(1, int, (), fresh=True, preload=("colorsys", "this_is_no_module")) as processes:
+    print(processes.submit(eval, "'colorsys' in __import__('sys').modules").result())
+print("colorsys" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
 def test_an_error_shows_where_it_came_from_and_what_cannot_be_sent_is_one() -> None:
     with Processes(1, nothing, ()) as processes:
         with pytest.raises(KeyError) as raised:
