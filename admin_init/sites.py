@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +17,19 @@ from admin_init.errors import UnsupportedModelError
 
 @dataclass(frozen=True, kw_only=True)
 class BranchPlace:
-    """Where a branch ends, in names of modules and parameters."""
+    """Where a branch ends, or a Pre-LN stream starts, in names of modules and parameters."""
 
     branch: str
-    """The module whose output omega divides."""
+    """The module whose output omega divides, or whose output or argument omega multiplies."""
+    start: Literal["output", "input"] | None = None
+    """Which of the two is the start of a stream; None if the output is the end of a branch."""
     norm: str | None = None
     """The norm that reads the sum; None if it is no module."""
     width: int | None = None
     """Number of channels D; None if it is that of the norm's gain."""
     leaf: int = 0
-    """Index of the branch among the items of the module's output, nested ones included."""
+    """Index of the branch among the items of the module's output, nested ones included, or of x_0
+    among its arguments, those with names last."""
     axis: int = -1
     """The axis of the channels in that item, counted from the last (-1)."""
     container: str | None = None
@@ -36,7 +39,7 @@ class BranchPlace:
     linear: str | None = None
     """The nn.Linear at the end of the branch, if a pattern named it."""
     weights: dict[str, int] = field(default_factory=dict)
-    """The parameters that the branch is proportional to, each with the axis of its channels."""
+    """The parameters that the branch or x_0 is proportional to, with the axes of their channels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class SiteRecord:
     fold_problem: str | None = None
     """Why omega cannot be folded, or None."""
     place: BranchPlace | None = None
-    """Where the branch ends; None for a layer of a known family."""
+    """Where omega is; None for a layer of a known family."""
 
 
 class Recorder(Protocol):

@@ -6,6 +6,7 @@ its input: LN(omega * x + f) = LN(x + f / omega), up to the eps of LN.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,27 +27,28 @@ Weights = Sequence[tuple[Tensor, int]]
 """Weights that a branch is proportional to, each with the axis of its channels."""
 
 
-class BranchSite(ResidualSite):
-    """A site whose omega divides the output of a module of the model.
+class ModuleSite(ResidualSite):
+    """A site whose omega is a parameter of a module of the model, whose hooks apply it.
 
     Args:
         model: The model.
-        name: Qualified name of the sub-layer.
+        name: Qualified name of the site.
         stack: Name of the chain of residual connections.
-        place: Where the branch ends, in names of ``model``.
+        place: The module, and where its omega acts, in names of ``model``.
 
     Raises:
         AttributeError: The model has no module of such a name.
     """
 
+    end: str
+    """What the weights of a fold compute, for messages."""
+
     def __init__(self, model: nn.Module, name: str, stack: str, place: BranchPlace) -> None:
         norm = None if place.norm is None else model.get_submodule(place.norm)
         super().__init__(name, stack, norm)
-        self.branch = model.get_submodule(place.branch)
-        self.container = None if place.container is None else model.get_submodule(place.container)
+        self.module = model.get_submodule(place.branch)
         self._model = model
         self._place = place
-        self._encoder = nearest_parent(place.branch, model, nn.TransformerEncoder)
 
     @property
     @override
@@ -56,12 +58,12 @@ class BranchSite(ResidualSite):
     @property
     @override
     def holder(self) -> nn.Module | None:
-        return None if self.omega is None else self.branch
+        return None if self.omega is None else self.module
 
     @property
     @override
     def omega(self) -> nn.Parameter | None:
-        return self.branch._parameters.get("omega")
+        return self.module._parameters.get("omega")
 
     @property
     @override
@@ -82,61 +84,44 @@ class BranchSite(ResidualSite):
     def install_(self) -> None:
         like = self.template
         omega = torch.ones(self.width, device=like.device, dtype=like.dtype)
-        self.branch.register_parameter("omega", nn.Parameter(omega))
-        place = self._place
-        if self.container is not None:
-            path = _path(self.container, self.branch)
-            self.container.register_forward_pre_hook(RestartCount(path))
-        self.branch.register_forward_hook(DivideByOmega(place.leaf, place.axis, place.call))
-        self.branch.register_load_state_dict_pre_hook(omega_or_one)  # type: ignore[no-untyped-call]
-        keep_padding_(self._encoder)
+        self.module.register_parameter("omega", nn.Parameter(omega))
+        self.module.register_load_state_dict_pre_hook(omega_or_one)  # type: ignore[no-untyped-call]
+        self.add_hook_()
+
+    @abstractmethod
+    def add_hook_(self) -> None:
+        """Add the :class:`OmegaHook` to the module."""
 
     @override
     def uninstall_(self) -> None:
-        self.branch._parameters.pop("omega", None)
-        vars(self.branch).pop("admin_site", None)
+        self.module._parameters.pop("omega", None)
+        vars(self.module).pop("admin_site", None)
         # Hooks are found by what they are, because handles do not survive a deepcopy.
-        _remove(self.branch._forward_hooks, lambda hook: isinstance(hook, DivideByOmega))
+        for hooks in (self.module._forward_hooks, self.module._forward_pre_hooks):
+            for key in _remove(hooks, lambda hook: isinstance(hook, OmegaHook)):
+                self.module._forward_pre_hooks_with_kwargs.pop(key, None)
         _remove(
-            self.branch._load_state_dict_pre_hooks,
+            self.module._load_state_dict_pre_hooks,
             lambda hook: getattr(hook, "hook", None) is omega_or_one,
         )
-        if self.container is not None:
-            restart = RestartCount(_path(self.container, self.branch))
-            _remove(self.container._forward_pre_hooks, lambda hook: hook == restart)
-            vars(self.branch).pop("omega_calls", None)
-        restore_padding_(self._encoder)
 
-    @override
-    def observe(self, recorder: Recorder) -> Iterable[RemovableHandle]:
+    def checked(self, value: Tensor) -> Tensor:
+        """Return a tensor that omega is to act on.
+
+        Raises:
+            UnsupportedModelError: It has another number of channels than omega.
+        """
         place = self._place
-
-        def use_running(module: nn.Module, args: object, output: Any) -> Any:
-            if place.call is not None and vars(module)["omega_calls"] + 1 != place.call:
-                return output
-
-            def use(branch: Tensor) -> Tensor:
-                if branch.dim() < -place.axis or branch.shape[place.axis] != self.width:
-                    raise UnsupportedModelError(
-                        f"`{place.branch}` returns a tensor of shape {tuple(branch.shape)}, which "
-                        f"cannot be the branch of `{self.name}`: it has no {self.width} channels."
-                    )
-                recorder.computed_in(self, branch.dtype)
-                return branch * along(module.omega / recorder.omega(self), place.axis)  # type: ignore[operator,arg-type]
-
-            return _change(output, place.leaf, use)
-
-        return [self.branch.register_forward_hook(use_running, prepend=True)]
-
-    def ends_at(self, leaf: int) -> bool:
-        """Return whether item ``leaf`` of the last call of the module is the branch."""
-        call = self._place.call
-        return leaf == self._place.leaf and (
-            call is None or getattr(self.branch, "omega_calls", None) == call
-        )
+        if value.dim() < -place.axis or value.shape[place.axis] != self.width:
+            verb = "is called with" if place.start == "input" else "returns"
+            raise UnsupportedModelError(
+                f"`{place.branch}` {verb} a tensor of shape {tuple(value.shape)}, which cannot be "
+                f"the {self.end} of `{self.name}`: it has no {self.width} channels."
+            )
+        return value
 
     def weights(self) -> Weights:
-        """Return the weights that the fold divides by omega.
+        """Return the weights that the fold multiplies or divides by omega.
 
         Raises:
             FoldError: They are unknown, or a module does not hold them any more.
@@ -153,7 +138,7 @@ class BranchSite(ResidualSite):
         try:
             return [(self._model.get_parameter(name), axis) for name, axis in place.weights.items()]
         except AttributeError as error:
-            raise FoldError(f"the end of `{self.name}` has changed: {error}") from error
+            raise FoldError(f"the {self.end} of `{self.name}` has changed: {error}") from error
 
     @override
     def fold_problem(self) -> str | None:
@@ -171,17 +156,81 @@ class BranchSite(ResidualSite):
     def fold_factors(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self.omega is None or (self.omega == 1).all():
             return
-        factor = 1 / self.omega.detach().double()
         for weight, axis in self.weights():
-            yield weight, along(factor, axis)
+            yield weight, along(self.factor(self.omega.detach().double()), axis)
+
+    @abstractmethod
+    def factor(self, omega: Tensor) -> Tensor:
+        """Return what omega multiplies the weights by in a fold."""
+
+
+class BranchSite(ModuleSite):
+    """A site whose omega divides the output of a module of the model, see :class:`ModuleSite`."""
+
+    end = "branch"
+
+    def __init__(self, model: nn.Module, name: str, stack: str, place: BranchPlace) -> None:
+        super().__init__(model, name, stack, place)
+        self.branch = self.module
+        self.container = None if place.container is None else model.get_submodule(place.container)
+        self._encoder = nearest_parent(place.branch, model, nn.TransformerEncoder)
+
+    @override
+    def add_hook_(self) -> None:
+        place = self._place
+        if self.container is not None:
+            path = _path(self.container, self.branch)
+            self.container.register_forward_pre_hook(RestartCount(path))
+        self.branch.register_forward_hook(DivideByOmega(place.leaf, place.axis, place.call))
+        keep_padding_(self._encoder)
+
+    @override
+    def uninstall_(self) -> None:
+        super().uninstall_()
+        if self.container is not None:
+            restart = RestartCount(_path(self.container, self.branch))
+            _remove(self.container._forward_pre_hooks, lambda hook: hook == restart)
+            vars(self.branch).pop("omega_calls", None)
+        restore_padding_(self._encoder)
+
+    @override
+    def observe(self, recorder: Recorder) -> Iterable[RemovableHandle]:
+        place = self._place
+
+        def use_running(module: nn.Module, args: object, output: Any) -> Any:
+            if place.call is not None and vars(module)["omega_calls"] + 1 != place.call:
+                return output
+
+            def use(branch: Tensor) -> Tensor:
+                recorder.computed_in(self, self.checked(branch).dtype)
+                return branch * along(module.omega / recorder.omega(self), place.axis)  # type: ignore[operator,arg-type]
+
+            return change(output, place.leaf, use)
+
+        return [self.branch.register_forward_hook(use_running, prepend=True)]
+
+    def ends_at(self, leaf: int) -> bool:
+        """Return whether item ``leaf`` of the last call of the module is the branch."""
+        call = self._place.call
+        return leaf == self._place.leaf and (
+            call is None or getattr(self.branch, "omega_calls", None) == call
+        )
+
+    @override
+    def factor(self, omega: Tensor) -> Tensor:
+        return 1 / omega
+
+
+class OmegaHook:
+    """Base of the hooks that apply the omega of a module.
+
+    They keep no tensor and no module, so that they can be pickled and copied with the module.
+    """
 
 
 @dataclass(frozen=True)
-class DivideByOmega:
-    """Forward hook that divides one item of a module's output by the module's omega.
-
-    It keeps no tensor and no module, so that it can be pickled and copied with the module.
-    """
+class DivideByOmega(OmegaHook):
+    """Forward hook that divides one item of a module's output by the module's omega."""
 
     leaf: int
     axis: int
@@ -195,7 +244,7 @@ class DivideByOmega:
             if module.omega_calls != self.turn:
                 return output
         omega: Any = module.omega
-        return _change(output, self.leaf, lambda branch: branch / along(omega, self.axis))
+        return change(output, self.leaf, lambda branch: branch / along(omega, self.axis))
 
 
 @dataclass(frozen=True)
@@ -230,7 +279,8 @@ def linear_weights(name: str, linear: nn.Module) -> Weights:
     return [(linear.weight, -2), *bias]
 
 
-def _change(output: Any, leaf: int, function: Callable[[Tensor], Tensor]) -> Any:
+def change(output: Any, leaf: int, function: Callable[[Tensor], Tensor]) -> Any:
+    """Return an output with a function applied to one of its items, nested ones included."""
     if isinstance(output, Tensor):
         return function(output)
     leaves, structure = tree_flatten(output)
@@ -243,6 +293,8 @@ def _path(container: nn.Module, module: nn.Module) -> str:
     return names[module]
 
 
-def _remove(hooks: dict[int, Any], which: Callable[[Any], bool]) -> None:
-    for key in [key for key, hook in hooks.items() if which(hook)]:
+def _remove(hooks: dict[int, Any], which: Callable[[Any], bool]) -> list[int]:
+    keys = [key for key, hook in hooks.items() if which(hook)]
+    for key in keys:
         del hooks[key]
+    return keys

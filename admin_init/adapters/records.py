@@ -10,11 +10,12 @@ from typing import Any
 from torch import nn
 
 from admin_init._utils.atomic_files import read_json, write_json
-from admin_init.adapters.branch_form import BranchSite
+from admin_init.adapters.branch_form import BranchSite, ModuleSite
+from admin_init.adapters.stream_form import StreamSite
 from admin_init.errors import AdminInitError, UnsupportedModelError
 from admin_init.sites import BranchPlace, ResidualSite, SiteRecord
 
-_ATTRIBUTE = "admin_site"  # :class:`BranchSite` removes it
+_ATTRIBUTE = "admin_site"  # :class:`ModuleSite` removes it
 
 
 def save_sites(sites: Iterable[ResidualSite], path: str | os.PathLike[str]) -> None:
@@ -78,7 +79,7 @@ def stored_sites(model: nn.Module, known: Sequence[ResidualSite]) -> list[Residu
         site = by_holder.get(module)
         if record.place is not None:
             record = _moved(record, _prefixes(record.place.branch, name))
-            site = site or _branch_site(model, record)
+            site = site or _site(model, record)
         elif site is None:
             continue
         else:
@@ -111,7 +112,7 @@ def sites_from_records(
         site = by_name.get(record.name)
         try:
             if record.place is not None:
-                site = _branch_site(model, record)
+                site = _site(model, record)
             elif site is None:
                 raise AttributeError(f"it has no layer of a known family at `{record.name}`")
         except AttributeError as error:
@@ -140,16 +141,17 @@ def copied_site(
     if record.name in known or record.place is None:
         return known.get(record.name)
     try:
-        copy = _branch_site(model, record)
+        copy = _site(model, record)
     except AttributeError:
         return None  # its norm is outside of the module
     copy.stack = new + record.stack.removeprefix(old)
     return copy
 
 
-def _branch_site(model: nn.Module, record: SiteRecord) -> BranchSite:
+def _site(model: nn.Module, record: SiteRecord) -> ModuleSite:
     assert record.place is not None
-    return BranchSite(model, record.name, record.stack, record.place)
+    kind = BranchSite if record.place.start is None else StreamSite
+    return kind(model, record.name, record.stack, record.place)
 
 
 def _without_defaults(record: Any) -> dict[str, Any]:
