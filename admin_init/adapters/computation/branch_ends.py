@@ -9,7 +9,7 @@ from torch import nn
 
 from admin_init.adapters.computation.graph import Call, ForwardGraph, Output, Value
 from admin_init.adapters.computation.paths import axis_back, origin, same, scaled
-from admin_init.adapters.computation.residuals import Residual, roots
+from admin_init.adapters.computation.residuals import NORM_FUNCTIONS, Residual, roots
 from admin_init.errors import FoldError, UnsupportedModelError
 
 
@@ -47,7 +47,7 @@ def branch_end(residual: Residual, graph: ForwardGraph) -> BranchEnd:
     last = residual.sum
     while True:
         value = path[-1]
-        if any(_lives(reader) for reader in value.readers if reader is not last):
+        if any(lives(reader) for reader in value.readers if reader is not last):
             problem = "its branch is also read elsewhere"
             break
         axis = None if residual.axis is None else axis_back(path, residual.axis)
@@ -97,33 +97,60 @@ def fold_weights(end: BranchEnd) -> list[tuple[nn.Parameter, int]]:
     Raises:
         FoldError: The branch does not end in a linear operation with parameters.
     """
-    return list(_weights(end.output.value, end.axis, end.output.value))
+    return list(weights_of(end.output.value, end.axis, "its branch ends in"))
 
 
-def _weights(value: Value, axis: int, end: Value) -> Iterator[tuple[nn.Parameter, int]]:
-    if value.parameter is not None:
-        if sum(map(_lives, value.readers)) > 1:
-            raise FoldError("its weights are read by several operations")
-        yield value.parameter, axis - len(value.shape) if axis >= 0 else axis
-        return
-    if value is not end and sum(map(_lives, value.readers)) > 1:
-        raise FoldError("an operation at the end of its branch is also read elsewhere")
-    before = same(value) or scaled(value)
-    if before is not None:
-        step = axis_back([value, before], axis)
-        if step is None:
-            raise FoldError("its weights have the channels along no single axis")
-        yield from _weights(before, step, end)
-    elif value.op in ("add", "sub") and len(value.inputs) == 2:
-        for term in value.inputs:
-            yield from _weights(term, axis, end)
-    else:
-        for operand, at in _operands(value, axis):
-            yield from _weights(operand, at, end)
+def weights_of(end: Value, axis: int, verb: str) -> Iterator[tuple[nn.Parameter, int]]:
+    """Yield the parameters that a value is proportional to jointly, each with its axis.
+
+    Args:
+        end: The value; whatever reads it is to be scaled with it.
+        axis: The axis of its channels, counted from the last (-1).
+        verb: What a message says before the operation that computes it.
+
+    Raises:
+        FoldError: There are none.
+    """
+
+    def weights(value: Value, axis: int) -> Iterator[tuple[nn.Parameter, int]]:
+        if value.parameter is not None:
+            if value.op:
+                raise FoldError(f"the operation `{value.op}` changes its weights in the pass")
+            if sum(map(lives, value.readers)) > 1:
+                raise FoldError("its weights are read by several operations")
+            yield value.parameter, axis - len(value.shape) if axis >= 0 else axis
+            return
+        if value is not end and sum(map(lives, value.readers)) > 1:
+            raise FoldError("an operation at the end of its branch is also read elsewhere")
+        before = same(value) or scaled(value)
+        if before is not None:
+            step = axis_back([value, before], axis)
+            if step is None:
+                raise FoldError("its weights have the channels along no single axis")
+            try:
+                found = list(weights(before, step))
+            except FoldError:
+                # The gain of a norm that is written out.
+                gain = next((x for x in value.inputs if x.parameter is not None), None)
+                if value.op != "mul" or axis != -1 or gain is None or len(gain.shape) != 1:
+                    raise
+                found = list(weights(gain, -1))
+            yield from found
+        elif value.op in ("add", "sub") and len(value.inputs) == 2:
+            for term in value.inputs:
+                yield from weights(term, axis)
+        else:
+            for operand, at in _operands(value, axis, verb):
+                yield from weights(operand, at)
+
+    return weights(end, axis)
 
 
-def _operands(value: Value, axis: int) -> list[tuple[Value, int]]:
+def _operands(value: Value, axis: int, verb: str) -> list[tuple[Value, int]]:
     """Return the operands that a linear operation's channels come from, with their axes."""
+    if not value.op:
+        raise FoldError(f"{verb} a tensor that is no parameter, such as a fixed table")
+    bias: list[Value] = []
     if value.op in ("mm", "bmm", "addmm", "baddbmm"):
         *bias, left, right = value.inputs
         operands = [(right, -1) if axis == -1 else (left, -2)] if axis >= -2 else []
@@ -131,13 +158,17 @@ def _operands(value: Value, axis: int) -> list[tuple[Value, int]]:
         _, weight, *bias = value.inputs
         operands = [(weight, -len(weight.shape))] if axis == 1 - len(value.shape) else []
         axis = -1
+    elif value.op == "embedding":  # of a table and indices
+        operands = [(value.inputs[0], -1)] if axis == -1 else []
+    elif value.op in NORM_FUNCTIONS and len(value.inputs) > 1:
+        operands = [(weight, -1) for weight in value.inputs[1:]] if axis == -1 else []
     else:
-        raise FoldError(f"its branch ends in the operation `{value.op}`")
+        raise FoldError(f"{verb} the operation `{value.op}`")
     if not operands:
-        raise FoldError(f"its branch ends in the operation `{value.op}` along another axis")
+        raise FoldError(f"{verb} the operation `{value.op}` along another axis")
     return operands + [(term, axis) for term in bias]
 
 
-def _lives(value: Value) -> bool:
+def lives(value: Value) -> bool:
     """Return whether anything reads ``value``, or a module returns it."""
     return bool(value.readers or value.outputs)

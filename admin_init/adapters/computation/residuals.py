@@ -27,7 +27,7 @@ from admin_init.scaled_skip import ScaledSkip
 
 SUMS = frozenset({"add", "sub", "addcmul"})
 _ELEMENTWISE = frozenset({"add", "addcmul", "div", "lerp", "mul", "neg", "sub", "where"})
-_NORM_FUNCTIONS = frozenset({"native_layer_norm", "_fused_rms_norm"})
+NORM_FUNCTIONS = frozenset({"native_layer_norm", "_fused_rms_norm"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +227,7 @@ class _Norms:
     def put_out(self, value: Value) -> bool:
         """Return whether ``value`` is the output of a norm, or a multiple of it."""
         while True:
-            if value.op in _NORM_FUNCTIONS or value in self._formulas:
+            if value.op in NORM_FUNCTIONS or value in self._formulas:
                 return True
             for returned in value.outputs:
                 if any(self._module(returned.call, x) for x in returned.call.inputs[:1]):
@@ -258,7 +258,7 @@ class _Norms:
 
     def _function(self, value: Value, by: Sequence[Value]) -> Norm | None:
         output = min(by, key=_index)
-        if output.op in _NORM_FUNCTIONS:
+        if output.op in NORM_FUNCTIONS:
             same_call = all(other.inputs == output.inputs for other in by)
             return Norm(None, output.inputs[0], output, -1) if same_call else None
         computed = formula_output(value, by)
@@ -270,7 +270,7 @@ class _Norms:
 
 def _is_function_of(output: Value, read: Value) -> bool:
     """Return whether ``output`` is torch's norm of ``read`` over the last axis alone."""
-    if output.op not in _NORM_FUNCTIONS or path_back(output.inputs[0], read) is None:
+    if output.op not in NORM_FUNCTIONS or path_back(output.inputs[0], read) is None:
         return False
     *sizes, _ = output.constants  # and eps
     return sizes == [read.shape[-1]]
