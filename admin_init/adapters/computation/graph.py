@@ -71,7 +71,9 @@ class Call:
     start: int
     """Index of the first value that it computed."""
     inputs: list[Value]
-    """Tensors among its arguments."""
+    """Tensors among its arguments, nested ones included."""
+    arguments: list[Value | None]
+    """Its arguments themselves, those with names last; None for one that is no tensor."""
     stop: int = -1
     """Index of the first value that was computed after it."""
     outputs: list[Output] = field(default_factory=list)
@@ -208,7 +210,9 @@ class ForwardGraph(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _start(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         inputs = [self.value_of(leaf) for leaf in _tensors((args, kwargs))]
-        call = Call(module, len(self.values), inputs)
+        given = (*args, *kwargs.values())
+        arguments = [self.value_of(one) if isinstance(one, Tensor) else None for one in given]
+        call = Call(module, len(self.values), inputs, arguments)
         self.calls.append(call)
         self._running.append(call)
 
