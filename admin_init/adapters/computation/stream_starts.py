@@ -190,10 +190,11 @@ def _site(model: nn.Module, names: ModuleNames, stream: Stream, start: StreamSta
 
 def _stack(names: ModuleNames, stream: Stream) -> str:
     """Return the name of the module that contains the layers of a stream."""
-    layers = (names.of(residual).split(".") for residual in stream.residuals)
+    layers = [names.of(residual).split(".") for residual in stream.residuals]
     parts = takewhile(lambda parts: len(set(parts)) == 1, zip(*layers, strict=False))
-    around = takewhile(lambda part: not part.isdigit(), (part for part, *_ in parts))
-    return layer_stack(".".join([*around, "0"]), "layers")
+    shared = [part for part, *_ in parts]
+    one = len(layers) == 1 or (shared and shared[-1].isdigit())
+    return layer_stack(".".join(shared if one else [*shared, "0"]), "layers")
 
 
 def _feeds(reader: Value, stream: Stream) -> bool:
