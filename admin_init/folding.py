@@ -135,8 +135,14 @@ def _outputs(
         stack.enter_context(trial_pass(model))
         stack.enter_context(whole_pass(model))  # the fused kernel outputs zeros for padding
         for chain in stacks(sites).values():
-            if (last := chain[-1].norm) is not None:
-                handle = last.register_forward_hook(lambda *args: see(args[-1]))
+            place = chain[-1].place
+            last = chain[-1].norm
+            if last is None and place is not None:
+                last = model.get_submodule(place.branch)
+            if last is not None:
+                handle = last.register_forward_hook(
+                    lambda *args: apply_to_collection(args[-1], Tensor, see)
+                )
                 stack.callback(handle.remove)
         model.eval()
         result = run()

@@ -121,7 +121,7 @@ def weights_of(end: Value, axis: int, verb: str) -> Iterator[tuple[nn.Parameter,
             yield value.parameter, axis - len(value.shape) if axis >= 0 else axis
             return
         if value is not end and sum(map(lives, value.readers)) > 1:
-            raise FoldError("an operation at the end of its branch is also read elsewhere")
+            raise FoldError(f"{verb} an operation that is also read elsewhere")
         before = same(value) or scaled(value)
         if before is not None:
             step = axis_back([value, before], axis)

@@ -21,6 +21,7 @@ from admin_init.adapters.computation.stream_starts import stream_sites
 from admin_init.adapters.discovery import call_model, known_sites
 from admin_init.adapters.records import load_sites, save_sites
 from admin_init.adapters.stream_form import StreamSite
+from admin_init.folding import folded
 from admin_init.rescale import fold_, install_
 from admin_init.sites import BranchPlace, ResidualSite
 
@@ -93,6 +94,15 @@ def test_a_fold_keeps_the_outputs(name: str) -> None:
     fold_(model)
     assert model.state_dict().keys() == build(name).state_dict().keys()
     assert_equal(output_of(model, MODELS[name].batch), scaled_by_hand(name, 3.0))
+
+
+@pytest.mark.parametrize("name", ["Llama", "nn.TransformerEncoder, after a projection"])
+def test_a_fold_until_exit_compares_outputs(name: str) -> None:
+    model, batch = rescaled(name)[0], MODELS[name].batch
+    with folded(model, lambda: call_model(model, batch)) as difference:
+        assert not any("omega" in key for key in model.state_dict())
+    assert difference < 1e-12
+    assert_equal(output_of(model, batch), scaled_by_hand(name, 3.0))
 
 
 REASONS = {
