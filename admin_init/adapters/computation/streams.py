@@ -89,7 +89,12 @@ def find_streams(graph: ForwardGraph) -> list[Stream]:
     found: list[Stream] = []
     of: dict[Value, Stream] = {}
     sums: StreamSums[Stream] = StreamSums(of.get)
-    for residual in find_residuals(graph):
+    residuals = {residual.sum: residual for residual in find_residuals(graph)}
+    for value in graph.values:
+        residual = residuals.get(value)
+        if residual is None:
+            sums.sum(value)  # in order, so that no later question goes far back
+            continue
         stream = sums.of(residual.shortcut)
         at_start = stream is not None and stream.start in roots(residual.shortcut)
         if residual.kind == "Pre-LN" and (stream is None or (at_start and stream.residuals)):
@@ -97,7 +102,7 @@ def find_streams(graph: ForwardGraph) -> list[Stream]:
             of.setdefault(stream.start, stream)
             found.append(stream)
         if stream is not None:
-            between = [_residual(value, stream, sums) for value in _between(residual, of, sums)]
+            between = [_residual(one, stream, sums) for one in _between(residual, of, sums)]
             for one in (*reversed(between), residual):
                 stream.residuals.append(one)
                 of[one.sum] = stream

@@ -220,3 +220,31 @@ def test_an_embedding_that_runs_twice_is_refused(x: Tensor) -> None:
     # Its output is the argument of a layer that runs once.
     (site,) = sites_of(Repeated(), x)
     assert (site.name, site.place.start) == ("stack.layers.0", "input")
+
+
+def test_a_deep_chain_of_sums_without_norms(x: Tensor) -> None:
+    class Normed(PreLN):
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = x + self.norm(self.inner(x)[..., :D])
+            return y
+
+    model = nn.Sequential(Stack(Normed, 600), Stack(PreLN), nn.LayerNorm(D))
+    (stream,) = find_streams(graph_of(model, x))
+    assert len(stream.residuals) == 3
+
+
+def test_the_sums_of_a_deep_stream_are_told_in_time(x: Tensor) -> None:
+    counts: Counter[str] = Counter()
+    model = nn.Sequential(nn.Linear(D, D), Stack(PreLN, 600), nn.LayerNorm(D))
+    (site,) = sites_of(model, x)
+    site.install_()
+
+    def see(op: str, tensors: list[Tensor], inputs: list[Value], constants: Any) -> None:
+        if (found := sums.terms(op, inputs)) is not None:
+            counts[found[0].name] += 1
+
+    graph = ForwardGraph(model, see)
+    sums = running_streams(graph, [site])
+    with graph:
+        model(x)
+    assert counts == {"0": 600}
