@@ -97,20 +97,22 @@ def fold_weights(end: BranchEnd) -> list[tuple[nn.Parameter, int]]:
     Raises:
         FoldError: The branch does not end in a linear operation with parameters.
     """
-    return list(weights_of(end.output.value, end.axis, "its branch ends in"))
+    return list(weights_of(end.output.value, end.axis))
 
 
-def weights_of(end: Value, axis: int, verb: str) -> Iterator[tuple[nn.Parameter, int]]:
+def weights_of(end: Value, axis: int, *, start: bool = False) -> Iterator[tuple[nn.Parameter, int]]:
     """Yield the parameters that a value is proportional to jointly, each with its axis.
 
     Args:
         end: The value; whatever reads it is to be scaled with it.
         axis: The axis of its channels, counted from the last (-1).
-        verb: What a message says before the operation that computes it.
+        start: Whether it is the input of a stream and not the end of a branch. It may then be
+            looked up in tables, or be the output of a norm.
 
     Raises:
         FoldError: There are none.
     """
+    verb = "its input comes from" if start else "its branch ends in"
 
     def weights(value: Value, axis: int) -> Iterator[tuple[nn.Parameter, int]]:
         if value.parameter is not None:
@@ -128,26 +130,26 @@ def weights_of(end: Value, axis: int, verb: str) -> Iterator[tuple[nn.Parameter,
             if step is None:
                 raise FoldError("its weights have the channels along no single axis")
             try:
-                found = list(weights(before, step))
+                yield from list(weights(before, step))
             except FoldError:
                 # The gain of a norm that is written out.
                 gain = next((x for x in value.inputs if x.parameter is not None), None)
-                if value.op != "mul" or axis != -1 or gain is None or len(gain.shape) != 1:
+                gained = start and value.op == "mul" and axis == -1
+                if gain is None or not gained or len(gain.shape) != 1:
                     raise
-                found = list(weights(gain, -1))
-            yield from found
+                yield from weights(gain, -1)
         elif value.op in ("add", "sub") and len(value.inputs) == 2:
             for term in value.inputs:
                 yield from weights(term, axis)
         else:
-            for operand, at in _operands(value, axis, verb):
+            for operand, at in _operands(value, axis, start, verb):
                 yield from weights(operand, at)
 
     return weights(end, axis)
 
 
-def _operands(value: Value, axis: int, verb: str) -> list[tuple[Value, int]]:
-    """Return the operands that a linear operation's channels come from, with their axes."""
+def _operands(value: Value, axis: int, start: bool, verb: str) -> list[tuple[Value, int]]:
+    """Return the operands that an operation's channels come from, with their axes."""
     if not value.op:
         raise FoldError(f"{verb} a tensor that is no parameter, such as a fixed table")
     bias: list[Value] = []
@@ -158,9 +160,9 @@ def _operands(value: Value, axis: int, verb: str) -> list[tuple[Value, int]]:
         _, weight, *bias = value.inputs
         operands = [(weight, -len(weight.shape))] if axis == 1 - len(value.shape) else []
         axis = -1
-    elif value.op == "embedding":  # of a table and indices
+    elif start and value.op == "embedding":  # of a table and indices
         operands = [(value.inputs[0], -1)] if axis == -1 else []
-    elif value.op in NORM_FUNCTIONS and len(value.inputs) > 1:
+    elif start and value.op in NORM_FUNCTIONS and len(value.inputs) > 1:
         operands = [(weight, -1) for weight in value.inputs[1:]] if axis == -1 else []
     else:
         raise FoldError(f"{verb} the operation `{value.op}`")

@@ -169,7 +169,7 @@ def _site(model: nn.Module, names: ModuleNames, stream: Stream, start: StreamSta
     try:
         if not all(_feeds(r, stream) for r in readers(start.value) if lives(r)):
             raise FoldError("its input is also read elsewhere")
-        found = weights_of(start.value, start.axis, "its input comes from")
+        found = weights_of(start.value, start.axis, start=True)
         weights = {names.parameters[weight]: axis for weight, axis in found}
     except FoldError as error:
         problem = str(error)

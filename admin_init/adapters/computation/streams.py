@@ -96,8 +96,9 @@ def find_streams(graph: ForwardGraph) -> list[Stream]:
             sums.sum(value)  # in order, so that no later question goes far back
             continue
         stream = sums.of(residual.shortcut)
-        at_start = stream is not None and stream.start in roots(residual.shortcut)
-        if residual.kind == "Pre-LN" and (stream is None or (at_start and stream.residuals)):
+        if stream is not None and stream.start in roots(residual.shortcut):
+            stream = None  # another one with the same x_0
+        if stream is None and residual.kind == "Pre-LN":
             stream = Stream(_start(residual))
             of.setdefault(stream.start, stream)
             found.append(stream)

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from _helpers.plain_post_ln import Stack, SubLayer
 from _helpers.pre_ln_models import FLOATS, IDS, MODELS, D, build
 from torch import Tensor, nn
 
-from admin_init import FoldError, UnsupportedModelError, find_sites
+from admin_init import FoldError, UnsupportedModelError
 from admin_init._utils.isolation import trial_pass, whole_pass
 from admin_init._utils.typed_json import from_json
 from admin_init.adapters.computation.graph import ForwardGraph
@@ -248,26 +247,6 @@ def test_weights_of_a_first_module(norm: Any, weights: dict[str, int]) -> None:
     before = output_of(model, [FLOATS])
     if weights:
         assert_equal(output_of(fold_(model), [FLOATS]), before)
-
-
-@pytest.mark.parametrize("norm", [Norm, lambda: nn.LayerNorm(D), lambda: nn.RMSNorm(D)])
-def test_a_branch_that_ends_in_a_norm_folds_into_its_gain(norm: Any) -> None:
-    class Normed(SubLayer):
-        def __init__(self) -> None:
-            super().__init__()
-            self.last = norm()
-
-        def branch(self, x: Tensor) -> Any:
-            return self.last(super().branch(x))
-
-    torch.manual_seed(0)
-    model = Stack(Normed).double()
-    x = FLOATS
-    install_(model, sites=find_sites(model, x))
-    for parameter in model.parameters():
-        nn.init.uniform_(parameter, 1.0, 2.0)
-    before = model(x)
-    assert_equal(fold_(model)(x), before)
 
 
 def test_a_table_that_the_pass_renormalizes_is_not_folded() -> None:

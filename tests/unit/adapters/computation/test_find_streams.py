@@ -139,6 +139,21 @@ def test_streams_of_one_input_are_scaled_each_in_its_first_layer(x: Tensor) -> N
     assert lengths == [3, 2]
 
 
+def test_a_post_ln_stack_with_the_same_input_is_no_part_of_the_stream(x: Tensor) -> None:
+    class Both(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = Stack(SubLayer, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embedding(x)
+            y: Tensor = self.final(self.stack(x)) + self.other(x)
+            return y
+
+    (stream,) = find_streams(graph_of(Both(), x))
+    assert [residual.kind for residual in stream.residuals] == ["Pre-LN"] * 3
+
+
 def test_an_input_by_name_is_found(x: Tensor) -> None:
     class Named(PreLN):
         def forward(self, mask: Any = None, *, x: Tensor) -> Tensor:  # type: ignore[override]
