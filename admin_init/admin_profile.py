@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from admin_init.sites import SiteRecord
 PROFILE_FILE = "admin_profile.json"
 """File that a training run writes its profile to, beside its checkpoints."""
 
-_ADDED = {"share": None, "passes": 1}
+_ADDED: dict[str, Any] = {"share": None, "passes": 1, "initial_shares": {}}
 """Fields that files of earlier versions lack, with the values that these mean."""
 
 
@@ -75,6 +75,8 @@ class AdminProfile:
     """Number of batches, over all ranks."""
     passes: int = 1
     """Number of forward passes for each batch, or the largest of these numbers."""
+    initial_shares: dict[str, float] = field(default_factory=dict, hash=False)
+    """For the rule ``share``: the share that the input of each stack has at omega = 1."""
     dtype: str = "fp32"
     """Type in which the branches were computed."""
     version: str = __version__
@@ -86,7 +88,7 @@ class AdminProfile:
         # A terminal would obey control characters.
         texts = [self.dtype, self.version]
         texts += [text for site in self.sites for text in (site.name, site.stack)]
-        texts += self.left_out
+        texts += [*self.left_out, *self.initial_shares]
         if unprintable := [text for text in texts if not text.isprintable()]:
             raise ProfileError(f"This is no valid profile: {unprintable[0]!a} cannot be printed.")
         problems = []
@@ -133,6 +135,11 @@ class AdminProfile:
             f"  {site.elements:10d}"
             for site in self.sites
         ]
+        if self.share is not None:
+            rows += [
+                f"{stack}: share of the input {before:.2g} -> {self.share:g}"
+                for stack, before in self.initial_shares.items()
+            ]
         return "\n".join([*rows, self.signature])
 
     def to_dict(self) -> dict[str, Any]:

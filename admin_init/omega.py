@@ -51,6 +51,11 @@ class OmegaRule:
         """Whether variances are measured with the rule's own omegas, in repeated passes."""
         return self.name == "share"
 
+    @property
+    def scales_streams(self) -> bool:
+        """Whether the rule also scales the inputs of Pre-LN streams."""
+        return self.name == "share"
+
 
 def omega_from_variances(
     branch: Sequence[float],

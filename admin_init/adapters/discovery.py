@@ -20,10 +20,12 @@ from admin_init.adapters.computation.sites import (
     included,
     shorten_stacks,
 )
+from admin_init.adapters.computation.stream_starts import stream_sites
 from admin_init.adapters.patterns import SitePattern, named_sites
 from admin_init.adapters.records import load_sites, stored_sites
 from admin_init.adapters.registry import adapter_of, served_layers
 from admin_init.errors import NotPostLNError, UnsupportedModelError
+from admin_init.omega import OmegaRule, Rule
 from admin_init.sites import ResidualSite, link_stacks
 
 __all__ = ["Sites", "find_sites", "native", "resolve_sites", "torch_nn"]
@@ -73,6 +75,7 @@ def find_sites(
     *,
     forward: Forward | None = None,
     exclude: Sequence[str] = (),
+    rule: Rule = "reference",
 ) -> list[ResidualSite]:
     """Find every residual connection that Admin can rescale.
 
@@ -87,6 +90,7 @@ def find_sites(
         forward: Called as ``forward(model, batch)``, see :func:`admin_init.profile`.
         exclude: Patterns of connections to leave out, such as ``["backbone", "*.teacher.*"]``. A
             pattern is compared with the name of the connection and of all modules around it.
+        rule: With ``share`` and a batch, the inputs of Pre-LN streams are found, too.
 
     Returns:
         The sites: with a batch in the order of execution, each linked to the site whose norm puts
@@ -120,7 +124,7 @@ def find_sites(
     """
     if batch is None:
         return included(_known_sites(model), exclude)
-    computed = compute_sites(model, batch, forward=forward, exclude=exclude)
+    computed = compute_sites(model, batch, forward=forward, exclude=exclude, rule=OmegaRule(rule))
     warn_left_out(computed)
     return checked_sites(model, computed) + [copy.site for copy in computed.copies]
 
@@ -131,12 +135,17 @@ def compute_sites(
     *,
     forward: Forward | None = None,
     exclude: Sequence[str] = (),
+    rule: OmegaRule | None = None,
 ) -> Computed:
     """Return all residual connections of one forward pass, see :func:`find_sites`."""
     graph = ForwardGraph(model)
     with trial_pass(model), whole_pass(model), graph:
         (forward or call_model)(model, batch)
-    return computed_sites(model, graph, known_sites(model), exclude)
+    known = known_sites(model)
+    computed = computed_sites(model, graph, known, exclude)
+    if rule is not None and rule.scales_streams:
+        computed.sites.extend(stream_sites(model, graph, exclude, known))
+    return computed
 
 
 def known_sites(model: nn.Module) -> list[ResidualSite]:
@@ -165,7 +174,8 @@ def checked_sites(model: nn.Module, computed: Computed) -> list[ResidualSite]:
         raise NotPostLNError(
             f"The {len(computed.pre_ln)} residual connections of {type(model).__name__} (such as "
             f"that of `{computed.pre_ln[0]}`) are Pre-LN, but Admin rescales the shortcuts of "
-            "Post-LN layers. Train it without Admin: Pre-LN does not need it."
+            "Post-LN layers. Train it without Admin: Pre-LN does not need it. Only "
+            '`rule="share"` has something to scale in it, the input.'
         )
     raise UnsupportedModelError(
         f"{type(model).__name__} computes no residual connection in this pass: no sum of x and "

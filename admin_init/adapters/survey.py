@@ -33,7 +33,7 @@ class Survey:
         for column in ("", "residual connection", "stack", "D", "norm"):
             view.add_column(column, overflow="fold")
         for number, site in enumerate(self.sites, start=1):
-            kind = type(site.norm).__name__
+            kind = "" if site.norm is None else type(site.norm).__name__
             view.add_row(str(number), site.name, site.stack, str(site.width), kind)
         return view
 

@@ -135,6 +135,7 @@ class AdminInit(Callback):
             exclude=self.exclude,
             trainable=self.trainable,
             profile=self.given if isinstance(self.given, AdminProfile) else None,
+            rule=self.rule,
             step=self._trial_step,
         )
         self._installer.attach(pl_module)
@@ -186,7 +187,8 @@ class AdminInit(Callback):
         checks.warn_unoptimized(trainer.optimizers, sites)
         if not self.force:
             checks.check_untrained(sites)
-        if self.sites is None:
+        rule = OmegaRule(self.rule, self.share)
+        if self.sites is None and not rule.scales_streams:
             checks.warn_unsupported_layers(pl_module)
         profile = self.given
         if not isinstance(profile, AdminProfile):
@@ -198,7 +200,7 @@ class AdminInit(Callback):
                     pl_module, trainer.strategy.training_step, batch, batch_idx
                 ),
                 batch,
-                rule=OmegaRule(self.rule, self.share),
+                rule=rule,
                 given=self.sites is not None,
                 exclude=self.exclude,
                 padding=padding_of(self.ignore_padding, batch),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,10 @@ from admin_init.callbacks.initialization.checks import (
     warn_unoptimized,
 )
 from admin_init.callbacks.initialization.optimizer_groups import spare_from_weight_decay
-from admin_init.errors import AdminInitError, ProfileError
+from admin_init.errors import AdminInitError, FoldError, ProfileError
 from admin_init.omega import OmegaRule, Rule
 from admin_init.profiling.ranks import Ranks, profile_ranks
-from admin_init.rescale import apply_, fold_, install_, profiled_sites, train_omegas_
+from admin_init.rescale import apply_, check_fold, fold_, install_, profiled_sites, train_omegas_
 from admin_init.sites import ResidualSite
 
 
@@ -174,7 +175,7 @@ class AdminCallback(TrainerCallback, ExportableState):
             lambda item: item.to(device) if isinstance(item, Tensor) else item, example
         )
         try:
-            return find_sites(model, moved, exclude=self.exclude)
+            return find_sites(model, moved, exclude=self.exclude, rule=self.rule)
         except AdminInitError:
             raise
         except Exception as error:
@@ -225,9 +226,21 @@ class _FirstPass:
             )
         apply_(model, profile, sites=[s for s in self._sites if s.name not in profile.left_out])
         save_as_is_(model)  # as before
+        _warn_unfoldable(model, self._sites)
         callback.profile = profile
         if self._args.process_index == 0:
             profile.save(Path(str(self._args.output_dir)) / PROFILE_FILE)
+
+
+def _warn_unfoldable(model: nn.Module, sites: Sequence[ResidualSite]) -> None:
+    try:
+        check_fold(model, sites)
+    except FoldError as error:
+        warnings.warn(
+            "After this training, `save_model` and `save_pretrained` will refuse to save the model "
+            f"as a plain one; the checkpoints of the Trainer hold the omegas. {error}",
+            stacklevel=2,
+        )
 
 
 def _saved_profile(state: TrainerState) -> AdminProfile | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import dropwhile
+from typing import NamedTuple
 
 from admin_init.adapters.computation.observation import SiteVariances, some
 from admin_init.adapters.copies import Copy
@@ -27,12 +28,23 @@ MAX_PASSES = 20
 """Largest number of such passes."""
 
 
+class Settled(NamedTuple):
+    """Variances measured with the omegas of a rule in place, if it needs that."""
+
+    variances: list[SiteVariances]
+    passes: int = 1
+    """Number of passes."""
+    initial_shares: dict[str, float] = {}  # noqa: RUF012, never written
+    """Share of the input of each stack in the first pass, at omega = 1."""
+
+
 def make_profile(
     measured: Sequence[SiteVariances],
     *,
     rule: OmegaRule,
     batches: int,
     passes: int = 1,
+    initial_shares: Mapping[str, float] | None = None,
     left_out: Sequence[str] = (),
     copies: Sequence[Copy] = (),
 ) -> AdminProfile:
@@ -74,6 +86,7 @@ def make_profile(
         share=rule.share,
         batches=batches,
         passes=passes,
+        initial_shares=dict(initial_shares or {}),
         dtype=measured[0].dtype,
         left_out=tuple(left_out),
     )
@@ -138,7 +151,7 @@ def settle(
     measured: list[SiteVariances],
     measure: Callable[[dict[str, float]], list[SiteVariances]],
     rule: OmegaRule,
-) -> tuple[list[SiteVariances], int]:
+) -> Settled:
     """Repeat passes with a rule's own omegas in place until none of them moves any more.
 
     Args:
@@ -146,14 +159,12 @@ def settle(
         measure: Measures the variances in one more pass, with given omegas in place.
         rule: The rule. One that needs no omegas in place needs no more passes.
 
-    Returns:
-        The variances of the last pass, and the number of all passes.
-
     Raises:
         ProfileError: See :func:`omegas_of`.
     """
     if not rule.in_place:
-        return measured, 1
+        return Settled(measured)
+    shares = {chain[-1].stack: _share(chain) for chain in _chains(measured)}
     tolerance = max(_TOLERANCE.get(site.dtype, _HALF) for site in measured)
     omegas, _ = omegas_of(measured, rule)
     for number in range(2, MAX_PASSES + 1):
@@ -162,7 +173,7 @@ def settle(
         moved = {name: abs(after[name] / before - 1) for name, before in omegas.items()}
         omegas = after
         if max(moved.values()) <= tolerance:
-            return measured, number
+            return Settled(measured, number, shares)
     last = max(moved, key=moved.__getitem__)
     if moved[last] > max(tolerance, _TOLERANCE["fp32"]):
         warnings.warn(
@@ -171,7 +182,14 @@ def settle(
             "`torch.manual_seed` does not repeat.",
             stacklevel=3,
         )
-    return measured, MAX_PASSES
+    return Settled(measured, MAX_PASSES, shares)
+
+
+def _share(chain: Sequence[SiteVariances]) -> float:
+    """Return the share of a chain's input in the variance of its input and branches."""
+    x = chain[0].shortcut.variance
+    total = x + sum(site.branch.variance for site in chain)
+    return x / total if total > 0 else 1.0
 
 
 def _is_constant(site: SiteVariances, rule: OmegaRule) -> bool:

@@ -12,6 +12,7 @@ from admin_init.adapters.computation.claims import check_sites
 from admin_init.adapters.computation.observation import SiteVariances, observe_pass, some
 from admin_init.adapters.computation.padding import Padding
 from admin_init.adapters.computation.sites import computed_sites, included
+from admin_init.adapters.computation.stream_starts import stream_sites
 from admin_init.adapters.copies import Copy, copied_modules, split_copies
 from admin_init.adapters.discovery import (
     Sites,
@@ -22,7 +23,7 @@ from admin_init.adapters.discovery import (
 )
 from admin_init.errors import UnsupportedModelError
 from admin_init.omega import OmegaRule
-from admin_init.profiling.from_variances import settle
+from admin_init.profiling.from_variances import Settled, settle
 from admin_init.rescale import installed
 from admin_init.sites import ResidualSite
 
@@ -31,13 +32,11 @@ class Measured(NamedTuple):
     """The sites that a model computes, and their variances."""
 
     sites: list[ResidualSite]
-    variances: list[SiteVariances]
+    settled: Settled
     left_out: tuple[str, ...] = ()
     """Names of the other Post-LN connections."""
     copies: Sequence[Copy] = ()
     """The sites of frozen copies, which are not measured."""
-    passes: int = 1
-    """Number of passes that measured the variances."""
 
 
 def measure_computed(
@@ -88,8 +87,8 @@ def measure_computed(
             check_sites(model, observed.graph, given)
             if padding is not None:
                 padding.check(given)
-            measured, passes = settle(measured, again(given), rule)
-        return Measured(given, measured, copies=copies, passes=passes)
+            settled = settle(measured, again(given), rule)
+        return Measured(given, settled, copies=copies)
     there = known_sites(model)
     known, copies = split_copies(
         model, included(there if fixed is None else fixed, exclude), copied_modules(model)
@@ -102,6 +101,8 @@ def measure_computed(
     names = {site.name for site in [*known, *in_copies]}
     excluded = [site for site in there if site.name not in names]
     computed = computed_sites(model, observed.graph, [*known, *in_copies, *excluded], exclude)
+    if rule.scales_streams:
+        computed.sites.extend(stream_sites(model, observed.graph, exclude, known))
     if fixed is not None:
         computed.keep(fixed)
     found = checked_sites(model, computed)
@@ -118,8 +119,8 @@ def measure_computed(
             observed = observe(found, run)
         if padding is not None:
             padding.check(found)
-        measured, passes = settle(observed.variances(found), again(found), rule)
-    return Measured(found, measured, tuple(computed.left_out), computed.copies, passes)
+        settled = settle(observed.variances(found), again(found), rule)
+    return Measured(found, settled, tuple(computed.left_out), computed.copies)
 
 
 def measure(
@@ -129,11 +130,11 @@ def measure(
     *,
     rule: OmegaRule,
     padding: Padding | None = None,
-) -> tuple[list[SiteVariances], int]:
+) -> Settled:
     """Measure each installed site while ``run`` makes forward passes through ``model``.
 
     Returns:
-        One entry per site, in the order of execution, and the number of passes.
+        One entry per site, in the order of execution.
 
     Raises:
         ProfileError: A site did not run, ran more than once, or ran out of order.

@@ -114,11 +114,11 @@ def profile_sites(
             first = measure_computed(
                 model, sites, once, rule=rule, exclude=exclude, padding=padding
             )
-            total, passes = first.variances, first.passes
+            total, passes, _ = first.settled
         else:
             with installed(first.sites):
-                again, needed = measure(model, first.sites, once, rule=rule, padding=padding)
-            total, passes = pool(total, again), max(passes, needed)
+                again = measure(model, first.sites, once, rule=rule, padding=padding)
+            total, passes = pool(total, again.variances), max(passes, again.passes)
         count += 1
     if first is None:
         raise ProfileError("`batches` must hold at least one batch, but is empty.")
@@ -127,6 +127,7 @@ def profile_sites(
         rule=rule,
         batches=count,
         passes=passes,
+        initial_shares=first.settled.initial_shares,
         left_out=first.left_out,
         copies=first.copies,
     )

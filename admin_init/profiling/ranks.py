@@ -79,7 +79,7 @@ def profile_ranks(
         ProfileError: The model cannot be profiled, see :func:`measure_computed`.
         UnsupportedModelError: The model computes something else than the given sites.
     """
-    _, measured, left_out, copies, passes = measure_computed(
+    _, settled, left_out, copies = measure_computed(
         model,
         sites if given else None,
         run,
@@ -88,13 +88,15 @@ def profile_ranks(
         exclude=exclude,
         padding=padding,
     )
+    measured = settled.variances
     if ranks.count > 1:
         measured = _pool_ranks(measured, ranks.total, ranks.device)
     profile = make_profile(
         measured,
         rule=rule,
         batches=ranks.count,
-        passes=passes,
+        passes=settled.passes,
+        initial_shares=settled.initial_shares,
         left_out=left_out,
         copies=copies,
     )

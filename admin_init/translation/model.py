@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from admin_init._utils.checkpoints import has_omegas
+from admin_init.admin_profile import AdminProfile
 from admin_init.nn import TransformerConfig
-from admin_init.rescale import install_
+from admin_init.rescale import install_, profiled_sites
 from admin_init.translation.backend import (
     FairseqConfig,
     build_transformer,
@@ -57,7 +58,9 @@ class TranslationModel(nn.Module):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Install omegas if the checkpoint has any."""
         if has_omegas(checkpoint["state_dict"]):
-            install_(self)
+            profile = AdminProfile.from_checkpoint(checkpoint)
+            # The layers do not show where the input of a Pre-LN stream is scaled.
+            install_(self, sites=None if profile is None else profiled_sites(self, profile))
 
     @override
     def forward(self, source: Tensor, target_input: Tensor) -> Tensor:

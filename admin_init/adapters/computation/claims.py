@@ -11,6 +11,7 @@ from admin_init.adapters.computation.branch_ends import branch_end, fold_weights
 from admin_init.adapters.computation.graph import ForwardGraph
 from admin_init.adapters.computation.residuals import Residual, find_residuals, source
 from admin_init.adapters.computation.sites import ModuleNames
+from admin_init.adapters.stream_form import StreamSite
 from admin_init.errors import FoldError, NotPostLNError, UnsupportedModelError
 from admin_init.sites import ResidualSite
 
@@ -22,7 +23,9 @@ def check_sites(model: nn.Module, graph: ForwardGraph, sites: Sequence[ResidualS
         NotPostLNError: The connection of a site is Pre-LN.
         UnsupportedModelError: The norm, the site before or the end of a branch is another one.
     """
-    problems = list(_problems(ModuleNames(model, graph, {}), graph, sites))
+    # A stream whose sums lead back to its site was measured; nothing else is to be compared.
+    others = [site for site in sites if not isinstance(site, StreamSite)]
+    problems = list(_problems(ModuleNames(model, graph, {}), graph, others))
     if problems:
         raise UnsupportedModelError(
             f"The given sites differ from what the model computes: {'; '.join(problems)}. Correct "

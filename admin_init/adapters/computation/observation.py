@@ -16,6 +16,8 @@ from admin_init.adapters.computation.branch_ends import outputs_ending
 from admin_init.adapters.computation.graph import ForwardGraph, Value, hidden
 from admin_init.adapters.computation.padding import Padding
 from admin_init.adapters.computation.residuals import entering, terms
+from admin_init.adapters.computation.stream_starts import running_streams
+from admin_init.adapters.stream_form import StreamSite
 from admin_init.errors import ProfileError, UnsupportedModelError
 from admin_init.omega import OmegaRule, PooledVariance, variance
 from admin_init.sites import ResidualSite, SiteRecord, stacks
@@ -36,7 +38,7 @@ class SiteVariances:
     shortcut: PooledVariance
     """Variance of x, before omega."""
     branch: PooledVariance
-    """Variance of f(x), as it enters the sum."""
+    """Variance of f(x), as it enters the sum; for a Pre-LN stream, the sum of all of them."""
 
 
 def observe_pass(
@@ -106,6 +108,8 @@ class ObservedPass:
         self._omegas = omegas
         self._padding = padding
         self._branches = {site.branch: site for site in sites if isinstance(site, BranchSite)}
+        streams = [site for site in sites if isinstance(site, StreamSite)]
+        self._streams = running_streams(self.graph, streams) if streams else None
         self._branch: dict[str, Tensor] = {}
         self._shortcut: dict[str, Tensor] = {}
         self._sites: list[tuple[ResidualSite, int, str]] = []
@@ -190,6 +194,13 @@ class ObservedPass:
     def _before_operation(
         self, op: str, tensors: list[Tensor], inputs: list[Value], constants: tuple[Any, ...]
     ) -> None:
+        # Streams are to be asked about every operation.
+        if self._streams and (added := self._streams.terms(op, inputs)) is not None:
+            stream, *both = added
+            with hidden(), torch.no_grad():
+                x, f = (entering(op, tensors, constants, inputs.index(term)) for term in both)
+                self._add_to_stream(stream, x, f)
+            return
         summed = terms(op, inputs) if self._branches else None
         if summed is None:
             return
@@ -202,6 +213,18 @@ class ObservedPass:
                     f = f * self.omega(site).to(f.dtype)
                 self.record(site, x, f)
                 return
+
+    def _add_to_stream(self, site: StreamSite, x: Tensor, f: Tensor) -> None:
+        """Record a sum x + f(x): x_0 where it is the first of its stream, and the branch."""
+        dtype = _short(f.dtype)
+        if self._padding is not None:
+            x, f = (self._padding.leave_out(site, term) for term in (x, f))
+        if site.name in self._branch:
+            self._branch[site.name] = self._branch[site.name] + variance(f)
+            return
+        self._sites.append((site, f.numel(), dtype))
+        self._shortcut[site.name] = variance(x) / self.omega(site).square()
+        self._branch[site.name] = variance(f)
 
 
 def _read(scalars: Iterable[Tensor]) -> list[float]:

@@ -18,7 +18,7 @@ from admin_init.adapters.computation.sites import ModuleNames, is_excluded, name
 from admin_init.adapters.computation.streams import Stream, StreamSums, find_streams
 from admin_init.adapters.stream_form import StreamSite
 from admin_init.errors import FoldError, UnsupportedModelError
-from admin_init.sites import BranchPlace, layer_stack
+from admin_init.sites import BranchPlace, ResidualSite, layer_stack
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,10 @@ class StreamStart:
 
 
 def stream_sites(
-    model: nn.Module, graph: ForwardGraph, exclude: Sequence[str] = ()
+    model: nn.Module,
+    graph: ForwardGraph,
+    exclude: Sequence[str] = (),
+    known: Sequence[ResidualSite] = (),
 ) -> list[StreamSite]:
     """Return one site per Pre-LN stream in the graph of a forward pass, in their order.
 
@@ -45,6 +48,7 @@ def stream_sites(
         graph: The graph of its pass.
         exclude: Patterns of names to leave out, see :func:`~.sites.is_excluded`. A stream at which
             no site can be is named after its first norm.
+        known: Sites to return where they are those of a stream.
 
     Raises:
         UnsupportedModelError: There is a stream whose input cannot be scaled.
@@ -71,7 +75,8 @@ def stream_sites(
             "`exclude=`."
         )
     name_stacks(sites)
-    return sites
+    there = {site.module: site for site in known if isinstance(site, StreamSite)}
+    return [there.get(site.module, site) for site in sites]
 
 
 def stream_start(stream: Stream, graph: ForwardGraph) -> StreamStart:

@@ -23,6 +23,7 @@ from admin_init.callbacks.lightning_compat import (
     wrap_hook_once,
 )
 from admin_init.errors import AdminInitError, ProfileError, UnsupportedModelError
+from admin_init.omega import Rule
 from admin_init.rescale import install_, profiled_sites, train_omegas_
 from admin_init.sites import ResidualSite
 
@@ -41,6 +42,7 @@ class OmegaInstaller:
         exclude: As for AdminInit.
         trainable: Whether omega is trained.
         profile: The profile that will be applied, if it is known.
+        rule: The rule for omega.
         step: Called as ``step(pl_module, batch)`` to make a forward pass on a training batch.
     """
 
@@ -51,12 +53,14 @@ class OmegaInstaller:
         exclude: Sequence[str],
         trainable: bool,
         profile: AdminProfile | None,
+        rule: Rule,
         step: Forward,
     ) -> None:
         self._sites = sites
         self._exclude = exclude
         self._trainable = trainable
         self._profile = profile
+        self._rule = rule
         self._step = step
         self._unfound: AdminInitError | None = None
         self._undo: list[Callable[[], None]] = []
@@ -104,7 +108,7 @@ class OmegaInstaller:
         if pl_module.trainer.state.fn != "fit":
             return []  # the checkpoint has them, if there is one
         try:
-            return look(pl_module.trainer, pl_module, self._step, self._exclude)
+            return look(pl_module.trainer, pl_module, self._step, self._exclude, self._rule)
         except AdminInitError as error:
             self._unfound = error
             return []
@@ -141,6 +145,7 @@ def look(
     pl_module: pl.LightningModule,
     step: Forward,
     exclude: Sequence[str] = (),
+    rule: Rule = "reference",
 ) -> list[ResidualSite]:
     """Find the sites in one forward pass on ``example_input_array`` or the first training batch.
 
@@ -152,6 +157,7 @@ def look(
         pl_module: The module, which has built its layers.
         step: Called as ``step(pl_module, batch)`` on a training batch.
         exclude: Patterns of connections to leave out, see :func:`admin_init.find_sites`.
+        rule: The rule for omega.
 
     Raises:
         ProfileError: The pass fails, or a loader can be read only once.
@@ -163,7 +169,7 @@ def look(
     with preserved(pl_module), logging_disabled(trainer, pl_module):
         try:
             if example is not None:
-                return find_sites(pl_module, example, exclude=exclude)
+                return find_sites(pl_module, example, exclude=exclude, rule=rule)
             batch = first_batch(trainer, pl_module)
 
             def find(gradients: AbstractContextManager[object]) -> list[ResidualSite]:
@@ -171,7 +177,7 @@ def look(
                     with gradients:
                         step(model, batch)
 
-                return find_sites(pl_module, batch, forward=forward, exclude=exclude)
+                return find_sites(pl_module, batch, forward=forward, exclude=exclude, rule=rule)
 
             return with_gradients_if_needed(find)
         except AdminInitError:

@@ -13,6 +13,7 @@ from admin_init.lab.comparison.result import Result
 _TITLES = {
     "post": "Post-LN",
     "pre": "Pre-LN",
+    "pre-share": "Pre-LN, share",
     "admin": "Admin",
     "admin-share": "Admin, share",
     "admin-closed": "Admin O(log n)",

@@ -27,7 +27,7 @@ from admin_init.nn.residual.layerscale import LayerScaleResidual, LayerScaleStyl
 from admin_init.nn.residual.lns import LNSResidual, LNSStyle
 from admin_init.nn.residual.peri_ln import PeriResidual, PeriStyle
 from admin_init.nn.residual.post import PostResidual, PostStyle
-from admin_init.nn.residual.pre import FinalNorm, PreResidual, PreStyle
+from admin_init.nn.residual.pre import FinalNorm, PreResidual, PreStyle, SharePreStyle
 from admin_init.nn.residual.resi_dual import ResiDualEnd, ResiDualResidual, ResiDualStyle
 from admin_init.nn.residual.rezero import Gate, ReZeroResidual, ReZeroStyle
 from admin_init.nn.residual.sub_ln import SubLNStyle
@@ -66,6 +66,7 @@ __all__ = [
     "ResidualStyle",
     "ScaledB2TStyle",
     "ShareAdminStyle",
+    "SharePreStyle",
     "SkipConnection",
     "StackEnd",
     "StackKind",

@@ -62,3 +62,14 @@ class PreStyle(ResidualStyle):
     def end(self) -> FinalNorm:
         """See :class:`ResidualStyle`."""
         return FinalNorm(self.shape.dim)
+
+
+@register_style("pre-share")
+class SharePreStyle(PreStyle):
+    """Pre-LN whose profile scales the input of the stack to a share of the output's variance.
+
+    This is the rule ``share`` of :func:`admin_init.omega.omega_from_variances`, which is ours. The
+    omega is not part of the stack: :class:`~admin_init.AdminInit` adds it to the embedding.
+    """
+
+    profiled_by = "share"

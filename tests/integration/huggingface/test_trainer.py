@@ -21,6 +21,7 @@ import admin_init
 from admin_init import (
     AdminInitError,
     AdminProfile,
+    FoldError,
     NotPostLNError,
     ProfileError,
     TrainedModelError,
@@ -203,6 +204,37 @@ def test_an_evaluation_before_the_first_batch_is_not_profiled() -> None:
     done.train()
     assert callback.profile is not None
     assert callback.profile.sites[0].elements == 4 * 9 * 32
+
+
+def gpt2(*, tied: bool) -> hf.GPT2LMHeadModel:
+    config = hf.GPT2Config(vocab_size=40, n_embd=32, n_layer=2, n_head=2, tie_word_embeddings=tied)
+    torch.manual_seed(1)
+    return hf.GPT2LMHeadModel(config)
+
+
+def test_a_pre_ln_model_with_the_share_rule() -> None:
+    callback = AdminCallback(rule="share", share=0.7)
+    done = trainer(gpt2(tied=False), callback)
+    done.train()
+    assert callback.profile is not None
+    (site,) = callback.profile.sites
+    assert site.name == "transformer.drop"
+    scaled = site.omega**2 * site.shortcut_variance
+    assert scaled / (scaled + site.variance) == pytest.approx(0.7, rel=1e-5)
+    done.save_model("plain")
+    plain = hf.GPT2LMHeadModel.from_pretrained("plain").eval()
+    ids = torch.arange(3, 15).view(2, 6)
+    torch.testing.assert_close(
+        plain(ids).logits, done.model.eval()(ids).logits, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_what_cannot_be_saved_as_a_plain_model_is_said_before_the_training() -> None:
+    done = trainer(gpt2(tied=True), AdminCallback(rule="share"))
+    with pytest.warns(UserWarning, match=r"`save_pretrained` will refuse .* read by several"):
+        done.train()
+    with pytest.raises(FoldError, match="weights are read by several operations"):
+        done.save_model("plain")
 
 
 class TestRefusals:

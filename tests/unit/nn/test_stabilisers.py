@@ -120,6 +120,7 @@ def keel(sublayers: list[SubLayer], x: Tensor, end: Any) -> Tensor:
 FORMULAS: dict[str, Formula] = {
     "post": lambda sublayers, x, end: post(sublayers, x, 1.0),
     "pre": pre,
+    "pre-share": pre,
     "admin": admin,
     "admin-share": admin,
     "admin-closed": admin,
