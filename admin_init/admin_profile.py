@@ -20,7 +20,7 @@ PROFILE_FILE = "admin_profile.json"
 """File that a training run writes its profile to, beside its checkpoints."""
 
 _ADDED: dict[str, Any] = {"share": None, "passes": 1, "initial_shares": {}}
-"""Fields that files of earlier versions lack, with the values that these mean."""
+"""Fields that files of earlier versions all lack, with the values that these mean."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,8 @@ class AdminProfile:
         Raises:
             ProfileError: A field is missing, unknown or of the wrong type.
         """
-        if isinstance(values, dict):
-            values = {**_ADDED, **values}
+        if isinstance(values, dict) and not values.keys() & _ADDED.keys():
+            values = values | _ADDED
         try:
             return from_json(cls, values, complete=True)
         except ProfileError:

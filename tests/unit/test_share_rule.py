@@ -174,9 +174,13 @@ def test_the_passes_are_counted_shown_and_saved(tmp_path: Any) -> None:
     profile.save(tmp_path / "profile.json")
     assert AdminProfile.load(tmp_path / "profile.json") == profile
     values = profile.to_dict()
-    reference = {**values, "rule": "reference"}
-    del reference["share"], reference["passes"]  # as in a file of an earlier version
-    assert AdminProfile.from_dict(reference).passes == 1
+    added = ("share", "passes", "initial_shares")
+    earlier = {name: value for name, value in values.items() if name not in added}
+    assert AdminProfile.from_dict({**earlier, "rule": "reference"}).passes == 1
+    del values["passes"]
+    with pytest.raises(ProfileError, match="`passes` is missing"):
+        AdminProfile.from_dict(values)
+    values = profile.to_dict()
     with pytest.raises(ProfileError, match=r"`share` belongs to"):
         AdminProfile.from_dict({**values, "rule": "paper"})
 
