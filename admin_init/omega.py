@@ -28,7 +28,10 @@ class OmegaRule:
     name: Rule = "reference"
     """One of :data:`RULES`."""
     share: float | None = None
-    """For the rule ``share``, the share of the input; 0.5 by default. None for the other rules."""
+    """For the rule ``share``, the share of the input; 0.5 by default. None for the other rules.
+
+    With a share, variances are measured with the rule's own omegas in place, and the inputs of
+    Pre-LN streams are scaled, too."""
 
     def __post_init__(self) -> None:
         if self.name not in RULES:
@@ -45,16 +48,6 @@ class OmegaRule:
             raise AdminInitError(
                 f"`share` must be between 0 and 1, both excluded, but is {self.share!r}."
             )
-
-    @property
-    def in_place(self) -> bool:
-        """Whether variances are measured with the rule's own omegas, in repeated passes."""
-        return self.name == "share"
-
-    @property
-    def scales_streams(self) -> bool:
-        """Whether the rule also scales the inputs of Pre-LN streams."""
-        return self.name == "share"
 
 
 def omega_from_variances(

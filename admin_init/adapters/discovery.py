@@ -143,7 +143,7 @@ def compute_sites(
         (forward or call_model)(model, batch)
     known = known_sites(model)
     computed = computed_sites(model, graph, known, exclude)
-    if rule is not None and rule.scales_streams:
+    if rule is not None and rule.share is not None:
         computed.sites.extend(stream_sites(model, graph, exclude, known))
     return computed
 

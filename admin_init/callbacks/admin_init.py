@@ -188,7 +188,7 @@ class AdminInit(Callback):
         if not self.force:
             checks.check_untrained(sites)
         rule = OmegaRule(self.rule, self.share)
-        if self.sites is None and not rule.scales_streams:
+        if self.sites is None and rule.share is None:
             checks.warn_unsupported_layers(pl_module)
         profile = self.given
         if not isinstance(profile, AdminProfile):

@@ -123,21 +123,16 @@ def omegas_of(
             constant += [site.name for site in whole[: len(whole) - len(chain)]]
             omegas |= dict.fromkeys(constant, 1.0)
         chains.append(chain or whole)
-    inputs: dict[str, float] = {}
-    for chain in chains if rule.share is not None else ():
-        # Chains that fork have one input, which keeps at least its share in each of them.
-        scaled = input_variance(sum(site.branch.variance for site in chain), rule.share or 0)
-        inputs[chain[0].name] = max(scaled, inputs.get(chain[0].name, 0.0))
-    for chain in chains:
-        branch = [site.branch.variance for site in chain]
-        shortcut = [site.shortcut.variance for site in chain]
-        if inputs and shortcut[0] > 0:
-            values = omega_of_input(branch, shortcut[0], inputs[chain[0].name])
-        elif inputs:
-            values = [0.0] * len(chain)
-        else:
-            values = omega_from_variances(branch, shortcut=shortcut, rule=rule.name)
-        omegas |= {site.name: omega for site, omega in zip(chain, values, strict=True)}
+    if rule.share is not None:
+        omegas |= _of_share(chains, rule.share)
+    else:
+        for chain in chains:
+            values = omega_from_variances(
+                [site.branch.variance for site in chain],
+                shortcut=[site.shortcut.variance for site in chain],
+                rule=rule.name,
+            )
+            omegas |= {site.name: omega for site, omega in zip(chain, values, strict=True)}
     collapsed = [name for name, omega in omegas.items() if omega == 0]
     if collapsed:
         raise ProfileError(
@@ -145,6 +140,20 @@ def omegas_of(
             "constant. Profile a model whose branches are initialized at random."
         )
     return omegas, constant
+
+
+def _of_share(chains: Sequence[Sequence[SiteVariances]], share: float) -> dict[str, float]:
+    inputs: dict[str, float] = {}
+    for chain in chains:
+        # Chains that fork have one input, which keeps at least its share in each of them.
+        scaled = input_variance(sum(site.branch.variance for site in chain), share)
+        inputs[chain[0].name] = max(scaled, inputs.get(chain[0].name, 0.0))
+    omegas: dict[str, float] = {}
+    for chain in chains:
+        branch, x = [site.branch.variance for site in chain], chain[0].shortcut.variance
+        values = omega_of_input(branch, x, inputs[chain[0].name]) if x > 0 else [0.0] * len(chain)
+        omegas |= {site.name: omega for site, omega in zip(chain, values, strict=True)}
+    return omegas
 
 
 def settle(
@@ -162,7 +171,7 @@ def settle(
     Raises:
         ProfileError: See :func:`omegas_of`.
     """
-    if not rule.in_place:
+    if rule.share is None:
         return Settled(measured)
     shares = {chain[-1].stack: _share(chain) for chain in _chains(measured)}
     tolerance = max(_TOLERANCE.get(site.dtype, _HALF) for site in measured)

@@ -101,7 +101,7 @@ def measure_computed(
     names = {site.name for site in [*known, *in_copies]}
     excluded = [site for site in there if site.name not in names]
     computed = computed_sites(model, observed.graph, [*known, *in_copies, *excluded], exclude)
-    if rule.scales_streams:
+    if rule.share is not None:
         computed.sites.extend(stream_sites(model, observed.graph, exclude, known))
     if fixed is not None:
         computed.keep(fixed)
