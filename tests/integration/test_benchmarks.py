@@ -138,6 +138,46 @@ def test_how_the_share_rule_settles_is_measured() -> None:
     assert 0 < near < raw < 1
 
 
+def test_the_share_of_pre_ln_models_is_measured() -> None:
+    shape = ["--seeds", 1, "--layers", 1, "--tokens", 8]
+    torchs, ours = run("streams.py", *shape, "--families", "nn.TransformerEncoder", "ours")
+    assert torchs["share after"] == {"1": 0.5}
+    assert 0 < torchs["share before"]["1"] < 1
+    assert torchs["fold"] < 1e-5
+    assert "no parameter" in ours["fold"]
+
+
+@pytest.mark.parametrize(
+    ("best", "tried"),
+    [
+        # The first two, an octave apart, and then octaves until the best one is inside.
+        (0.0, [0, 2, -2, -1, 1]),
+        (5.0, [0, 2, 4, 6, 5]),
+        (-3.0, [0, 2, -2, -4, -3]),
+    ],
+)
+def test_the_best_rate_lies_inside_of_those_that_are_tried(best: float, tried: list[int]) -> None:
+    next_rates = runpy.run_path(str(BENCHMARKS / "rules.py"))["next_rates"]
+    found: dict[int, float] = {0: abs(best), 2: abs(2 - best)}
+    while more := next_rates(found):
+        found |= {step: abs(step - best) for step in more}
+    assert set(tried) <= set(found)
+    nearest = min(found, key=found.__getitem__)
+    assert {nearest - 1, nearest + 1} <= set(found)
+
+
+@pytest.mark.slow
+def test_settings_are_trained_at_their_best_rates() -> None:
+    small = ["--depth", "1-1", "--width", 8, "--steps", 2, "--seeds", 1, "--workers", 1]
+    rows = run("rules.py", "--output", "out", *small, "--settings", "share 0.5", "constant 3")
+    assert {row["setting"] for row in rows} == {"share 0.5", "constant 3"}
+    assert len({row["rate"] for row in rows if row["setting"] == "share 0.5"}) >= 4
+    Path("rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    head, _, *lines = output_of("rules.py", "--table", "rows.jsonl")
+    assert head.startswith("| setting | depth | width | branches x | best rate |")
+    assert len(lines) == 2
+
+
 def test_random_words_are_trained_on() -> None:
     shape = ["--layers", 1, "--dim", 16, "--threads", 1, "--rounds", 1, "--updates", 1]
     (row,) = run("training.py", "--synthetic", 300, *shape, "--engines", "ours")
