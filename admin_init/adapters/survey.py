@@ -12,7 +12,9 @@ from torch import nn
 from admin_init.adapters.computation.sites import Computed
 from admin_init.adapters.discovery import Sites, checked_sites, compute_sites, resolve_sites
 from admin_init.adapters.registry import adapter_of
+from admin_init.adapters.stream_form import StreamSite
 from admin_init.errors import NotPostLNError, UnsupportedModelError
+from admin_init.omega import OmegaRule
 from admin_init.sites import ResidualSite
 
 
@@ -38,7 +40,12 @@ class Survey:
         return view
 
 
-def survey(model: nn.Module, sites: Sites | None = None, batch: Any = None) -> Survey:
+def survey(
+    model: nn.Module,
+    sites: Sites | None = None,
+    batch: Any = None,
+    rule: OmegaRule | None = None,
+) -> Survey:
     """Find the residual connections of a model, and the layers and norms that Admin skips.
 
     Args:
@@ -46,6 +53,7 @@ def survey(model: nn.Module, sites: Sites | None = None, batch: Any = None) -> S
         sites: Residual sites, or patterns that name them (see :func:`admin_init.named_sites`).
             Default: the sites that a forward pass shows, or those of all layers of known families.
         batch: A batch for that forward pass, if it is to be made.
+        rule: The rule for omega, see :func:`admin_init.find_sites`.
 
     Returns:
         The sites, the skipped layers and norms, and the reasons.
@@ -57,7 +65,7 @@ def survey(model: nn.Module, sites: Sites | None = None, batch: Any = None) -> S
         {'0': '`0` is Pre-LN (norm_first=True)'}
     """
     if sites is None and batch is not None:
-        return _computed_survey(model, compute_sites(model, batch))
+        return _computed_survey(model, compute_sites(model, batch, rule=rule))
     problem = None
     try:
         found = resolve_sites(model, sites)
@@ -77,7 +85,8 @@ def survey(model: nn.Module, sites: Sites | None = None, batch: Any = None) -> S
 
 def _computed_survey(model: nn.Module, computed: Computed) -> Survey:
     others = {name: f"`{name}`: {reason}" for name, reason in computed.left_out.items()}
-    others |= {name: f"`{name}` is Pre-LN" for name in computed.pre_ln}
+    if not any(isinstance(site, StreamSite) for site in computed.sites):
+        others |= {name: f"`{name}` is Pre-LN" for name in computed.pre_ln}
     try:
         return Survey(checked_sites(model, computed), others, None)
     except UnsupportedModelError as error:

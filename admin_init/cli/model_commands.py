@@ -71,7 +71,7 @@ def _profile_model(
 
     model = build_model(build)
     given = resolve_batch(model, batch) if batch is not None or output is not None else None
-    found = survey(model, patterns, given)
+    found = survey(model, patterns, given, rule)
     if found.sites:
         Console(file=results()).print(found.table(), highlight=False)
     for reason in found.others.values():

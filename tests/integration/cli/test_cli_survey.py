@@ -67,6 +67,17 @@ def test_a_model_without_sites_says_why() -> None:
     assert "Admin rescales the shortcuts of Post-LN layers" in done.err
 
 
+def test_the_share_rule_takes_a_pre_ln_model() -> None:
+    batch = ("--batch", "users_models:batch", "--output", "profile.json", "--rule", "share")
+    done = call("profile", "--model", "users_models:pre", *batch, "--share", "0.25")
+    assert done.code == 0, done.err
+    taken = AdminProfile.load("profile.json")
+    assert [site.name for site in taken.sites] == ["encoder.layers.0", "decoder.layers.0"]
+    assert "encoder: share of the input" in done.out
+    assert "-> 0.25" in done.out
+    assert "is Pre-LN" not in done.out
+
+
 def test_sites_can_be_named() -> None:
     done = call("profile", "--model", "users_models:Own")
     assert done.code == 2
