@@ -75,7 +75,7 @@ def measure_computed(
     def again(
         sites: Sequence[ResidualSite],
     ) -> Callable[[dict[str, float]], list[SiteVariances]]:
-        return lambda omegas: observe(sites, run, omegas=omegas).variances(sites)
+        return lambda omegas: observe(sites, run, omegas=omegas, again=True).variances(sites)
 
     if sites is not None:
         given, copies = split_copies(
@@ -142,7 +142,9 @@ def measure(
     """
     observe = partial(observe_pass, model, sites, run, rule=rule, padding=padding)
     return settle(
-        observe().variances(sites), lambda omegas: observe(omegas=omegas).variances(sites), rule
+        observe().variances(sites),
+        lambda omegas: observe(omegas=omegas, again=True).variances(sites),
+        rule,
     )
 
 

@@ -17,6 +17,7 @@ from admin_init.adapters.computation.graph import ForwardGraph, Value, hidden
 from admin_init.adapters.computation.padding import Padding
 from admin_init.adapters.computation.residuals import entering, terms
 from admin_init.adapters.computation.stream_starts import running_streams
+from admin_init.adapters.skip_form import SkipSite
 from admin_init.adapters.stream_form import StreamSite
 from admin_init.errors import ProfileError, UnsupportedModelError
 from admin_init.omega import OmegaRule, PooledVariance, variance
@@ -50,6 +51,7 @@ def observe_pass(
     train: bool = True,
     padding: Padding | None = None,
     omegas: Mapping[str, float] | None = None,
+    again: bool = False,
 ) -> ObservedPass:
     """Observe each installed site while ``run`` makes one forward pass through ``model``.
 
@@ -62,6 +64,7 @@ def observe_pass(
         padding: The batch's padding, if it is left out of the variances.
         omegas: Omegas to put in place, by the names of the sites; otherwise, and for other sites,
             they start at 1.
+        again: Whether the pass repeats one, so that its graph is of no interest.
 
     Raises:
         ProfileError: A site ran more than once, or the mask of padding does not fit.
@@ -77,7 +80,9 @@ def observe_pass(
                 stack.callback(handle.remove)
         if train:
             model.train()
-        stack.enter_context(observed.graph)
+        # Sites in the skip form have hooks of their own.
+        if not (again and all(isinstance(site, SkipSite) for site in sites)):
+            stack.enter_context(observed.graph)
         run()
     return observed
 
