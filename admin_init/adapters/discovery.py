@@ -174,13 +174,18 @@ def checked_sites(model: nn.Module, computed: Computed) -> list[ResidualSite]:
         raise NotPostLNError(
             f"The {len(computed.pre_ln)} residual connections of {type(model).__name__} (such as "
             f"that of `{computed.pre_ln[0]}`) are Pre-LN, but Admin rescales the shortcuts of "
-            "Post-LN layers. Train it without Admin: Pre-LN does not need it. Only "
-            '`rule="share"` has something to scale in it, the input.'
+            f"Post-LN layers. Train it without Admin: {_PRE_LN}."
         )
     raise UnsupportedModelError(
         f"{type(model).__name__} computes no residual connection in this pass: no sum of x and "
         "f(x) that a norm, and nothing else, reads. Pass a `forward=` that runs the whole model."
     )
+
+
+_PRE_LN = (
+    'Pre-LN does not need it. Only `rule="share"` has something to scale in it: the input, which a '
+    "forward pass shows"
+)
 
 
 def warn_left_out(computed: Computed) -> None:
@@ -223,7 +228,7 @@ def _known_sites(model: nn.Module) -> list[ResidualSite]:
             "Admin rescales the shortcuts of Post-LN layers, but the layers found here are not: "
             f"{reasons}{' ...' if len(refused) > 3 else ''}. Build it with "
             "norm_first=False (in fairseq: normalize_before=False), take another model if it has "
-            "no such option, or train it without Admin: Pre-LN does not need it."
+            f"no such option, or train it without Admin: {_PRE_LN}."
         )
     if not sites:
         raise UnsupportedModelError(
